@@ -1,0 +1,50 @@
+"""The extractor: trained to name every attribute of a picture, so that its features see what captions speak of."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import nn
+from torch.nn import functional as F
+
+from reference_trainer.base_models.stage import Batch, Stage, StageConfig, pictures
+from sbv2bench.features.world_network import WorldNetwork
+from sbv2bench.mini import rendering, world
+
+
+class ExtractorConfig(StageConfig):
+    """No fields of its own."""
+
+
+class ExtractorStage(Stage):
+    """Cross-entropy over every attribute that the picture shows, the objects numbered by place."""
+
+    def build(self) -> nn.Module:
+        return WorldNetwork()
+
+    def loss(self, network: nn.Module, batch: Batch, step: int) -> tuple[torch.Tensor, dict[str, float]]:
+        _, logits = network(batch.images)
+        labels = torch.from_numpy(rendering.complete(batch.scenes, batch.keys, self.config.world_seed))
+        losses = {
+            name: F.cross_entropy(logits[name], labels[:, column], ignore_index=world.FREE)
+            for column, name in enumerate(world.ATTRIBUTES)
+            if bool((labels[:, column] != world.FREE).any())
+        }
+        return torch.stack(list(losses.values())).sum(), {name: float(value.detach()) for name, value in losses.items()}
+
+    def export(self, network: nn.Module, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file({k: v.contiguous() for k, v in network.state_dict().items() if "num_batches" not in k}, folder / "model.safetensors")
+
+    def measure(self, network: nn.Module, folder: Path) -> dict[str, float]:
+        keys = np.arange(4000, dtype=np.int64)
+        scenes = world.scenes("choosing", keys, self.config.world_seed)
+        labels = torch.from_numpy(rendering.complete(scenes, keys, self.config.world_seed))
+        named = torch.from_numpy(scenes.attributes) != world.FREE
+        _, logits = network(pictures(scenes, keys, self.config.world_seed))
+        right = torch.stack([logits[name].argmax(1) == labels[:, column] for column, name in enumerate(world.ATTRIBUTES)], 1)
+        figures = {name: float(right[named[:, c], c].float().mean()) for c, name in enumerate(world.ATTRIBUTES)}
+        return figures | {"all_named": float((right | ~named).all(1).float().mean())}

@@ -1,0 +1,228 @@
+"""One stage of making a family: a network, its data by index, its loss; and the loop that trains any of them.
+
+The loop is data-parallel over processes of one thread each (faster on a CPU than one process of many threads). What a
+sample is depends on (seed, step, row) alone, so a stage that is stopped and resumed with the same number of processes
+ends with the same bits, and another number changes only the rounding of sums.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from pydantic import BaseModel, ConfigDict
+from rich.console import Console
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from sbv2bench.mini import rendering, world
+
+
+class StageConfig(BaseModel):
+    """What a recipe of a base model says. Extra keys are errors; each stage adds its own fields."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    stage: str
+    seed: int
+    steps: int
+    batch_size: int
+    learning_rate: float
+    final_learning_rate: float = 0.02  # as a share of learning_rate, reached by a cosine
+    warmup_steps: int = 100
+    weight_decay: float = 0.01
+    gradient_clip: float = 1.0
+    ema_decay: float = 0.0  # 0: the trained weights themselves are exported
+    checkpoint_every: int = 500
+    log_every: int = 50
+    world_seed: int = 0
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows of one step on one process: scenes, their pictures in [-1, 1] [B, 3, 32, 32], and the keys that made them."""
+
+    scenes: world.Scenes
+    images: torch.Tensor
+    keys: np.ndarray[Any, np.dtype[np.int64]]
+    generator: torch.Generator
+
+
+class Stage(ABC):
+    """What differs between base models. A stage is built once on each process."""
+
+    def __init__(self, config: StageConfig, inputs: dict[str, Path]) -> None:
+        """inputs: finished folders of the stages that this one needs, by stage name."""
+        self.config = config
+        self.inputs = inputs
+
+    @abstractmethod
+    def build(self) -> nn.Module:
+        """The network to train, freshly initialised from the global torch seed."""
+
+    @abstractmethod
+    def loss(self, network: nn.Module, batch: Batch, step: int) -> tuple[torch.Tensor, dict[str, float]]:
+        """Mean loss of the batch, and what to log of it."""
+
+    @abstractmethod
+    def export(self, network: nn.Module, folder: Path) -> None:
+        """Write the trained network (the moving average where there is one) in its genuine layout, float32."""
+
+    @abstractmethod
+    def measure(self, network: nn.Module, folder: Path) -> dict[str, float]:
+        """Figures of merit on the choosing split, and pictures into the folder."""
+
+
+def pictures(scenes: world.Scenes, keys: np.ndarray[Any, np.dtype[np.int64]], seed: int) -> torch.Tensor:
+    """Renderings as a network sees them: float32 [B, 3, 32, 32] in [-1, 1]."""
+    images = torch.from_numpy(rendering.render(scenes, keys, seed))
+    return images.permute(0, 3, 1, 2).contiguous().float() / 127.5 - 1.0
+
+
+def training_batch(config: StageConfig, step: int, rank: int, processes: int) -> Batch:
+    """This process's share of step `step`: sample k of the run is caption k and picture k of the training split."""
+    share = config.batch_size // processes
+    keys = np.arange(share, dtype=np.int64) + step * config.batch_size + rank * share + config.seed * 2**40
+    scenes = world.scenes("training", keys, config.world_seed)
+    generator = torch.Generator().manual_seed((config.seed * 1_000_003 + step) * 64 + rank)
+    return Batch(scenes, pictures(scenes, keys, config.world_seed), keys, generator)
+
+
+def train(make: Callable[[], Stage], folder: Path, processes: int, stop_after_seconds: float | None = None) -> bool:
+    """Train a stage in `folder` until done (True) or until the sitting's time is over (False; call again to resume).
+
+    Writes checkpoint.safetensors (atomic), log.jsonl, and at the end export/ and done.json with the measured figures.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if (folder / "done.json").is_file():
+        return True
+    if processes == 1:
+        _worker(0, make, folder, 1, stop_after_seconds)
+    else:
+        torch.multiprocessing.spawn(_worker, (make, folder, processes, stop_after_seconds), nprocs=processes)
+    return (folder / "done.json").is_file()
+
+
+def _worker(rank: int, make: Callable[[], Stage], folder: Path, processes: int, stop_after_seconds: float | None) -> None:
+    torch.set_num_threads(1)
+    if processes > 1:
+        store = dist.FileStore(str(folder / f".rendezvous-{os.getppid()}"), processes)
+        dist.init_process_group("gloo", store=store, rank=rank, world_size=processes)
+    stage = make()
+    config = stage.config
+    torch.manual_seed(config.seed)
+    network = stage.build().train()
+    names, parameters = zip(*[(n, p) for n, p in network.named_parameters() if p.requires_grad], strict=True)
+    optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
+    average = [p.detach().clone() for p in parameters] if config.ema_decay else []
+    step, seconds = _resume(folder, network, names, optimizer, average)
+    console, began, mark, losses = Console(stderr=True), time.monotonic(), (time.monotonic(), step), []
+    while step < config.steps:
+        for group in optimizer.param_groups:
+            group["lr"] = config.learning_rate * _schedule(config, step)
+        loss, logs = stage.loss(network, training_batch(config, step, rank, processes), step)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        _average_gradients(parameters, processes)
+        norm = nn.utils.clip_grad_norm_(parameters, config.gradient_clip)
+        optimizer.step()
+        step += 1
+        if average:
+            decay = min(config.ema_decay, (1 + step) / (10 + step))
+            torch._foreach_lerp_(average, [p.detach() for p in parameters], 1 - decay)
+        losses.append(float(loss.detach()))
+        if rank == 0 and (step % config.log_every == 0 or step == config.steps):
+            now = time.monotonic()
+            rate = (step - mark[1]) * config.batch_size / (now - mark[0])
+            mark = (now, step)
+            entry = {"step": step, "loss": float(np.mean(losses)), "gradient_norm": float(norm), **logs, "images_per_second": round(rate, 1)}
+            losses.clear()
+            with (folder / "log.jsonl").open("a") as log:
+                log.write(json.dumps({k: round(v, 6) for k, v in entry.items()}) + "\n")
+            left = (config.steps - step) * config.batch_size / rate
+            console.print(f"{config.stage} {step}/{config.steps}  loss {entry['loss']:.4f}  {rate:.0f} images/s  {left / 60:.1f} min left")
+        out_of_time = stop_after_seconds is not None and time.monotonic() - began > stop_after_seconds
+        if processes > 1 and stop_after_seconds is not None:
+            flag = torch.tensor(float(out_of_time))
+            dist.all_reduce(flag, dist.ReduceOp.MAX)
+            out_of_time = bool(flag)
+        if rank == 0 and (step % config.checkpoint_every == 0 or step == config.steps or out_of_time):
+            _checkpoint(folder, network, names, optimizer, average, step, seconds + time.monotonic() - began)
+        if out_of_time and step < config.steps:
+            break
+    if rank == 0 and step == config.steps:
+        _finish(stage, network, parameters, average, folder, seconds + time.monotonic() - began)
+    if processes > 1:
+        dist.barrier()
+        dist.destroy_process_group()
+
+
+def _schedule(config: StageConfig, step: int) -> float:
+    """Linear warm-up, then a cosine down to `final_learning_rate`, as a share of the learning rate."""
+    warm = min(1.0, (step + 1) / max(1, config.warmup_steps))
+    cosine = 0.5 * (1 + math.cos(math.pi * step / config.steps))
+    return warm * (config.final_learning_rate + (1 - config.final_learning_rate) * cosine)
+
+
+def _average_gradients(parameters: tuple[torch.Tensor, ...], processes: int) -> None:
+    if processes == 1:
+        return
+    gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
+    flat = torch.cat([g.flatten() for g in gradients])
+    dist.all_reduce(flat)
+    flat /= processes
+    for p, part in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
+        p.grad = part.view_as(p)
+
+
+def _checkpoint(folder, network, names, optimizer, average, step, seconds) -> None:  # type: ignore[no-untyped-def]
+    tensors = {f"network.{k}": v.contiguous() for k, v in network.state_dict().items()}
+    for name, p in zip(names, optimizer.param_groups[0]["params"], strict=True):
+        tensors |= {f"optimizer.{name}.{k}": v.contiguous() for k, v in optimizer.state[p].items()}
+    tensors |= {f"average.{name}": value.contiguous() for name, value in zip(names, average, strict=False)}
+    temporary = folder / "checkpoint.safetensors.part"
+    save_file(tensors, temporary, metadata={"step": str(step), "seconds": str(seconds)})
+    temporary.replace(folder / "checkpoint.safetensors")
+
+
+def _resume(folder, network, names, optimizer, average) -> tuple[int, float]:  # type: ignore[no-untyped-def]
+    path = folder / "checkpoint.safetensors"
+    if not path.is_file():
+        return 0, 0.0
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+    tensors = load_file(path)
+    network.load_state_dict({k.removeprefix("network."): v for k, v in tensors.items() if k.startswith("network.")})
+    for i, (name, p) in enumerate(zip(names, optimizer.param_groups[0]["params"], strict=True)):
+        optimizer.state[p] = {k: tensors[f"optimizer.{name}.{k}"] for k in ("step", "exp_avg", "exp_avg_sq")}
+        if average:
+            average[i].copy_(tensors[f"average.{name}"])
+    return int(metadata["step"]), float(metadata["seconds"])
+
+
+def _finish(stage, network, parameters, average, folder, seconds) -> None:  # type: ignore[no-untyped-def]
+    if average:
+        with torch.no_grad():
+            for p, value in zip(parameters, average, strict=True):
+                p.copy_(value)
+    network.eval()
+    torch.set_num_threads(os.cpu_count() or 1)
+    with torch.no_grad():
+        stage.export(network, folder / "export")
+        figures = stage.measure(network, folder)
+    done = {"stage": stage.config.stage, "steps": stage.config.steps, "seconds": round(seconds, 1), "figures": figures}
+    (folder / "done.json.part").write_text(json.dumps(done, indent=1))
+    (folder / "done.json.part").replace(folder / "done.json")
+    Console(stderr=True).print(f"{stage.config.stage} done in {seconds / 60:.1f} min: {figures}")

@@ -1,0 +1,18 @@
+"""sbv2bench: one-step and few-step text-to-image models, generated from, scored and compared."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_LAZY = {"evaluate": "sbv2bench.runs.evaluate", "load_model": "sbv2bench.samplers"}
+__all__ = ["__version__", "evaluate", "load_model"]
+
+
+def __getattr__(name: str) -> Any:
+    """Heavy parts are imported on first use, so that `import sbv2bench` needs no torch."""
+    if name in _LAZY:
+        return getattr(import_module(_LAZY[name]), name)
+    raise AttributeError(f"module 'sbv2bench' has no attribute {name!r}")

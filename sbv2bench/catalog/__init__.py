@@ -1,0 +1,133 @@
+"""Declarations in YAML: the built-in ones beside this file, and users' own. Text in, frozen specs out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import ValidationError
+
+from sbv2bench.errors import InputError
+from sbv2bench.specs import ExtractorSpec, MetricSpec, ModelSpec, SamplerSpec, Spec, SuiteSpec
+
+# Section of a catalog -> the kind of thing, and its spec.
+SECTIONS: dict[str, tuple[str, type[Spec]]] = {
+    "samplers": ("sampler", SamplerSpec),
+    "extractors": ("extractor", ExtractorSpec),
+    "metrics": ("metric", MetricSpec),
+    "models": ("model", ModelSpec),
+    "suites": ("suite", SuiteSpec),
+}
+BUILT_IN = ("extractors.yaml", "metrics.yaml", "models.yaml", "suites.yaml")
+PROMPT_FIELDS = ("world_seed", "split", "caption_offset")  # may be written flat in a suite
+
+S = TypeVar("S", bound=Spec)
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """One entry of a catalog."""
+
+    kind: str
+    spec: Spec
+    replaces: bool
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """Safe YAML that refuses a key written twice, where PyYAML would keep the last one without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """As in PyYAML, but for the refusal."""
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"{key!r} is written twice", key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def built_in() -> Iterator[tuple[str, str]]:
+    """(name, text) of each catalog that ships in the package."""
+    for name in BUILT_IN:
+        yield name, (resources.files(__name__) / name).read_text("utf-8")
+
+
+def read(text: str, name: str, folder: Path | None, suites: Mapping[str, SuiteSpec]) -> Iterator[Declaration]:
+    """The declarations of a catalog. suites: those that an `extends` may name, besides the catalog's own.
+
+    folder: what a model's relative location is relative to. Raises InputError naming the catalog, the entry and the key.
+    """
+    try:
+        document = yaml.load(text, _StrictLoader)  # noqa: S506  # a SafeLoader
+    except yaml.YAMLError as error:
+        raise InputError(f"catalog {name}: not YAML: {' '.join(str(error).split())}") from error
+    document = {} if document is None else document
+    if not isinstance(document, dict) or not set(document) <= set(SECTIONS):
+        found = ", ".join(map(str, document)) if isinstance(document, dict) else type(document).__name__
+        raise InputError(f"catalog {name}: found {found} at the top, expected a mapping with {', '.join(SECTIONS)}")
+    for section, (kind, spec_class) in SECTIONS.items():
+        entries = document.get(section) or {}
+        if not isinstance(entries, dict) or not all(isinstance(fields, dict) for fields in entries.values()):
+            raise InputError(f"catalog {name}, {section}: expected a mapping of ids to fields")
+        for key in map(str, entries):
+            where = f"catalog {name}, {section}.{key}"
+            fields = _suite_fields(key, entries, suites, where) if section == "suites" else dict(entries[key])
+            replaces = fields.pop("replaces", False) is True
+            if section == "models":
+                fields = _model_fields(key, fields, folder, where)
+            yield Declaration(kind, parse(spec_class, {"id": key, **fields}, where), replaces)
+
+
+def parse(spec_class: type[S], fields: dict[str, Any], where: str) -> S:
+    """A spec from fields read from a file. Raises InputError with the first wrong key, what was found and expected."""
+    try:
+        return spec_class.model_validate(fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        found = "nothing" if first["type"] == "missing" else repr(first["input"])[:80]
+        raise InputError(f"{where}.{key}: found {found}, expected otherwise: {first['msg']}") from error
+
+
+def _model_fields(key: str, fields: dict[str, Any], folder: Path | None, where: str) -> dict[str, Any]:
+    """A model's family is the first part of its id; its relative path is taken from the catalog's folder."""
+    family, slash, _ = key.partition("/")
+    if not slash:
+        family, key = "local", f"local/{key}"
+    if fields.setdefault("family", family) != family:
+        raise InputError(f"{where}.family: found {fields['family']!r}, expected {family!r}, as the id says")
+    location = str(fields.get("location", ""))
+    if folder is not None and location and not location.startswith(("package:", "hub:")):
+        fields["location"] = str(folder / Path(location).expanduser())
+    return {**fields, "id": key}
+
+
+def _suite_fields(
+    key: str, entries: Mapping[str, Any], suites: Mapping[str, SuiteSpec], where: str, seen: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    """A suite's own fields over those of the suite that it extends (looked up in its own catalog first)."""
+    fields = dict(entries[key])
+    base = fields.pop("extends", None)
+    prompts = {name: fields.pop(name) for name in PROMPT_FIELDS if name in fields}
+    inherited: dict[str, Any] = {}
+    if base is not None:
+        if base in seen or (base == key and base not in suites):
+            raise InputError(f"{where}.extends: {' -> '.join((*seen, key, str(base)))} goes round in a circle")
+        if base in entries and base != key:  # a suite that replaces another may extend the one that it replaces
+            inherited = _suite_fields(base, entries, suites, where, (*seen, key))
+        elif base in suites:
+            inherited = suites[base].model_dump()
+        else:
+            known = ", ".join(sorted({*suites, *map(str, entries)} - {key}))
+            raise InputError(f"{where}.extends: found {base!r}, expected one of {known}")
+        for name in ("id", "description", "replaces"):
+            inherited.pop(name, None)
+    own = fields.get("prompts", {})
+    if isinstance(own, dict):
+        fields["prompts"] = {**inherited.get("prompts", {}), **own, **prompts}
+    return {**inherited, **fields}

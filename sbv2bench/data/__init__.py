@@ -1,0 +1,1 @@
+"""What goes in: prompts, references, images, and the files of models."""

@@ -1,0 +1,230 @@
+"""The files of models: where they are, whether they are whole, and what their bytes are. No torch here.
+
+All of this runs before the first forward pass, so that a missing, broken or pickled weight costs a second.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import struct
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from sbv2bench import paths
+from sbv2bench.errors import InputError, IntegrityError, PrerequisiteError
+from sbv2bench.provenance import sha256_file
+from sbv2bench.specs import WeightsFile
+
+PACKAGE, HUB = "package:", "hub:"
+PICKLES = frozenset({".bin", ".pt", ".ckpt", ".pth", ".pkl"})
+# Besides weights, every file that decides what a network computes: configs, schedulers, tokenizers.
+CONFIGS = frozenset({".json", ".txt", ".model"})
+NOT_CONFIGS = frozenset({"sbv2bench.json", "manifest.json"})
+ALLOW_PICKLE = "SBV2BENCH_ALLOW_PICKLE"
+REINSTALL = "pip install --force-reinstall --no-deps sbv2bench"
+
+
+def pickles_allowed() -> bool:
+    """Whether the user said that pickled weights may be read."""
+    return os.environ.get(ALLOW_PICKLE) == "1"
+
+
+def offline() -> bool:
+    """Whether the network must not be asked."""
+    return any(os.environ.get(name, "").lower() in {"1", "true", "yes", "on"} for name in ("HF_HUB_OFFLINE", "SBV2BENCH_OFFLINE"))
+
+
+def resolve_location(location: str, revision: str | None = None) -> Path:
+    """The folder (or file) that a location names: `package:mini/sd21`, `hub:org/name`, or a path.
+
+    Raises PrerequisiteError where shipped or hub files are not on this machine, InputError where a path does not exist.
+    """
+    if location.startswith(PACKAGE):
+        return _package_folder(location)
+    if location.startswith(HUB):
+        return _hub_folder(location.removeprefix(HUB), revision)
+    path = Path(location).expanduser()
+    if not location or not path.exists():
+        raise InputError(f"model folder: {location!r} does not exist, expected a folder, package:mini/NAME or hub:ORG/NAME")
+    return path
+
+
+def _package_folder(location: str) -> Path:
+    family, _, name = location.removeprefix(PACKAGE).partition("/")
+    if family != "mini" or not name or ".." in Path(name).parts:
+        raise InputError(f"location: found {location!r}, expected package:mini/NAME")
+    folder = paths.package_weights() / name
+    if not folder.is_dir():
+        raise PrerequisiteError(f"{location}: this installation has no such weights, expected the folder mini/weights/{name}", REINSTALL)
+    return folder
+
+
+def _hub_folder(repository: str, revision: str | None) -> Path:
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
+
+    fetch = f"HF_HUB_OFFLINE=0 hf download {repository}" + (f" --revision {revision}" if revision else "")
+    pickled = [f"*{suffix}" for suffix in sorted(PICKLES)] if not pickles_allowed() else None
+    try:
+        found = huggingface_hub.snapshot_download(
+            repository, revision=revision, local_files_only=offline(), ignore_patterns=pickled
+        )
+    except HFValidationError as error:
+        raise InputError(f"hub id: found {repository!r}, expected ORG/NAME") from error
+    except (RepositoryNotFoundError, RevisionNotFoundError) as error:
+        raise InputError(f"hub:{repository}: the hub has no such model, or no access to it (revision {revision or 'main'})") from error
+    except (HfHubHTTPError, OSError) as error:  # LocalEntryNotFoundError and lost connections are among these
+        why = "offline" if offline() else type(error).__name__
+        raise PrerequisiteError(f"hub:{repository}: its files are not on this machine ({why})", fetch) from error
+    return Path(found)
+
+
+def hash_weights(folder: Path) -> tuple[WeightsFile, ...]:
+    """Every file of a model that decides its output (safetensors, configs, tokenizers), sorted, with its SHA-256.
+
+    Also proves what can be proved without loading: safetensors files are whole, no folder's only weights are pickles,
+    every network of a diffusers folder has weights, and shipped weights are the bytes that were shipped.
+    Raises InputError (not a folder), PrerequisiteError (weights missing), IntegrityError (broken, pickled or changed).
+    """
+    if not folder.is_dir():
+        raise InputError(f"model folder: {folder} is not a folder")
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and not _hidden(path, folder)]
+    kept = [path for path in files if path.suffix == ".safetensors" or (path.suffix in CONFIGS and path.name not in NOT_CONFIGS)]
+    for path in kept:
+        if path.suffix == ".safetensors":
+            _check_whole(path)
+        elif path.suffix == ".json":
+            read_json(path)
+    _refuse_pickles(folder, files)
+    _check_components(folder)
+    if pickles_allowed():
+        kept = sorted([*kept, *(path for path in files if path.suffix in PICKLES)])
+    if not any(path.suffix == ".safetensors" or path.suffix in PICKLES for path in kept):
+        raise PrerequisiteError(f"{folder}: no weights found, expected *.safetensors")
+    hashed = tuple(WeightsFile(path=path.relative_to(folder).as_posix(), sha256=_cached_sha256(path)) for path in kept)
+    if folder.resolve().is_relative_to(paths.package_weights().resolve()):
+        _check_manifest(folder, hashed)
+    return hashed
+
+
+def _hidden(path: Path, folder: Path) -> bool:
+    return any(part.startswith(".") for part in path.relative_to(folder).parts)
+
+
+def _check_whole(path: Path) -> None:
+    """A safetensors file is an 8-byte header length, a JSON header, and exactly the bytes that the header promises."""
+    size = path.stat().st_size
+    try:
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            if length > size:
+                raise ValueError("header longer than the file")
+            header = json.loads(file.read(length))
+        expected = 8 + length + max((entry["data_offsets"][1] for key, entry in header.items() if key != "__metadata__"), default=0)
+    except (struct.error, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise IntegrityError(f"{path}: found a broken header, expected a whole safetensors file", "copy or download the file again") from error
+    if expected != size:
+        raise IntegrityError(f"{path}: found {size} bytes, expected {expected}: the file was cut", "copy or download the file again")
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file of a model. Raises IntegrityError where it is not JSON."""
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise IntegrityError(f"{path}: found text that is not JSON ({error})", "copy or download the file again") from error
+
+
+def _refuse_pickles(folder: Path, files: list[Path]) -> None:
+    """IntegrityError where a folder's only weights are pickles: reading one can run anybody's code."""
+    if pickles_allowed():
+        return
+    pipeline = (folder / "model_index.json").is_file()
+    safe = {path.parent for path in files if path.suffix == ".safetensors"}
+    for path in files:
+        beside_a_pipeline = pipeline and path.parent == folder  # stray checkpoints there are never read
+        if path.suffix in PICKLES and path.parent not in safe and not beside_a_pipeline:
+            raise IntegrityError(
+                f"{path}: found pickled weights, expected *.safetensors; reading a pickle can run any code that is in it",
+                f"convert it to safetensors, or set {ALLOW_PICKLE}=1 if you trust its author",
+            )
+
+
+def _check_components(folder: Path) -> None:
+    """Every network named by a diffusers `model_index.json` has its folder, its config and weights."""
+    index = folder / "model_index.json"
+    if not index.is_file():
+        return
+    entries = read_json(index)
+    if not isinstance(entries, dict):
+        raise IntegrityError(f"{index}: found {type(entries).__name__}, expected a JSON object")
+    for name, entry in entries.items():
+        if name.startswith("_") or not isinstance(entry, list) or entry[:1] in ([], [None]):
+            continue
+        component = folder / name
+        if not component.is_dir():
+            raise PrerequisiteError(f"{folder}: model_index.json names {name}, found no folder {name}/", "copy or download the whole model")
+        network = (component / "config.json").is_file()
+        if network and not any(path.suffix == ".safetensors" or path.suffix in PICKLES for path in component.iterdir()):
+            raise PrerequisiteError(f"{component}: no weights found, expected *.safetensors", "copy or download the whole model")
+
+
+def manifest() -> dict[str, dict[str, Any]]:
+    """Shipped files: path below mini/weights -> {"sha256", "bytes"}. Raises PrerequisiteError where nothing is shipped."""
+    path = paths.package_weights() / "manifest.json"
+    if not path.is_file():
+        raise PrerequisiteError("mini/weights/manifest.json: this installation ships no weights", REINSTALL)
+    files: dict[str, dict[str, Any]] = read_json(path)["files"]
+    return files
+
+
+def _check_manifest(folder: Path, hashed: tuple[WeightsFile, ...]) -> None:
+    prefix = folder.resolve().relative_to(paths.package_weights().resolve()).as_posix() + "/"
+    shipped = {path.removeprefix(prefix): entry["sha256"] for path, entry in manifest().items() if path.startswith(prefix)}
+    found = {file.path: file.sha256 for file in hashed}
+    for path, sha256 in sorted(shipped.items()):
+        if path not in found and not (folder / path).is_file():
+            raise IntegrityError(f"{prefix}{path}: a shipped file is missing from this installation", REINSTALL)
+        actual = found.get(path) or _cached_sha256(folder / path)
+        if actual != sha256:
+            raise IntegrityError(
+                f"{prefix}{path}: this installation's file is not the one that was shipped\n"
+                f"found sha256 {actual[:16]}, expected {sha256[:16]}",
+                REINSTALL,
+            )
+    for path in found:
+        if path.endswith(".safetensors") and path not in shipped:
+            raise IntegrityError(f"{prefix}{path}: weights that were not shipped lie in the installation", REINSTALL)
+
+
+def _cached_sha256(path: Path) -> str:
+    """SHA-256 of a file, remembered by (path, size, modification time) in the cache folder."""
+    stat = path.stat()
+    now = [str(path.resolve()), stat.st_size, stat.st_mtime_ns]
+    entry = paths.assets_dir() / "hashes" / f"{hashlib.sha256(str(now[0]).encode()).hexdigest()[:32]}.json"
+    try:
+        remembered = json.loads(entry.read_text("utf-8"))
+        if remembered["file"] == now:
+            return str(remembered["sha256"])
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    found = sha256_file(path)
+    # A file changed within the clock's grain of its own time stamp would look unchanged: do not remember fresh ones.
+    if time.time_ns() - stat.st_mtime_ns > 2 * 10**9:
+        _remember(entry, {"file": now, "sha256": found})
+    return found
+
+
+def _remember(entry: Path, content: dict[str, Any]) -> None:
+    """Whole or not at all; a cache that cannot be written only costs time."""
+    try:
+        entry.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=entry.parent, suffix=".part", delete=False) as file:
+            json.dump(content, file)
+        Path(file.name).replace(entry)
+    except OSError:
+        pass

@@ -1,0 +1,52 @@
+"""The captions of a suite, with what is known about them: the style of each, and the attributes that it names."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sbv2bench.errors import InputError
+from sbv2bench.mini import world
+from sbv2bench.specs import SuiteSpec
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """N captions; caption i of the suite keeps its number i (and so its noise) under any limit.
+
+    styles: the style of each caption, where the suite has styles. attributes: int64 [N, 9], a column for each name in
+    `world.ATTRIBUTES`, `world.FREE` where the caption names nothing. first_index: number of the first caption.
+    """
+
+    captions: tuple[str, ...]
+    styles: tuple[str, ...] | None = None
+    attributes: NDArray[np.int64] | None = None
+    first_index: int = 0
+
+    def __len__(self) -> int:
+        return len(self.captions)
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 (64 hex digits) of the raw captions joined with newlines, UTF-8 (protocols.md 1.2)."""
+        return hashlib.sha256("\n".join(self.captions).encode()).hexdigest()
+
+
+def load_prompts(suite: SuiteSpec, limit: int | None = None) -> Prompts:
+    """The suite's captions `caption_offset + i`, i < num_generated, or the first `limit` of them.
+
+    Raises InputError if the limit is below 2 or above the suite's number of captions.
+    """
+    count = suite.num_generated if limit is None else limit
+    if not 2 <= count <= suite.num_generated:  # there is no covariance of one image
+        raise InputError(
+            f"--limit: found {limit}, expected 2 to {suite.num_generated}, the number of captions of suite {suite.id}",
+            fix=f"sbv2bench eval --suite {suite.id} --limit {min(200, suite.num_generated)}",
+        )
+    wanted = suite.prompts
+    drawn = world.scenes(wanted.split, range(wanted.caption_offset, wanted.caption_offset + count), wanted.world_seed)
+    styles = tuple(world.STYLES[style] for style in drawn.column("style"))
+    return Prompts(tuple(world.captions(drawn)), styles, drawn.attributes)

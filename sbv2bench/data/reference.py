@@ -1,0 +1,36 @@
+"""The real pictures that a suite's generated images are compared with: fresh captions, rendered by keys of their own."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sbv2bench.mini import rendering, world
+from sbv2bench.specs import SuiteSpec
+
+_CAPTION_START = 2**40  # past every caption that a suite reports on or a student is trained with
+_KEY_START = 2**41  # past every key that a training picture was rendered with
+
+
+def reference_blocks(suite: SuiteSpec, block_size: int = 100) -> Iterator[NDArray[np.uint8]]:
+    """The suite's reference images in order, uint8 [b, 32, 32, 3] each, b = block_size but for the last block.
+
+    Image j shows caption caption_offset + 2**40 + j of the suite's split, rendered by key 2**41 + caption_offset + j: other
+    scenes than the prompts', and other pictures than any that a network was trained with.
+    """
+    wanted = suite.prompts
+    for start in range(0, suite.num_reference, block_size):
+        index = np.arange(start, min(start + block_size, suite.num_reference), dtype=np.int64) + wanted.caption_offset
+        scenes = world.scenes(wanted.split, index + _CAPTION_START, wanted.world_seed)
+        yield rendering.render(scenes, index + _KEY_START, wanted.world_seed)
+
+
+def reference_fingerprint(suite: SuiteSpec) -> str:
+    """SHA-256 (64 hex digits) of the reference's pixels, in order."""
+    digest = hashlib.sha256()
+    for images in reference_blocks(suite):
+        digest.update(images.tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,47 @@
+"""What an extractor is, and how the network that a spec declares is loaded."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from sbv2bench.errors import InputError
+from sbv2bench.specs import ExtractorSpec
+
+# Built-in kinds of ExtractorSpec.kind; a spec may also name its own class as "module:Class".
+KINDS = {
+    "world_network": "sbv2bench.features.world:WorldExtractor",
+    "open_clip": "sbv2bench.features.clip:OpenClipScorer",
+}
+
+
+class Extractor(Protocol):
+    """A network that turns images into features. Its weights' hashes are in its spec."""
+
+    spec: ExtractorSpec
+    image_size: int | None  # images must be this size; None takes any
+
+    def __call__(self, images_BHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Features [B, D] float32 of uint8 RGB images [B, H, W, 3]."""
+        ...
+
+
+def load_extractor(spec: ExtractorSpec, device: str = "cpu") -> Any:
+    """The network of a spec, float32, in evaluation mode, on a device. Raises InputError on an unknown kind."""
+    target = KINDS.get(spec.kind, spec.kind)
+    module, _, name = target.partition(":")
+    if not name:
+        raise InputError(f"extractor {spec.id}: found kind {spec.kind!r}, expected {', '.join(KINDS)} or module:Class")
+    return getattr(import_module(module), name)(spec, device)
+
+
+def to_tensor(images_BHWC: NDArray[np.uint8], device: str) -> torch.Tensor:
+    """uint8 [B, H, W, 3] to float32 [B, 3, H, W] in [0, 255] on a device. Raises ValueError on another shape or dtype."""
+    if images_BHWC.dtype != np.uint8 or images_BHWC.ndim != 4 or images_BHWC.shape[3] != 3:
+        raise ValueError(f"images: found {images_BHWC.dtype} {images_BHWC.shape}, expected uint8 [B, H, W, 3]")
+    channels_first = np.ascontiguousarray(images_BHWC.transpose(0, 3, 1, 2))
+    return torch.from_numpy(channels_first).to(device=device, dtype=torch.float32)

@@ -1,0 +1,119 @@
+"""A store of arrays by content key: what was measured once is never measured again, and never taken for something else.
+
+An entry is a folder `<key>/` with arrays.safetensors and, written last, manifest.json with the arrays' SHA-256. Blocks of
+an unfinished run lie in `<key>.blocks/<number>/` in the same form. Whatever does not fit its manifest is a miss and a note.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+from filelock import FileLock
+from numpy.typing import NDArray
+
+from sbv2bench.errors import IntegrityError
+
+Arrays = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What a key stands for: named arrays, and the manifest that was stored with them."""
+
+    arrays: Arrays
+    manifest: dict[str, Any]
+
+
+@dataclass
+class FeatureCache:
+    """The store in a folder. With enabled False nothing is read or written and every get is a miss.
+
+    notes: what was found broken, in words, for the result's provenance.
+    """
+
+    folder: Path
+    enabled: bool = True
+    notes: list[str] = field(default_factory=list)
+
+    def get(self, key: str) -> Entry | None:
+        """The entry of a key; None where there is none, or where it is broken (then a note says so)."""
+        place = self.folder / key
+        if not self.enabled or not (place / "manifest.json").is_file():
+            return None
+        try:
+            manifest = json.loads((place / "manifest.json").read_text())
+            content = (place / "arrays.safetensors").read_bytes()
+            if hashlib.sha256(content).hexdigest() != manifest["arrays_sha256"]:
+                raise ValueError("its arrays do not have the hash that its manifest says")
+            arrays = safetensors.numpy.load(content)
+        except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
+            self.notes.append(f"cache entry {key[:40]} is broken and was ignored: {error}")
+            return None
+        return Entry(arrays, manifest)
+
+    def put(self, key: str, arrays: Arrays, manifest: dict[str, Any]) -> None:
+        """Store named arrays (float32, float64, int8, ... of any shape) and a JSON-ready manifest under a key.
+
+        Raises IntegrityError if the disk is full or the folder cannot be written.
+        """
+        if not self.enabled:
+            return
+        content = safetensors.numpy.save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
+        stored = manifest | {"key": key, "arrays_sha256": hashlib.sha256(content).hexdigest()}
+        place = self.folder / key
+        with self._writing(place):
+            # An older manifest must not stand beside newer arrays, not even for a moment.
+            (place / "manifest.json").unlink(missing_ok=True)
+            _write(place / "arrays.safetensors", content)
+            _write(place / "manifest.json", json.dumps(stored, indent=1, sort_keys=True).encode())
+
+    def put_block(self, key: str, number: int, arrays: Arrays) -> None:
+        """Keep a finished block of the run that will end as `put(key, ...)`."""
+        self.put(_block(key, number), arrays, {})
+
+    def get_block(self, key: str, number: int) -> Arrays | None:
+        """A finished block of an unfinished run, or None."""
+        entry = self.get(_block(key, number))
+        return None if entry is None else entry.arrays
+
+    def drop_blocks(self, key: str) -> None:
+        """Forget the blocks of a run: they are in its entry now."""
+        if self.enabled:
+            with self._writing(self.folder):
+                shutil.rmtree(self.folder / f"{key}.blocks", ignore_errors=True)
+
+    @contextmanager
+    def _writing(self, place: Path) -> Iterator[None]:
+        """The right to write, one writer at a time over all processes."""
+        try:
+            place.mkdir(parents=True, exist_ok=True)
+            with FileLock(self.folder / ".lock"):
+                yield
+        except OSError as error:
+            raise IntegrityError(
+                f"{place}: the cache cannot be written ({error.strerror or error})", "free the disk, set SBV2BENCH_HOME, or --no-cache"
+            ) from error
+
+
+def _block(key: str, number: int) -> str:
+    return f"{key}.blocks/{number:06d}"
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Replace a file in one step; what is on the disk is either the old file or the whole new one."""
+    temporary = path.with_suffix(f".{os.getpid()}.part")
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)

@@ -1,0 +1,58 @@
+"""The extractor of the mini family: features for Fréchet distance and precision/recall, and what each picture shows."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from sbv2bench.data.assets import resolve_location
+from sbv2bench.errors import IntegrityError
+from sbv2bench.features.base import to_tensor
+from sbv2bench.features.world_network import WorldNetwork
+from sbv2bench.mini.world import ATTRIBUTES, FREE, IMAGE_SIZE
+from sbv2bench.specs import ExtractorSpec
+from sbv2bench.weights import load_state_dict
+
+
+class WorldExtractor:
+    """WorldNetwork with the weights `model.safetensors` of the spec's location."""
+
+    image_size = IMAGE_SIZE
+
+    def __init__(self, spec: ExtractorSpec, device: str = "cpu") -> None:
+        """Raises PrerequisiteError if the weights are not there, IntegrityError if they are not a WorldNetwork's."""
+        self.spec = spec
+        self.device = device
+        path = resolve_location(spec.location) / "model.safetensors"
+        self.network = WorldNetwork()
+        state = {name: value.float() for name, value in load_state_dict(path).items()}
+        # A batch count is of no use after training, so shipped weights have none.
+        counters = {name: value for name, value in self.network.state_dict().items() if name.endswith("num_batches_tracked")}
+        try:
+            self.network.load_state_dict(counters | state)
+        except RuntimeError as error:
+            raise IntegrityError(f"{path}: not the weights of an attribute extractor ({str(error).splitlines()[-1].strip()})") from error
+        self.network.eval().requires_grad_(False).to(device)
+
+    def __call__(self, images_BHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Features [B, 128] float32, >= 0."""
+        return self.predict(images_BHWC)[0]
+
+    def predict(self, images_BHWC: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Features [B, 128] float32 and the value read for each attribute, int64 [B, 9] (columns of `world.ATTRIBUTES`).
+
+        The second object's attributes are read from any picture, also where there is one object only.
+        """
+        with torch.inference_mode():
+            features, logits = self.network(to_tensor(images_BHWC, self.device) / 127.5 - 1.0)
+            read = torch.stack([logits[name].argmax(1) for name in ATTRIBUTES], dim=1)
+        return features.cpu().numpy(), read.cpu().numpy()
+
+
+def attributes_right(read: NDArray[np.int64], named: NDArray[np.int64]) -> NDArray[np.int8]:
+    """int8 [N, 9]: 1 where the attribute that a caption names was read, 0 where another was, -1 where it names none.
+
+    read, named: int64 [N, 9], columns of `world.ATTRIBUTES`; named has `world.FREE` where the caption names nothing.
+    """
+    return np.where(named == FREE, -1, read == named).astype(np.int8)

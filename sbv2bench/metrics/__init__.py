@@ -1,0 +1,14 @@
+"""Arrays in, numbers out: features [N, D] of generated and reference images, always in that order; numpy alone at import.
+
+frechet          Fréchet distance (FID), from features or from streamed moments
+precision_recall precision, recall, density, coverage, exact and blockwise
+kernel           kernel distance (KID), the full U-statistic and the subset form
+paired_cosine    cosine of each image with its caption (CLIP score, HPS)
+uncertainty      standard errors and intervals
+"""
+
+from sbv2bench.metrics.frechet import frechet_distance
+from sbv2bench.metrics.kernel import kernel_distance
+from sbv2bench.metrics.precision_recall import precision_recall
+
+__all__ = ["frechet_distance", "kernel_distance", "precision_recall"]

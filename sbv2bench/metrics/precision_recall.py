@@ -1,0 +1,310 @@
+"""Improved precision and recall (Kynkäänniemi et al. 2019, eq. 1-3), density and coverage (Naeem et al. 2020, eq. 3, 5).
+
+The ball of a point reaches to its k-th nearest *other* point of its own set; a point on the boundary is inside (<=).
+
+Cost is one matrix product a pair of blocks: half squared distances |x|^2/2 + |y|^2/2 - x.y, only the upper triangle of the
+two self-distance matrices, one cross pass for all four numbers, and never more than a few blocks in memory.
+
+Exactness: the product runs in the features' own precision and is turned into a *lower bound* of the distance. Bound and
+rounding slack settle nearly every comparison; the few pairs that they leave open are computed again from the features,
+coordinate by coordinate in float64. So the result is that of float64 arithmetic, ties and duplicates included, and does not
+depend on the block size, the threads or the BLAS.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from sbv2bench.errors import InputError
+from sbv2bench.metrics.base import Features, Float64, as_feature_pair, as_features
+
+_BLOCK = 1024
+_BLOCK_ELEMENTS = 2**22  # a block of rows holds at most this many numbers
+_EXACT_ELEMENTS = 2**17  # pairs computed again go through the cache in pieces of this many numbers
+_SPARE = 2  # neighbours kept beyond k, so that rounding seldom leaves the k-th in doubt
+_GROUPS = 64  # columns of a block are thinned to this many minima before anything is sorted
+_PROBABILITY = 8.0  # width of the rounding bound in standard deviations
+
+Floats = NDArray[np.floating[Any]]
+Indices = NDArray[np.intp]
+
+
+@dataclass(frozen=True)
+class PrecisionRecall:
+    """precision, recall, coverage: fractions in [0, 1]; density >= 0, may exceed 1."""
+
+    precision: float
+    recall: float
+    density: float
+    coverage: float
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Consecutive rows of a set: where they start, the centred rows [b, D], and the shrunk half squared norms [b]."""
+
+    start: int
+    rows: Floats
+    low: Floats
+
+    @property
+    def span(self) -> slice:
+        return slice(self.start, self.start + len(self.rows))
+
+
+class _Blocks:
+    """A set of features cut into centred blocks, with the bound on the rounding of products of two of them.
+
+    By Higham and Mary (2019, theorem 2.4) the product of two rows is off by at most about 8 sqrt(D) u |x| |y| (u: unit
+    roundoff) but with negligible probability, and |x| |y| <= h_x + h_y, h being half squared norms. So, with one more term
+    for underflow, (1 - slope) (h_x + h_y) - x.y - 2 least is a lower bound of the pair's half squared distance.
+    """
+
+    def __init__(self, features: Features, mean: Floats, block_size: int) -> None:
+        """features [N, D]; mean [D], in the dtype to compute in."""
+        self.features, self.mean, self.dtype = features, mean, mean.dtype
+        n, dimension = features.shape
+        limits = np.finfo(self.dtype)
+        self.slope = _PROBABILITY * (np.sqrt(dimension) + 4) * float(limits.eps) / 2
+        self.least = dimension * float(limits.tiny)
+        self.step = max(1, min(block_size, _BLOCK_ELEMENTS // dimension))
+        self.starts = range(0, n, self.step)
+        self.half = np.zeros(n, dtype=self.dtype)
+
+    def block(self, start: int) -> _Block:
+        """The block that starts at row start; notes its rows' half squared norms."""
+        span = slice(start, start + self.step)
+        rows: Floats = np.subtract(self.features[span], self.mean, dtype=self.dtype)
+        half = np.einsum("nd,nd->n", rows, rows) / 2
+        if not half.max() < np.finfo(self.dtype).max / 8:
+            raise InputError(f"features are too large: their squares overflow {self.dtype}", fix="scale them, or pass float64")
+        self.half[span] = half
+        return _Block(start, rows, half * self.dtype.type(1 - self.slope) - self.dtype.type(self.least))
+
+    def slack(self, index: Indices, other: _Blocks, other_index: Indices) -> Float64:
+        """Lower bound + slack is an upper bound; float64, of the shape that the two index arrays broadcast to."""
+        norms: Float64 = self.half[index].astype(np.float64) + other.half[other_index]
+        norms *= 2 * self.slope
+        return norms + 4 * self.least
+
+    def exact(self, index: Indices, other: _Blocks, other_index: Indices) -> Float64:
+        """Half squared distances of pairs, [P] float64, from the uncentred features: zero exactly for equal rows."""
+        distances = np.empty(len(index))
+        step = max(1, _EXACT_ELEMENTS // self.features.shape[1])
+        for start in range(0, len(index), step):
+            pairs = slice(start, start + step)
+            gaps = self.features[index[pairs]].astype(np.float64)
+            gaps -= other.features[other_index[pairs]]
+            distances[pairs] = np.multiply(gaps, gaps, out=gaps).sum(axis=1) / 2
+        return distances
+
+
+def _lower_bounds(block: _Block, other: _Block) -> Floats:
+    """Lower bounds [b, c] of the half squared distances between the rows of two blocks."""
+    bounds: Floats = block.rows @ other.rows.T
+    np.subtract(other.low[None, :], bounds, out=bounds)
+    bounds += block.low[:, None]
+    return bounds
+
+
+class _Nearest:
+    """The running keep smallest values of each row, with the column that each came from."""
+
+    def __init__(self, n: int, keep: int) -> None:
+        self.values = np.full((n, keep), np.inf)
+        self.columns = np.zeros((n, keep), dtype=np.intp)
+
+    def take(self, span: slice, rows: Indices, columns: Indices, values: Floats) -> None:
+        """Offer values [P] at (rows, columns); rows count from the start of span."""
+        count = span.stop - span.start
+        hits = np.bincount(rows, minlength=count)
+        width, keep = int(hits.max(initial=0)), self.values.shape[1]
+        if width == 0:
+            return
+        order = np.argsort(rows, kind="stable")
+        place = keep + np.arange(len(rows)) - np.repeat(np.cumsum(hits) - hits, hits)
+        pool = np.full((count, keep + width), np.inf)
+        source = np.zeros((count, keep + width), dtype=np.intp)
+        pool[:, :keep], source[:, :keep] = self.values[span], self.columns[span]
+        pool[rows[order], place], source[rows[order], place] = values[order], columns[order]
+        best = np.argpartition(pool, keep - 1, axis=1)[:, :keep]
+        self.values[span] = np.take_along_axis(pool, best, axis=1)
+        self.columns[span] = np.take_along_axis(source, best, axis=1)
+
+
+def _ceiling(bounds: Floats, keep: int, axis: int) -> Floats:
+    """For each row (axis 1) or column (axis 0) a value that at least keep of its entries do not exceed.
+
+    The minima of disjoint groups are keep entries or more, so the keep-th smallest minimum will do, at one cheap pass.
+    """
+    length = bounds.shape[axis]
+    groups = max(_GROUPS, 4 * keep)
+    if length >= 2 * groups:
+        whole = length // groups * groups
+        if axis == 1:
+            bounds = bounds[:, :whole].reshape(len(bounds), -1, groups).min(axis=1)
+        else:
+            bounds = bounds[:whole].reshape(-1, groups, bounds.shape[1]).min(axis=0)
+    if bounds.shape[axis] < keep:
+        return np.full(bounds.shape[1 - axis], np.inf, dtype=bounds.dtype)
+    columns = bounds if axis == 1 else np.ascontiguousarray(bounds.T)
+    return np.partition(columns, keep - 1, axis=1)[:, keep - 1]
+
+
+def _entries(bounds: Floats, mask: NDArray[np.bool_]) -> tuple[Indices, Indices, Floats]:
+    """(row, column, value) of the entries of bounds [b, c] that mask chooses."""
+    flat = np.flatnonzero(mask)
+    rows, columns = np.divmod(flat, mask.shape[1])
+    return rows, columns, bounds.ravel()[flat]
+
+
+def _search(points: _Blocks, nearest: _Nearest) -> None:
+    """Fill nearest with the smallest lower bounds of every point to others of its set; upper-triangle blocks only."""
+    keep = nearest.values.shape[1]
+    for start in points.starts:
+        block = points.block(start)
+        for other_start in points.starts[start // points.step :]:
+            other = block if other_start == start else points.block(other_start)
+            bounds = _lower_bounds(block, other)
+            if other is block:
+                np.fill_diagonal(bounds, np.inf)
+            worst = nearest.values[block.span].max(axis=1).astype(bounds.dtype)
+            i, j, values = _entries(bounds, bounds <= np.minimum(worst, _ceiling(bounds, keep, 1))[:, None])
+            nearest.take(block.span, i, j + other.start, values)
+            if other is not block:  # the same product serves the points of the columns
+                worst = nearest.values[other.span].max(axis=1).astype(bounds.dtype)
+                i, j, values = _entries(bounds, bounds <= np.minimum(worst, _ceiling(bounds, keep, 0)))
+                nearest.take(other.span, j, i + block.start, values)
+
+
+def _half_radii(points: _Blocks, k: int) -> Float64:
+    """Exact half squared distance of every point to its k-th nearest other point, [N] float64."""
+    n = len(points.features)
+    nearest = _Nearest(n, min(k + _SPARE, n - 1))
+    _search(points, nearest)
+    lower = nearest.values
+    upper = lower + points.slack(np.arange(n)[:, None], points, nearest.columns)
+    least, most = (np.partition(bounds, k - 1, axis=1)[:, k - 1 : k] for bounds in (lower, upper))
+    # a kept neighbour is surely nearer than the k-th, surely farther, or open: only the open ones are computed again
+    distances = np.where(upper < least, -np.inf, np.where(lower > most, np.inf, np.nan))
+    i, slot = np.nonzero(np.isnan(distances))
+    distances[i, slot] = points.exact(i, points, nearest.columns[i, slot])
+    half = np.partition(distances, k - 1, axis=1)[:, k - 1]
+    if nearest.values.shape[1] < n - 1:
+        open_rows = np.flatnonzero((half > lower.max(axis=1)) & (half > 0))
+        half[open_rows] = _settle(points, open_rows, half[open_rows], k)
+    return half
+
+
+def _settle(points: _Blocks, index: Indices, limits: Float64, k: int) -> Float64:
+    """Exact half radii of the points of index, where a neighbour that was not kept might be nearer than limits, the k-th
+    of those that were: everything within limits is computed exactly. Rare, but for clusters tighter than rounding."""
+    exact = _Nearest(len(index), k)
+    for start in range(0, len(index), points.step):
+        chosen = index[start : start + points.step]
+        block = _Blocks(points.features[chosen], points.mean, points.step).block(0)
+        for other_start in points.starts:
+            bounds = _lower_bounds(block, points.block(other_start))
+            i, j, _ = _entries(bounds, bounds <= limits[start : start + points.step, None])
+            j = j + other_start
+            others = chosen[i] != j
+            i, j = i[others], j[others]
+            exact.take(slice(start, start + len(chosen)), i, j, points.exact(chosen[i], points, j))
+    settled: Float64 = exact.values.max(axis=1)
+    return settled
+
+
+def _inside(
+    generated: _Blocks, reference: _Blocks, pairs: tuple[Indices, Indices], lower: Floats, radii_of: Float64
+) -> NDArray[np.bool_]:
+    """Whether half distances of pairs are <= half radii, all [P]; lower: their bounds, none above its radius."""
+    i, j = pairs
+    inside = lower + generated.slack(i, reference, j) <= radii_of
+    open_pairs = np.flatnonzero(~inside)
+    inside[open_pairs] = generated.exact(i[open_pairs], reference, j[open_pairs]) <= radii_of[open_pairs]
+    return inside
+
+
+def _round_up(values: Float64, dtype: np.dtype[Any]) -> Floats:
+    """values in dtype, never smaller."""
+    return values if dtype == np.float64 else np.nextafter(values.astype(dtype), dtype.type(np.inf))
+
+
+def _working_dtype(*sets: Features) -> np.dtype[Any]:
+    return np.result_type(np.float32, *sets)
+
+
+def _check(features: Features, name: str, k: int, block_size: int) -> None:
+    if k < 1 or block_size < 1:
+        raise InputError(f"k and block_size must be at least 1, found k = {k}, block_size = {block_size}")
+    if len(features) <= k:
+        raise InputError(f"{name} features: {len(features)} rows found, more than k = {k} expected", fix="use more images")
+
+
+def radii(features: ArrayLike, k: int = 3, block_size: int = _BLOCK) -> Float64:
+    """Squared distance of every row of features [N, D] to its k-th nearest other row: [N] float64, worth caching for a
+    reference set. Raises InputError if N <= k, the shape is wrong, or a value is not finite."""
+    rows = as_features(features, "given")
+    _check(rows, "given", k, block_size)
+    return 2 * _half_radii(_Blocks(rows, rows.mean(axis=0, dtype=_working_dtype(rows)), block_size), k)
+
+
+def precision_recall(
+    generated: ArrayLike,
+    reference: ArrayLike,
+    k: int = 3,
+    *,
+    reference_radii: ArrayLike | None = None,
+    block_size: int = _BLOCK,
+) -> PrecisionRecall:
+    """Precision, recall, density and coverage of generated [N, D] against reference [M, D].
+
+    precision: fraction of generated points in some reference point's ball; recall: fraction of reference points in some
+    generated point's ball; density: mean over generated points of the number of reference balls that hold it, over k;
+    coverage: fraction of reference balls that hold a generated point. All four move with N and M: compare equal sizes only.
+    reference_radii: radii(reference, k) if at hand [M]. Float64 is computed in float64, float16 and float32 in float32 (see
+    the module for why the result is exact). Beyond the features it needs at most about 100 MB.
+    Raises InputError for wrong shapes, values that are not finite, or a set with no more than k rows.
+    """
+    rows = as_feature_pair(generated, reference)
+    for features, name in zip(rows, ("generated", "reference"), strict=True):
+        _check(features, name, k, block_size)
+    if reference_radii is None:
+        reference_half = radii(rows[1], k, block_size) / 2
+    else:
+        reference_half = np.asarray(reference_radii, dtype=np.float64) / 2
+        if reference_half.shape != (len(rows[1]),) or not (np.isfinite(reference_half).all() and (reference_half >= 0).all()):
+            raise InputError(
+                f"reference_radii must be {len(rows[1])} finite squared distances, found shape {list(reference_half.shape)}",
+                fix="pass radii(reference, k)",
+            )
+    generated_half = radii(rows[0], k, block_size) / 2
+
+    mean = rows[1].mean(axis=0, dtype=_working_dtype(*rows))
+    fakes, reals = (_Blocks(features, mean, block_size) for features in rows)
+    reach_fakes, reach_reals = _round_up(generated_half, mean.dtype)[:, None], _round_up(reference_half, mean.dtype)[None, :]
+    precise, covered, recalled = np.zeros(len(rows[0]), bool), np.zeros(len(rows[1]), bool), np.zeros(len(rows[1]), bool)
+    held = 0
+    for start in fakes.starts:
+        block = fakes.block(start)
+        for other_start in reals.starts:
+            other = reals.block(other_start)
+            bounds = _lower_bounds(block, other)
+            i, j, lower = _entries(bounds, bounds <= reach_reals[:, other.span])
+            i, j = i + start, j + other_start
+            inside = _inside(fakes, reals, (i, j), lower, reference_half[j])
+            precise[i[inside]] = covered[j[inside]] = True
+            held += int(np.count_nonzero(inside))
+            i, j, lower = _entries(bounds, bounds <= reach_fakes[block.span])
+            i, j = i + start, j + other_start
+            recalled[j[_inside(fakes, reals, (i, j), lower, generated_half[i])]] = True
+    return PrecisionRecall(
+        precision=float(precise.mean()),
+        recall=float(recalled.mean()),
+        density=held / (k * len(rows[0])),
+        coverage=float(covered.mean()),
+    )

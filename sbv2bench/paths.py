@@ -1,0 +1,34 @@
+"""Where things lie on this machine. Nothing is created here: whoever writes makes the folder."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import platformdirs
+
+
+def home() -> Path:
+    """The cache: $SBV2BENCH_HOME, else the platform's cache folder. Everything in it may be deleted."""
+    chosen = os.environ.get("SBV2BENCH_HOME")
+    return Path(chosen).expanduser() if chosen else platformdirs.user_cache_path("sbv2bench")
+
+
+def features_dir() -> Path:
+    """Features and scores, keyed by content."""
+    return home() / "features"
+
+
+def images_dir() -> Path:
+    """Generated images that are kept."""
+    return home() / "images"
+
+
+def assets_dir() -> Path:
+    """Downloads and the hashes of weights."""
+    return home() / "assets"
+
+
+def package_weights() -> Path:
+    """The folder of the weights that ship in the package."""
+    return Path(__file__).parent / "mini" / "weights"

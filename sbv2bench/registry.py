@@ -1,0 +1,236 @@
+"""One Registry of everything that has a name: built-in catalogs, plugins and the user's catalog come in by the same door.
+
+A model may also be a folder or a hub id that no catalog names; what it is sampled by is then stated in its spec.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib.metadata
+import json
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast, get_args
+
+from sbv2bench import catalog
+from sbv2bench.errors import InputError, SBV2BenchError
+from sbv2bench.specs import ExtractorSpec, Family, MetricSpec, ModelSpec, SamplerSpec, Spec, SuiteSpec
+
+PLUGINS = "sbv2bench.plugins"  # entry-point group: a module with register(registry)
+BUILT_IN = "built-in"
+KINDS: dict[str, type[Spec]] = {kind: spec_class for kind, spec_class in catalog.SECTIONS.values()}
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp"})
+_ID = re.compile(r"[A-Za-z0-9_][\w.+-]*(/[A-Za-z0-9_][\w.+-]*)?")
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """An entry point of the group, and what happened when it was loaded (None: it registered)."""
+
+    name: str
+    distribution: str
+    error: str | None = None
+
+
+@dataclass
+class Registry:
+    """Tables of specs by id. Make it by `Registry.load`; `Registry()` is empty."""
+
+    models: dict[str, ModelSpec] = field(default_factory=dict)
+    suites: dict[str, SuiteSpec] = field(default_factory=dict)
+    extractors: dict[str, ExtractorSpec] = field(default_factory=dict)
+    metrics: dict[str, MetricSpec] = field(default_factory=dict)
+    samplers: dict[str, SamplerSpec] = field(default_factory=dict)
+    plugins: list[Plugin] = field(default_factory=list)
+    sources: dict[tuple[str, str], str] = field(default_factory=dict)  # (kind, id) -> who registered it
+    source: str = BUILT_IN  # who is registering now
+
+    @classmethod
+    def load(cls, catalog_file: Path | None = None) -> Registry:
+        """Built-ins, then plugins, then the user's catalog: the file given, else $SBV2BENCH_CATALOG, else ./sbv2bench.yaml.
+
+        Raises InputError on a catalog that is wrong. A plugin that fails is kept in `plugins` with its error.
+        """
+        registry = cls()
+        for name, text in catalog.built_in():
+            registry.add_catalog(text, name)
+        registry._load_plugins()
+        path = _user_catalog(catalog_file)
+        if path is not None:
+            registry.source = f"catalog {path.name}"
+            registry.add_catalog(path.read_text("utf-8"), str(path), path.resolve().parent)
+        return registry
+
+    def add(self, kind: str, spec: Spec, replaces: bool = False) -> None:
+        """Register a spec under its id. kind: model, suite, extractor, metric or sampler.
+
+        Raises InputError if the kind or the id cannot be, or if the id is taken and `replaces` is not said.
+        """
+        if not isinstance(spec, KINDS.get(kind, ())):
+            raise InputError(f"{self.source}: add({kind!r}, {type(spec).__name__}), expected a kind of {', '.join(KINDS)} and its spec")
+        table, name = self.table(kind), str(spec.id)  # type: ignore[attr-defined]
+        if not _ID.fullmatch(name):
+            raise InputError(f"{self.source}: {kind} id {name!r}, expected letters, digits and . _ + - (family/name for a model)")
+        if isinstance(spec, ModelSpec) and name.partition("/")[0] != spec.family:
+            raise InputError(f"{self.source}: model {name!r} of family {spec.family}, expected the id {spec.family}/...")
+        if name in table and not replaces:
+            raise InputError(
+                f"{self.source}: {kind} {name!r} is taken (by {self.sources[kind, name]})",
+                "choose another id, or say `replaces: true` if you mean to replace it",
+            )
+        table[name] = spec
+        self.sources[kind, name] = self.source
+
+    def add_catalog(self, text: str, name: str, folder: Path | None = None) -> None:
+        """Register everything that a YAML catalog declares. folder: what relative model locations are relative to."""
+        for declared in catalog.read(text, name, folder, self.suites):
+            self.add(declared.kind, declared.spec, declared.replaces)
+
+    def table(self, kind: str) -> dict[str, Any]:
+        """The table of a kind: id -> spec."""
+        return cast("dict[str, Any]", getattr(self, f"{kind}s"))
+
+    def suite(self, name: str) -> SuiteSpec:
+        """A suite whose extractors and metrics are all known. Raises InputError with a suggestion."""
+        found: SuiteSpec = self._find("suite", name)
+        for extractor in (found.features, found.clip, found.hps):
+            if extractor is not None:
+                self.extractor(extractor)
+        for metric in found.metrics:
+            self.metric(metric)
+        return found
+
+    def extractor(self, name: str) -> ExtractorSpec:
+        """An extractor by id. Raises InputError with a suggestion."""
+        return cast(ExtractorSpec, self._find("extractor", name))
+
+    def metric(self, flag: str) -> MetricSpec:
+        """A metric by its flag. Raises InputError with a suggestion."""
+        return cast(MetricSpec, self._find("metric", flag))
+
+    def sampler(self, kind: str) -> SamplerSpec:
+        """A way to sample by its kind. Raises InputError with a suggestion."""
+        return cast(SamplerSpec, self._find("sampler", kind))
+
+    def model(self, reference: str, suite: SuiteSpec | str | None = None) -> ModelSpec:
+        """The model that a user names: a qualified id, a bare name of the suite's family, an alias, a folder, a hub id.
+
+        suite: what it is to be evaluated on (default: only looked up, bare names take the family `mini`).
+        Raises InputError if there is none, or if its family does not fit the suite.
+        """
+        wanted = self.suite(suite) if isinstance(suite, str) else suite
+        found = self._model(reference, wanted.family if wanted is not None else "mini")
+        if wanted is not None and found.family not in ("local", wanted.family):
+            own = f"{wanted.family}/{found.id.partition('/')[2]}"
+            fix = f"--model {own}" if own in self.models else f"sbv2bench list models shows those of family {wanted.family}"
+            raise InputError(f"model {found.id} is of family {found.family}, expected family {wanted.family} for suite {wanted.id}", fix)
+        self.sampler(found.sampler)
+        return found
+
+    def _model(self, reference: str, family: str) -> ModelSpec:
+        for candidate in (reference, f"{family}/{reference}", f"local/{reference}"):
+            if candidate in self.models:
+                return self.models[candidate]
+        for spec in self.models.values():
+            if reference in spec.aliases:
+                return spec
+        folder = Path(reference).expanduser()
+        if folder.exists() and reference:
+            return model_in_folder(folder)
+        if reference.startswith(("./", "../", "/", "~")):
+            raise InputError(f"model folder: {reference!r} does not exist")
+        hub = reference.removeprefix("hub:")
+        close = suggestion(reference, [*self.models, *(name for s in self.models.values() for name in s.aliases)])
+        known_family = hub.partition("/")[0] in get_args(Family)
+        if re.fullmatch(r"[\w.-]+/[\w.-]+", hub) and (hub != reference or not (known_family or close)):
+            return ModelSpec(id=f"local/{hub.replace('/', '--')}", sampler="pipeline", location=f"hub:{hub}", origin=f"hub:{hub}",
+                             description=_by_defaults("a hub model that no catalog names"))  # fmt: skip
+        raise self._unknown("model", reference)
+
+    def _find(self, kind: str, name: str) -> Any:
+        found = self.table(kind).get(name)
+        if found is None:
+            raise self._unknown(kind, name)
+        return found
+
+    def _unknown(self, kind: str, name: str) -> InputError:
+        known = self.table(kind)
+        bare = [key.partition("/")[2] for key in known] if kind == "model" else []
+        close = suggestion(name, [*known, *bare])
+        listed = f"sbv2bench list {kind}s" if kind in ("model", "suite", "metric") else f"known are {', '.join(known)}"
+        failed = "; ".join(f"plugin {plugin.name} did not load: {plugin.error}" for plugin in self.plugins if plugin.error)
+        return InputError(
+            f"unknown {kind} {name!r}" + (f", did you mean {close!r}?" if close else "") + (f"\n{failed}" if failed else ""), listed
+        )
+
+    def _load_plugins(self) -> None:
+        for entry in sorted(importlib.metadata.entry_points(group=PLUGINS), key=lambda entry: entry.name):
+            owner = entry.dist
+            distribution = f"{owner.name} {owner.version}" if owner is not None else "unknown"
+            before = {kind: dict(self.table(kind)) for kind in KINDS}
+            self.source = f"plugin {entry.name}"
+            error = None
+            try:
+                entry.load().register(self)
+            except Exception as failure:  # somebody else's code: whatever it raises must not take the built-ins away
+                text = failure.message if isinstance(failure, SBV2BenchError) else f"{type(failure).__name__}: {failure}"
+                error = " ".join(text.split())[:200]
+                for kind, table in before.items():  # all of a plugin, or nothing
+                    self.table(kind).clear()
+                    self.table(kind).update(table)
+            self.plugins.append(Plugin(entry.name, distribution, error))
+
+
+def suggestion(name: str, known: Iterable[str]) -> str | None:
+    """The known name that is closest to a name that is not, if any is close."""
+    by_lower = {candidate.lower(): candidate for candidate in known}
+    close = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.6)
+    return by_lower[close[0]] if close else None
+
+
+def _user_catalog(given: Path | None) -> Path | None:
+    named = given or (Path(os.environ["SBV2BENCH_CATALOG"]) if os.environ.get("SBV2BENCH_CATALOG") else None)
+    if named is None:
+        default = Path("sbv2bench.yaml")
+        return default if default.is_file() else None
+    path = named.expanduser()
+    if not path.is_file():
+        raise InputError(f"{'--catalog' if given else 'SBV2BENCH_CATALOG'}: {named} does not exist, expected a YAML file")
+    return path
+
+
+def _by_defaults(what: str) -> str:
+    fields = ModelSpec.model_fields
+    return f"{what}; sampled by defaults: its own pipeline, {fields['steps'].default} steps, guidance {fields['guidance_scale'].default:g}"
+
+
+def model_in_folder(folder: Path) -> ModelSpec:
+    """What a folder is: as its sbv2bench.json says, else a diffusers pipeline by stated defaults, else a folder of images.
+
+    Raises InputError if it is none of these.
+    """
+    if not folder.is_dir():
+        raise InputError(f"model: {folder} is a file, expected a model's folder, an id or a hub id")
+    name = re.sub(r"[^\w.+-]", "_", folder.resolve().name).lstrip(".+-") or "folder"
+    identity = {"id": f"local/{name}", "family": "local", "location": str(folder)}
+    declared = folder / "sbv2bench.json"
+    if declared.is_file():
+        try:
+            fields = json.loads(declared.read_text("utf-8"))
+        except ValueError as error:
+            raise InputError(f"{declared}: found text that is not JSON ({error}), expected a ModelSpec") from error
+        if not isinstance(fields, dict):
+            raise InputError(f"{declared}: found {type(fields).__name__}, expected the fields of a ModelSpec")
+        return catalog.parse(ModelSpec, {**fields, **identity}, str(declared))
+    if (folder / "model_index.json").is_file():
+        return ModelSpec.model_validate({**identity, "sampler": "pipeline", "description": _by_defaults("a pipeline folder")})
+    if any(path.suffix.lower() in IMAGE_SUFFIXES for path in folder.iterdir()):
+        return ModelSpec.model_validate({**identity, "sampler": "image_folder", "description": "images that exist already"})
+    raise InputError(
+        f"model folder: {folder} is neither a model nor images\n"
+        f"found {', '.join(sorted(path.name for path in folder.iterdir())[:4]) or 'nothing in it'}, "
+        "expected sbv2bench.json, model_index.json or *.png, *.jpg, *.webp"
+    )

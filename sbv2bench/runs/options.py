@@ -1,0 +1,139 @@
+"""What a user may ask of a run: the options of `eval`, checked by themselves before anything is read or imported."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from sbv2bench.errors import InputError
+
+SaveImages = Literal["none", "sample", "all"]
+# progress(stage, done, total): called as images are finished, from one thread. stage is what people read ("generate").
+Progress = Callable[[str, int, int], None]
+
+DTYPES = ("auto", "float32", "float16", "bfloat16")
+DEVICES = ("auto", "cpu", "cuda", "mps")
+SAVE_IMAGES = ("none", "sample", "all")
+MAX_STEPS, MAX_GUIDANCE, MAX_BATCH, MAX_REPEATS, MAX_SEED = 1000, 100.0, 10_000, 1000, 2**63
+
+
+@dataclass(frozen=True)
+class EvalOptions:
+    """Options of one evaluation. Make it by `EvalOptions.validated`, which refuses what cannot be meant.
+
+    metrics: flags of --metrics; None is all of the suite's. limit: first images only, marks the result partial.
+    seed, repeats: generation seeds seed, seed + 1, ... steps, guidance_scale: None keeps the model's own.
+    batch_size: the compute block; None keeps the suite's. results: folder of the result files.
+    """
+
+    metrics: tuple[str, ...] | None = None
+    limit: int | None = None
+    seed: int = 0
+    repeats: int = 1
+    steps: int | None = None
+    guidance_scale: float | None = None
+    device: str = "auto"
+    dtype: str = "auto"
+    batch_size: int | None = None
+    results: Path = Path("results")
+    save_images: SaveImages = "none"
+    dry_run: bool = False
+    use_cache: bool = True
+    catalog: Path | None = None
+
+    @classmethod
+    def validated(
+        cls,
+        *,
+        metrics: str | tuple[str, ...] | None = None,
+        limit: int | None = None,
+        seed: int = 0,
+        repeats: int = 1,
+        steps: int | None = None,
+        guidance_scale: float | None = None,
+        device: str = "auto",
+        dtype: str = "auto",
+        batch_size: int | str | None = None,
+        results: Path | str = Path("results"),
+        save_images: str = "none",
+        dry_run: bool = False,
+        use_cache: bool = True,
+        catalog: Path | str | None = None,
+    ) -> EvalOptions:
+        """Options as typed ("fid,pr", "auto", "16") to options as used. Raises InputError naming the option."""
+        _whole("--limit", limit, 2, None, "a whole number of at least 2 (a spread needs two images)")
+        _whole("--seed", seed, 0, MAX_SEED - 1, "a whole number from 0 to 2**63 - 1")
+        _whole("--repeats", repeats, 1, MAX_REPEATS, f"a whole number from 1 to {MAX_REPEATS}")
+        _whole("--seed", seed + repeats - 1, 0, MAX_SEED - 1, "the seed of the last repeat (seed + repeats - 1) below 2**63")
+        _whole("--steps", steps, 1, MAX_STEPS, f"a whole number from 1 to {MAX_STEPS}")
+        if guidance_scale is not None and not (math.isfinite(guidance_scale) and 0 <= guidance_scale <= MAX_GUIDANCE):
+            raise _refused("--guidance-scale", guidance_scale, f"a number from 0 to {MAX_GUIDANCE:g} (1 is no guidance)")
+        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?|mps", device):
+            raise _refused("--device", device, "auto, cpu, cuda, cuda:N or mps", _closest(device, DEVICES))
+        _choice("--dtype", dtype, DTYPES)
+        _choice("--save-images", save_images, SAVE_IMAGES)
+        return cls(
+            metrics=_metrics(metrics),
+            limit=limit,
+            seed=seed,
+            repeats=repeats,
+            steps=steps,
+            guidance_scale=guidance_scale,
+            device=device,
+            dtype=dtype,
+            batch_size=_batch_size(batch_size),
+            results=Path(results).expanduser(),
+            save_images=save_images,  # type: ignore[arg-type]  # checked by _choice
+            dry_run=dry_run,
+            use_cache=use_cache,
+            catalog=None if catalog is None else Path(catalog).expanduser(),
+        )
+
+
+def _refused(option: str, found: object, expected: str, suggestion: str | None = None) -> InputError:
+    return InputError(f"{option}: found {found!r}, expected {expected}", f"{option} {suggestion}" if suggestion else None)
+
+
+def _closest(word: str, choices: tuple[str, ...]) -> str | None:
+    aliases = {"gpu": "cuda", "nvidia": "cuda", "fp32": "float32", "fp16": "float16", "half": "float16", "bf16": "bfloat16"}
+    if word.lower() in aliases:
+        return aliases[word.lower()]
+    found = difflib.get_close_matches(word.lower(), choices, n=1, cutoff=0.5)
+    return found[0] if found else None
+
+
+def _choice(option: str, found: str, choices: tuple[str, ...]) -> None:
+    if found not in choices:
+        raise _refused(option, found, f"one of {', '.join(choices)}", _closest(found, choices))
+
+
+def _whole(option: str, found: int | None, low: int, high: int | None, expected: str) -> None:
+    if found is not None and (found < low or (high is not None and found > high)):
+        raise _refused(option, found, expected)
+
+
+def _metrics(found: str | tuple[str, ...] | None) -> tuple[str, ...] | None:
+    """Flags in the order given, each once; None and "all" are all of the suite's."""
+    if found is None:
+        return None
+    flags = tuple(flag.strip() for flag in (found.split(",") if isinstance(found, str) else found))
+    if not flags or not all(flags):
+        raise _refused("--metrics", found, "all, or flags with commas between, like fid,pr,clip", "all")
+    return None if "all" in flags else tuple(dict.fromkeys(flags))
+
+
+def _batch_size(found: int | str | None) -> int | None:
+    if found is None or found == "auto":
+        return None
+    try:
+        size = int(found)
+    except ValueError:
+        size = 0
+    if not 1 <= size <= MAX_BATCH:
+        raise _refused("--batch-size", found, f"auto or a whole number from 1 to {MAX_BATCH}", "auto")
+    return size

@@ -1,0 +1,202 @@
+"""Network weights as dictionaries: read and checked, compared, folded with LoRA, merged.
+
+The trainer's `merge` and the catalog's merged models call the same two functions, `fold_lora` and `interpolate`.
+A state dict maps a parameter's name to a CPU tensor; nothing here changes its inputs.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from sbv2bench.data.assets import ALLOW_PICKLE, PICKLES, pickles_allowed, read_json
+from sbv2bench.errors import IntegrityError, PrerequisiteError
+
+StateDict = dict[str, Tensor]
+COPY_AGAIN = "copy or download the file again"
+_SHOWN = 3  # names in an error message
+
+
+def load_state_dict(path: Path) -> StateDict:
+    """Every tensor of a weights file, or of the (possibly sharded) weights in a folder: name -> CPU tensor as stored.
+
+    Raises PrerequisiteError where there are none, IntegrityError for a broken file, and for a pickle unless
+    SBV2BENCH_ALLOW_PICKLE=1 (then read with weights_only=True).
+    """
+    if not path.exists():
+        raise PrerequisiteError(f"{path}: weights file not found")
+    if path.is_dir():
+        return _load_folder(path)
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        return _load_pickle(path)
+    except (SafetensorError, EOFError, RuntimeError, ValueError, OSError) as error:
+        raise IntegrityError(f"{path}: not a whole weights file ({_first_line(error)})", COPY_AGAIN) from error
+
+
+def _load_folder(folder: Path) -> StateDict:
+    indices = sorted(folder.glob("*.safetensors.index.json"))
+    files = sorted(folder.glob("*.safetensors")) or sorted(x for x in folder.iterdir() if x.suffix in PICKLES)
+    if not files:
+        raise PrerequisiteError(f"{folder}: no weights found, expected *.safetensors")
+    files = [file for file in files if "." not in file.stem] or files  # model.fp16.safetensors is a variant of model.safetensors
+    if indices:
+        files = [folder / name for name in sorted(set(read_json(indices[0])["weight_map"].values()))]
+    elif len(files) > 1:
+        names = ", ".join(file.name for file in files[:_SHOWN])
+        raise IntegrityError(
+            f"{folder}: {len(files)} weights files ({names}), expected one, or a *.safetensors.index.json that lists them"
+        )
+    state: StateDict = {}
+    for file in files:
+        state |= load_state_dict(file)
+    return state
+
+
+def _load_pickle(path: Path) -> StateDict:
+    if not pickles_allowed():
+        raise IntegrityError(
+            f"{path}: found pickled weights, expected *.safetensors; reading a pickle can run any code that is in it",
+            f"convert it to safetensors, or set {ALLOW_PICKLE}=1 if you trust its author",
+        )
+    content = torch.load(path, map_location="cpu", weights_only=True)
+    content = content.get("state_dict", content) if isinstance(content, dict) else content
+    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise IntegrityError(f"{path}: found {type(content).__name__}, expected a dictionary of tensors")
+    return content
+
+
+def compare_keys(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], what: str) -> None:
+    """Raises IntegrityError unless both have the same names and shapes; what: whose weights these are, for the message."""
+    missing, extra = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
+    reshaped = [
+        f"{key} {list(found[key].shape)} for {list(expected[key].shape)}"
+        for key in sorted(found.keys() & expected.keys())
+        if found[key].shape != expected[key].shape
+    ]
+    kinds = {"missing": missing, "not expected": extra, "of another shape": reshaped}
+    if parts := [f"{len(names)} {kind} ({some(names)})" for kind, names in kinds.items() if names]:
+        raise IntegrityError(f"{what}: {len(expected)} tensors expected; " + "; ".join(parts))
+
+
+def some(names: list[str]) -> str:
+    """The first few names, and how many more."""
+    more = len(names) - _SHOWN
+    return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def interpolate(a: Mapping[str, Tensor], b: Mapping[str, Tensor], weight: float) -> StateDict:
+    """weight a + (1 - weight) b over the whole state dict (SwiftBrush v2, equation 6).
+
+    Between the ends: floating tensors in float32 (float64 where they are), integer buffers copied from a. At weight 1 a
+    bitwise copy of a, at 0 of b, dtypes included. Raises IntegrityError where names, shapes or kinds of numbers differ.
+    """
+    if not 0.0 <= weight <= 1.0:
+        raise ValueError(f"weight: found {weight}, expected 0 to 1")
+    compare_keys(b, a, "merge: the second model beside the first")
+    mixed = sorted(key for key in a if a[key].is_floating_point() != b[key].is_floating_point())
+    if mixed:
+        raise IntegrityError(f"merge: {len(mixed)} tensors are floating in one model and integer in the other ({some(mixed)})")
+    if weight in {0.0, 1.0}:
+        return {key: value.clone() for key, value in (a if weight == 1.0 else b).items()}
+    return {key: _mix(a[key], b[key], weight) for key in a}
+
+
+def _mix(a: Tensor, b: Tensor, weight: float) -> Tensor:
+    if not a.is_floating_point():
+        return a.clone()
+    return weight * _float32(a) + (1.0 - weight) * _float32(b)
+
+
+def _float32(x: Tensor) -> Tensor:
+    return x if x.dtype == torch.float64 else x.to(torch.float32)
+
+
+@dataclass(frozen=True)
+class LoraSettings:
+    """What a LoRA adapter's tensors do not say themselves; the fields are those of peft's adapter_config.json."""
+
+    lora_alpha: float
+    use_rslora: bool = False  # alpha / sqrt(rank) in place of alpha / rank
+    alpha_pattern: Mapping[str, float] = field(
+        default_factory=dict
+    )  # end of a module's name, a regular expression -> its own alpha
+    base: str = ""  # location of the model that the adapter belongs to
+
+    def scale(self, module: str, rank: int) -> float:
+        """What multiplies B A of one module."""
+        own = [alpha for name, alpha in self.alpha_pattern.items() if re.fullmatch(rf"(.*\.)?({name})", module)]
+        return float((own or [self.lora_alpha])[0]) / (math.sqrt(rank) if self.use_rslora else rank)
+
+
+def load_adapter(folder: Path) -> tuple[StateDict, LoraSettings]:
+    """A LoRA adapter in peft's layout: adapter_model.safetensors and adapter_config.json.
+
+    Raises PrerequisiteError where a file is missing, IntegrityError for kinds of adapter that `fold_lora` cannot fold.
+    """
+    path = folder / "adapter_config.json"
+    if not path.is_file():
+        raise PrerequisiteError(f"{path}: not found, expected an adapter in peft's layout")
+    config: dict[str, Any] = read_json(path)
+    beyond = [key for key in ("use_dora", "fan_in_fan_out", "modules_to_save") if config.get(key)]
+    beyond += ["bias"] if config.get("bias", "none") != "none" else []
+    if config.get("peft_type", "LORA") != "LORA" or beyond:
+        raise IntegrityError(
+            f"{path}: found {config.get('peft_type')} with {some(beyond) or 'its own rules'}, expected plain LoRA"
+        )
+    settings = LoraSettings(
+        lora_alpha=float(config["lora_alpha"]),
+        use_rslora=bool(config.get("use_rslora")),
+        alpha_pattern=config.get("alpha_pattern") or {},
+        base=config.get("base_model_name_or_path") or "",
+    )
+    return load_state_dict(folder / "adapter_model.safetensors"), settings
+
+
+def fold_lora(weights: Mapping[str, Tensor], adapter: Mapping[str, Tensor], settings: LoraSettings) -> StateDict:
+    """W + scale B A for every module that the adapter names; linear and convolution layers. All floating tensors in float32.
+
+    adapter: peft's names, with or without its "base_model.model." or diffusers' "unet." in front, `lora_A` [r, in, ...]
+    and `lora_B` [out, r, ...]. Scale: alpha / r (Hu et al. 2021, section 4.1). Raises IntegrityError on a tensor that
+    has no place.
+    """
+    pairs: dict[str, dict[str, Tensor]] = {}
+    for key, value in adapter.items():
+        module, side = _lora_place(key)
+        if f"{module}.weight" not in weights:
+            raise IntegrityError(f"adapter: {key} has no place, the network has no {module}.weight")
+        pairs.setdefault(module, {})[side] = value.to(torch.float32)
+    folded = {key: _float32(value).clone() if value.is_floating_point() else value.clone() for key, value in weights.items()}
+    for module, pair in pairs.items():
+        if pair.keys() != {"lora_A", "lora_B"}:
+            raise IntegrityError(f"adapter: {module} has only {next(iter(pair))}, expected lora_A and lora_B")
+        a, b = pair["lora_A"], pair["lora_B"]
+        base = folded[f"{module}.weight"]
+        if a.ndim != base.ndim or b.shape[:2] != (base.shape[0], a.shape[0]) or a.shape[1:] != base.shape[1:]:
+            shapes = f"lora_A {list(a.shape)} and lora_B {list(b.shape)} on a weight {list(base.shape)}"
+            raise IntegrityError(f"adapter: {module} has {shapes}")
+        folded[f"{module}.weight"] = base + settings.scale(module, len(a)) * torch.einsum("or,r...->o...", b.flatten(1), a)
+    return folded
+
+
+def _lora_place(key: str) -> tuple[str, str]:
+    """A tensor of an adapter -> (module it belongs to, "lora_A" or "lora_B")."""
+    for side in ("lora_A", "lora_B"):
+        module, found, rest = key.partition(f".{side}.")
+        if found and rest in {"weight", "default.weight"}:
+            return module.removeprefix("base_model.model.").removeprefix("unet."), side
+    raise IntegrityError(f"adapter: found a tensor {key}, expected names that end in lora_A.weight or lora_B.weight")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0][:120]

@@ -1,0 +1,148 @@
+"""Random-weight models in genuine diffusers layouts, small enough that a test can write and sample one in a second.
+
+They make noise, not pictures: what is tested is plumbing and arithmetic, never quality.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, AutoencoderTiny, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+TOKENS = 16  # the text encoder's maximum length
+IMAGE_SIZE = 32
+CHARACTERS = "abcdefghijklmnopqrstuvwxyz0123456789,.!-'"
+WORDS = ("red", "blue", "circle", "square", "photo", "of", "large", "star")
+
+
+def write_tiny_pipeline(
+    folder: Path,
+    prediction_type: str = "v_prediction",
+    latent_channels: int = 8,
+    seed: int = 0,
+    vae: str = "AutoencoderKL",
+    scheduler: object | None = None,
+) -> Path:
+    """Write a StableDiffusionPipeline folder (32 px images, 8x8 latents, 16 tokens, float32 safetensors); returns it.
+
+    prediction_type: epsilon, v_prediction or sample. vae: AutoencoderKL or AutoencoderTiny (scaling_factor 1).
+    scheduler: a diffusers scheduler; by default DDIM with Stable Diffusion's constants and trailing timesteps.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        pipeline = StableDiffusionPipeline(
+            vae=_tiny_vae(latent_channels) if vae == "AutoencoderTiny" else _kl_vae(latent_channels),
+            text_encoder=_text_encoder(),
+            tokenizer=tiny_tokenizer(),
+            unet=tiny_unet(latent_channels),
+            scheduler=sd_scheduler(prediction_type) if scheduler is None else scheduler,
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        )
+    pipeline.save_pretrained(folder)
+    return Path(folder)
+
+
+def sd_scheduler(
+    prediction_type: str = "v_prediction", scheduler_class: type = DDIMScheduler, **changes: object
+) -> DDIMScheduler:
+    """A diffusers scheduler with Stable Diffusion's schedule: scaled_linear 0.00085 .. 0.012, 1000 steps, trailing."""
+    constants = {
+        "beta_start": 0.00085,
+        "beta_end": 0.012,
+        "beta_schedule": "scaled_linear",
+        "num_train_timesteps": 1000,
+        "prediction_type": prediction_type,
+        "timestep_spacing": "trailing",
+        "steps_offset": 1,
+    }
+    if scheduler_class is DDIMScheduler:
+        constants |= {"clip_sample": False, "set_alpha_to_one": False}
+    return scheduler_class(**(constants | changes))
+
+
+def tiny_tokenizer() -> CLIPTokenizer:
+    """A CLIPTokenizer whose vocabulary is a few characters and a few words."""
+    vocabulary: dict[str, int] = {}
+    for character in CHARACTERS:
+        vocabulary[character] = len(vocabulary)
+        vocabulary[character + "</w>"] = len(vocabulary)
+    merges: list[tuple[str, str]] = []
+    for word in WORDS:
+        built = word[0]
+        for place, character in enumerate(word[1:], start=2):
+            piece = character + ("</w>" if place == len(word) else "")
+            if (built, piece) not in merges:
+                merges.append((built, piece))
+            built += piece
+            vocabulary.setdefault(built, len(vocabulary))
+    for special in ("<|startoftext|>", "<|endoftext|>"):
+        vocabulary[special] = len(vocabulary)
+    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=TOKENS)
+
+
+def tiny_unet(latent_channels: int = 8) -> UNet2DConditionModel:
+    """UNet2DConditionModel on [B, latent_channels, 8, 8], about 0.2 M parameters."""
+    return UNet2DConditionModel(
+        sample_size=8,
+        in_channels=latent_channels,
+        out_channels=latent_channels,
+        block_out_channels=(16, 32),
+        layers_per_block=1,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        cross_attention_dim=16,
+        attention_head_dim=2,
+        norm_num_groups=8,
+    )
+
+
+def _text_encoder() -> CLIPTextModel:
+    tokenizer = tiny_tokenizer()
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=16,
+            intermediate_size=32,
+            projection_dim=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            max_position_embeddings=TOKENS,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+            initializer_factor=4.0,  # so that captions differ in the picture although nothing was trained
+        )
+    )
+
+
+def _kl_vae(latent_channels: int) -> AutoencoderKL:
+    return AutoencoderKL(
+        block_out_channels=(8, 8, 16),
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        layers_per_block=1,
+        latent_channels=latent_channels,
+        norm_num_groups=8,
+        sample_size=IMAGE_SIZE,
+        scaling_factor=0.18215,
+    )
+
+
+def _tiny_vae(latent_channels: int) -> AutoencoderTiny:
+    vae = AutoencoderTiny(
+        encoder_block_out_channels=(8, 8, 8),
+        decoder_block_out_channels=(8, 8, 8),
+        num_encoder_blocks=(1, 1, 1),
+        num_decoder_blocks=(1, 1, 1),
+        latent_channels=latent_channels,
+        scaling_factor=1.0,
+        upsampling_scaling_factor=2,
+    )
+    with torch.no_grad():
+        vae.decoder.layers[-1].weight *= 20.0  # so that pictures are not all black although nothing was trained
+        vae.decoder.layers[-1].bias += 0.5
+    return vae

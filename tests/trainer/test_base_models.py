@@ -1,0 +1,127 @@
+"""The stages that make the mini family: exact resume, process independence, the tokenizer, the recipes, shipping."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from reference_trainer.base_models.extractor import ExtractorConfig, ExtractorStage
+from reference_trainer.base_models.stage import train, training_batch
+from reference_trainer.base_models.tokenizer import write_tokenizer
+from reference_trainer.ladder import RUNGS, climb, read_recipe
+from sbv2bench.errors import InputError, PrerequisiteError
+from sbv2bench.mini import world
+
+
+class QuickExtractor(ExtractorStage):
+    """Measures nothing, so that a test takes a second."""
+
+    def measure(self, network: torch.nn.Module, folder: Path) -> dict[str, float]:
+        return {}
+
+
+class StopsAt(QuickExtractor):
+    """Raises at a step, as a killed sitting would."""
+
+    def loss(self, network, batch, step):  # type: ignore[no-untyped-def]
+        if step == 5:
+            raise KeyboardInterrupt
+        return super().loss(network, batch, step)
+
+
+def config(**changes: object) -> ExtractorConfig:
+    values = {"stage": "extractor", "seed": 3, "steps": 7, "batch_size": 8, "learning_rate": 1e-3, "checkpoint_every": 2, "log_every": 3}
+    return ExtractorConfig.model_validate(values | {"ema_decay": 0.9} | changes)
+
+
+def exported(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "export" / "model.safetensors")
+
+
+def test_a_killed_stage_resumes_to_the_same_bits(tmp_path: Path) -> None:
+    assert train(partial(QuickExtractor, config(), {}), tmp_path / "whole", 1)
+    with pytest.raises(KeyboardInterrupt):
+        train(partial(StopsAt, config(), {}), tmp_path / "killed", 1)
+    assert not (tmp_path / "killed" / "done.json").exists()
+    assert train(partial(QuickExtractor, config(), {}), tmp_path / "killed", 1)
+    whole, killed = exported(tmp_path / "whole"), exported(tmp_path / "killed")
+    assert whole.keys() == killed.keys()
+    for name, value in whole.items():
+        assert torch.equal(value, killed[name]), name
+    other = tmp_path / "other"
+    train(partial(QuickExtractor, config(seed=4), {}), other, 1)
+    assert not torch.equal(exported(other)["heads.style.weight"], whole["heads.style.weight"])
+
+
+def test_a_sitting_ends_in_time_and_is_resumed(tmp_path: Path) -> None:
+    make = partial(QuickExtractor, config(), {})
+    assert not train(make, tmp_path, 1, stop_after_seconds=0.0)
+    step = json.loads((tmp_path / "log.jsonl").read_text().splitlines()[-1])["step"] if (tmp_path / "log.jsonl").exists() else 0
+    assert step < 7
+    assert train(make, tmp_path, 1)
+    assert json.loads((tmp_path / "done.json").read_text())["steps"] == 7
+
+
+def test_processes_share_the_batch_without_overlap() -> None:
+    whole = training_batch(config(), 4, 0, 1)
+    halves = [training_batch(config(), 4, rank, 2) for rank in range(2)]
+    assert np.array_equal(whole.keys, np.concatenate([half.keys for half in halves]))
+    assert torch.equal(whole.images, torch.cat([half.images for half in halves]))
+    assert not set(whole.keys) & set(training_batch(config(), 5, 0, 1).keys)
+
+
+def test_two_processes_train_as_one(tmp_path: Path) -> None:
+    """Batch norm sees half batches, so this is a closeness of losses, not of bits: gradients are averaged, not summed."""
+    for processes in (1, 2):
+        train(partial(QuickExtractor, config(steps=4, log_every=1, batch_size=64), {}), tmp_path / str(processes), processes)
+    losses = [[json.loads(line)["loss"] for line in (tmp_path / str(p) / "log.jsonl").read_text().splitlines()] for p in (1, 2)]
+    assert len(losses[1]) == 4
+    assert np.allclose(losses[0], losses[1], rtol=0.15)
+    norms = [[json.loads(line)["gradient_norm"] for line in (tmp_path / str(p) / "log.jsonl").read_text().splitlines()] for p in (1, 2)]
+    assert np.allclose(norms[0], norms[1], rtol=0.5)
+
+
+def test_every_word_is_one_token_and_any_text_tokenises(tmp_path: Path) -> None:
+    from transformers import CLIPTokenizer
+
+    size = write_tokenizer(tmp_path)
+    tokenizer = CLIPTokenizer.from_pretrained(tmp_path)
+    assert len(tokenizer) == size
+    for caption in world.captions(world.scenes("reporting", range(500))):
+        ids = tokenizer(caption).input_ids
+        assert len(ids) == 2 + len(caption.replace(",", " ,").split())
+        assert max(ids) == ids[-1] == size - 1  # CLIP pools at the highest id
+    assert tokenizer.decode(tokenizer("Zebra café!").input_ids, skip_special_tokens=True).replace(" ", "") == "zebracafé!"
+
+
+def test_recipes_are_valid_and_typos_are_errors() -> None:
+    from importlib import import_module
+
+    for rung in RUNGS:
+        module, _, config_type = rung.target.split(":")
+        recipe = read_recipe("mini", rung.name, getattr(import_module(f"reference_trainer.base_models.{module}"), config_type))
+        assert recipe.stage == rung.name
+        assert recipe.batch_size % 2 == 0
+    with pytest.raises(ValueError, match="Extra inputs"):
+        config(learning_rat=1.0)
+
+
+def test_ladder_refuses_what_it_cannot_climb(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="full"):
+        climb("full", tmp_path, "sd21", 1, None)
+    with pytest.raises(InputError, match="sd12"):
+        climb("mini", tmp_path, "sd12", 1, None)
+
+
+def test_shipping_needs_every_rung(tmp_path: Path) -> None:
+    from reference_trainer.shipping import ship_family
+
+    with pytest.raises(PrerequisiteError, match="extractor"):
+        ship_family(tmp_path / "runs", tmp_path / "weights")
+    assert not (tmp_path / "weights").exists()
