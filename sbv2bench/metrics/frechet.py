@@ -94,11 +94,13 @@ def factor(covariance: NDArray[np.float64]) -> Float64:
     if not (np.isfinite(matrix.min()) and np.isfinite(matrix.max()) and variances.min() >= 0):
         raise InputError("a covariance must be finite, with variances >= 0")
     scale = np.sqrt(np.where(variances > 0, variances, 1.0))
-    triangle, pivots, rank, info = dpstrf(matrix / scale / scale[:, None], lower=1)
+    scaled = matrix / scale
+    scaled /= scale[:, None]
+    triangle, pivots, rank, info = dpstrf(scaled.T, lower=1, overwrite_a=1)  # the transpose lies as LAPACK wants it
     if info < 0:
         raise InputError(f"LAPACK dpstrf refused argument {-info} of a covariance of shape {list(matrix.shape)}")
-    root = np.zeros((len(matrix), rank))
-    root[pivots - 1] = np.tril(triangle)[:, :rank]
+    root = np.empty((len(matrix), rank))
+    root[pivots - 1] = np.tril(triangle[:, :rank])
     root *= scale[:, None]
     return root
 
