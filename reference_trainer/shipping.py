@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from reference_trainer.ladder import RUNGS
 from sbv2bench.errors import PrerequisiteError
 
-_SHIPPED_PICTURES = ("samples.png", "samples.txt", "reconstructions.png", "pairs.png")
+_SHIPPED_PICTURES = ("samples.png", "samples.txt", "reconstructions.png", "pairs.png", "retrieved.png", "retrieved.txt", "misread.png")
 
 
 def ship_family(runs: Path, output: Path) -> None:

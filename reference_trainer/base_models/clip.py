@@ -65,10 +65,14 @@ class ClipStage(Stage):
         keys = np.arange(2000, dtype=np.int64)
         scenes = world.scenes("choosing", keys, self.config.world_seed)
         false = world.hard_negatives(scenes, keys, self.config.world_seed)
-        images = network.encode_image(pictures(scenes, keys, self.config.world_seed), normalize=True)
+        seen = pictures(scenes, keys, self.config.world_seed)
+        images = network.encode_image(seen, normalize=True)
         true_text = network.encode_text(self.tokenize(world.captions(scenes)), normalize=True)
         false_text = network.encode_text(self.tokenize(world.captions(false)), normalize=True)
         paired, wrong = (images * true_text).sum(1), (images * false_text).sum(1)
+        nearest = (true_text[:8] @ images.T).topk(16, dim=1).indices  # each row: the 16 pictures nearest to one caption
+        write_grid(folder / "retrieved.png", seen[nearest.flatten()], columns=16)
+        (folder / "retrieved.txt").write_text("\n".join(world.captions(scenes[:8])))
         found = (images[:512] @ true_text[:512].T).argmax(1) == torch.arange(512)
         return {
             "recall_at_1_of_512": float(found.float().mean()),

@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F
 
+from reference_trainer.base_models.pictures import write_grid
 from reference_trainer.base_models.stage import Batch, Stage, StageConfig, pictures
 from sbv2bench.features.world_network import WorldNetwork
 from sbv2bench.mini import rendering, world
@@ -44,7 +45,10 @@ class ExtractorStage(Stage):
         scenes = world.scenes("choosing", keys, self.config.world_seed)
         labels = torch.from_numpy(rendering.complete(scenes, keys, self.config.world_seed))
         named = torch.from_numpy(scenes.attributes) != world.FREE
-        _, logits = network(pictures(scenes, keys, self.config.world_seed))
+        images = pictures(scenes, keys, self.config.world_seed)
+        _, logits = network(images)
         right = torch.stack([logits[name].argmax(1) == labels[:, column] for column, name in enumerate(world.ATTRIBUTES)], 1)
+        misread = (~right & named).any(1)
+        write_grid(folder / "misread.png", images[misread][:64], columns=min(16, int(misread.sum()) or 1))
         figures = {name: float(right[named[:, c], c].float().mean()) for c, name in enumerate(world.ATTRIBUTES)}
         return figures | {"all_named": float((right | ~named).all(1).float().mean())}

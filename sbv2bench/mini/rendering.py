@@ -74,12 +74,12 @@ def _draw(attributes: Ints, u: Floats) -> Floats:
 
     # Single objects: size by name, anywhere that keeps them inside. Pairs: middling objects on opposite sides.
     small = column["size"] == 0
-    radius = np.where(small, 0.30 + 0.09 * u[:, 14], 0.54 + 0.14 * u[:, 14]).astype(np.float32)
+    radius = np.where(small, 0.33 + 0.09 * u[:, 14], 0.57 + 0.13 * u[:, 14]).astype(np.float32)
     room = 0.96 - radius
     x, y = room * (2 * u[:, 15] - 1), room * (2 * u[:, 16] - 1)
     along, across = 0.47 + 0.05 * (2 * u[:, 17:19] - 1), 0.28 * (2 * u[:, 19:21] - 1)
     sideways = layout == 1
-    radius = np.where(pair, 0.33 + 0.08 * u[:, 14], radius)
+    radius = np.where(pair, 0.34 + 0.08 * u[:, 14], radius)
     x = np.where(pair, np.where(sideways, -along[:, 0], across[:, 0]), x)
     y = np.where(pair, np.where(sideways, across[:, 0], -along[:, 0]), y)
     light = u[:, 21] * 2 * np.pi
@@ -87,7 +87,7 @@ def _draw(attributes: Ints, u: Floats) -> Floats:
 
     rows = np.flatnonzero(pair)
     if len(rows):
-        radius = 0.33 + 0.08 * u[rows, 22]
+        radius = 0.34 + 0.08 * u[rows, 22]
         x = np.where(sideways[rows], along[rows, 1], across[rows, 1])
         y = np.where(sideways[rows], across[rows, 1], along[rows, 1])
         second = (column[name][rows] for name in ("shape_1", "colour_1", "texture_1"))
@@ -134,7 +134,7 @@ def _paint(canvas, rows, style, shape, colour, texture, x, y, radius, light, wav
 
     jitter = 0.09 * (u[:, 1:4] - 0.5)
     rgb = _RGB[colour] + jitter
-    pale = 0.35 * rgb + 0.65
+    pale = 0.2 * rgb + 0.8
     pattern = _pattern(texture, px * _at(radius * _HALF), py * _at(radius * _HALF), radius, u[:, 4])[..., None]
     ink = rgb[:, None, None, :] * (1 - pattern) + pale[:, None, None, :] * pattern
 
@@ -142,7 +142,7 @@ def _paint(canvas, rows, style, shape, colour, texture, x, y, radius, light, wav
     toward = px * _at(np.cos(light)) + py * _at(np.sin(light))
     shade = np.ones_like(px)
     photo, neon = _at((style == 0).astype(np.float32)), _at((style == 3).astype(np.float32))
-    shade += photo * (0.24 * np.clip(toward, -1.0, 1.0)) + painting * 0.16 * waves - neon * 0.62
+    shade += photo * (0.24 * np.clip(toward, -1.0, 1.0)) + painting * 0.16 * waves - neon * 0.5
     ink = ink * shade[..., None]
 
     under = canvas[rows]
@@ -160,14 +160,14 @@ def _paint(canvas, rows, style, shape, colour, texture, x, y, radius, light, wav
 
 def _pattern(texture: Ints, px: Floats, py: Floats, radius: Floats, phase: Floats) -> Floats:
     """How much of the pale colour shows, in [0, 1], [N, 32, 32]: none, bars, or dots. px, py in pixels of the object's frame."""
-    period = np.where(radius < 0.45, 3.6, 4.6).astype(np.float32)
+    period = np.where(radius < 0.45, 5.0, 6.4).astype(np.float32)
     k = _at(2 * np.pi / period)
     shift = _at(phase * 2 * np.pi)
     out = np.zeros_like(px)
     bars, dots = np.flatnonzero(texture == 1), np.flatnonzero(texture == 2)
-    out[bars] = np.clip(0.5 + 1.3 * np.cos(k[bars] * py[bars] + shift[bars]), 0.0, 1.0)
+    out[bars] = np.clip(0.5 + 1.4 * np.cos(k[bars] * py[bars] + shift[bars]), 0.0, 1.0)
     waves = np.cos(k[dots] * px[dots] + shift[dots]) + np.cos(k[dots] * py[dots] + shift[dots])
-    out[dots] = np.clip(1.4 * waves - 0.7, 0.0, 1.0)
+    out[dots] = np.clip(1.4 * waves - 0.5, 0.0, 1.0)
     return out
 
 

@@ -82,7 +82,7 @@ class Scenes:
 def random_uniform(seed: int, stream: int, indices: Ints, fields: int) -> NDArray[np.float64]:
     """Uniforms in [0, 1), float64 [N, fields]: splitmix64 of (seed, stream, index, field), the same on every platform."""
     with np.errstate(over="ignore"):
-        key = _mix(_mix(np.uint64(seed % 2**64)) + np.uint64(stream))
+        key = _mix(_mix(np.uint64(int(seed) % 2**64)) + np.uint64(stream))
         rows = _mix(key ^ _mix(np.asarray(indices).astype(np.uint64) + np.uint64(0x632BE59BD9B4E019)))
         cells = _mix(rows[:, None] + np.arange(1, fields + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15))
     return (cells >> np.uint64(11)).astype(np.float64) * 2.0**-53
