@@ -45,9 +45,7 @@ _SENTENCES = tuple(
     re.compile(pattern)
     for pattern in (rf"a {_any(STYLES)} of (.+)", rf"(.+), {_any(STYLES)}", rf"a picture of (.+) in {_any(STYLES)} style")
 )
-_THING = re.compile(
-    rf"(an?) (?:{_any(SIZES)} )?(?:{_any(TEXTURES)} )?{_any(COLOURS)} {_any(SHAPES)}(?: {_any(TRAILING)})?"
-)
+_THING = re.compile(rf"(an?) (?:{_any(SIZES)} )?(?:{_any(TEXTURES)} )?{_any(COLOURS)} {_any(SHAPES)}(?: {_any(TRAILING)})?")
 _BETWEEN = re.compile(rf"(.+?) {_any(tuple(RELATIONS))} (.+)")
 
 
@@ -55,7 +53,7 @@ def parse_caption(text: str) -> list[int]:
     """The nine attributes that a sentence names, in the order of `NAMES`; ValueError if it is not a sentence of the grammar."""
     for wording, pattern in enumerate(_SENTENCES):
         if match := pattern.fullmatch(text):
-            what, style = match.groups() if wording == 1 else match.groups()[:: 1 if wording == 2 else -1]
+            what, style = match.groups()[::-1] if wording == 0 else match.groups()
             break
     else:
         raise ValueError(f"no sentence: {text!r}")
@@ -65,10 +63,10 @@ def parse_caption(text: str) -> list[int]:
         return [STYLES.index(style), 0, shape, colour, texture, size, FREE, FREE, FREE]
     layout, first_is_upper_left = RELATIONS[relation[2]]
     things = [_parse_thing(relation[1]), _parse_thing(relation[3])]
-    (shape_0, colour_0, texture_0, size_0), (shape_1, colour_1, texture_1, size_1) = things if first_is_upper_left else things[::-1]
-    if (size_0, size_1) != (FREE, FREE):
+    zero, one = things if first_is_upper_left else things[::-1]
+    if (zero[3], one[3]) != (FREE, FREE):
         raise ValueError(f"a pair names no size: {text!r}")
-    return [STYLES.index(style), layout, shape_0, colour_0, texture_0, FREE, shape_1, colour_1, texture_1]
+    return [STYLES.index(style), layout, *zero[:3], FREE, *one[:3]]
 
 
 def _parse_thing(phrase: str) -> tuple[int, int, int, int]:
@@ -132,7 +130,10 @@ def _foreground(pixels: Array, style: int, background: Array) -> Array:
     if style == _NEON:
         bright = (pixels - background).max(axis=-1)
         # Behind its tubes a body is dim; a hole is as dark as the night.
-        return _fill(bright > 0.5 * np.quantile(bright, 0.98), lambda hole: np.quantile(bright[hole], 0.25) > 0.19 * _rim(bright, hole).max())
+        return _fill(
+            bright > 0.5 * np.quantile(bright, 0.98),
+            lambda hole: np.quantile(bright[hole], 0.25) > 0.19 * _rim(bright, hole).max(),
+        )
     low, high = ((0.5, 1.04), (0.98, 1.02), (0.82, 1.18))[style]  # how dark and how light the background may look
     length = np.clip((pixels * background).sum(-1) / (background**2).sum(-1), low, high)
     away = np.linalg.norm(pixels - length[..., None] * background, axis=-1)
