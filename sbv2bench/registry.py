@@ -21,7 +21,7 @@ from sbv2bench.specs import ExtractorSpec, Family, MetricSpec, ModelSpec, Sample
 
 PLUGINS = "sbv2bench.plugins"  # entry-point group: a module with register(registry)
 BUILT_IN = "built-in"
-KINDS: dict[str, type[Spec]] = {kind: spec_class for kind, spec_class in catalog.SECTIONS.values()}
+KINDS: dict[str, type[Spec]] = dict(catalog.SECTIONS.values())
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp"})
 _ID = re.compile(r"[A-Za-z0-9_][\w.+-]*(/[A-Za-z0-9_][\w.+-]*)?")
 
@@ -70,7 +70,9 @@ class Registry:
         Raises InputError if the kind or the id cannot be, or if the id is taken and `replaces` is not said.
         """
         if not isinstance(spec, KINDS.get(kind, ())):
-            raise InputError(f"{self.source}: add({kind!r}, {type(spec).__name__}), expected a kind of {', '.join(KINDS)} and its spec")
+            raise InputError(
+                f"{self.source}: add({kind!r}, {type(spec).__name__}), expected a kind of {', '.join(KINDS)} and its spec"
+            )
         table, name = self.table(kind), str(spec.id)  # type: ignore[attr-defined]
         if not _ID.fullmatch(name):
             raise InputError(f"{self.source}: {kind} id {name!r}, expected letters, digits and . _ + - (family/name for a model)")
@@ -85,7 +87,7 @@ class Registry:
         self.sources[kind, name] = self.source
 
     def add_catalog(self, text: str, name: str, folder: Path | None = None) -> None:
-        """Register everything that a YAML catalog declares. folder: what relative model locations are relative to."""
+        """Register everything that a YAML catalog declares. folder: what relative locations are relative to."""
         for declared in catalog.read(text, name, folder, self.suites):
             self.add(declared.kind, declared.spec, declared.replaces)
 
@@ -126,12 +128,48 @@ class Registry:
         if wanted is not None and found.family not in ("local", wanted.family):
             own = f"{wanted.family}/{found.id.partition('/')[2]}"
             fix = f"--model {own}" if own in self.models else f"sbv2bench list models shows those of family {wanted.family}"
-            raise InputError(f"model {found.id} is of family {found.family}, expected family {wanted.family} for suite {wanted.id}", fix)
+            raise InputError(
+                f"model {found.id} is of family {found.family}, expected family {wanted.family} for suite {wanted.id}", fix
+            )
         self.sampler(found.sampler)
         return found
 
+    def rows(self, what: str) -> list[dict[str, Any]]:
+        """What `list models|suites|metrics|plugins` shows: id, family, kind, origin, licence, verified of each."""
+        if what == "plugins":
+            found = [(p.name, "", p.error or "entry point", p.distribution, "", not p.error) for p in self.plugins]
+        elif what == "models":
+            found = [
+                (m.id, m.family, m.sampler, m.origin or self.sources["model", m.id], m.licence, m.verified)
+                for m in self.models.values()
+            ]
+        else:
+            kind = what.removesuffix("s")
+            own = {name: self.sources[kind, name] for name in self.table(kind)}
+            families = {name: suite.family for name, suite in self.suites.items()} if kind == "suite" else {}
+            kinds: dict[str, str] = {name: suite.prompts.kind for name, suite in self.suites.items()}
+            kinds |= {name: " ".join(metric.keys) for name, metric in self.metrics.items()} if kind == "metric" else {}
+            found = [(name, families.get(name, ""), kinds[name], source, "", source == BUILT_IN) for name, source in own.items()]
+        return [dict(zip(("id", "family", "kind", "origin", "licence", "verified"), row, strict=True)) for row in found]
+
+    def show(self, name: str) -> dict[str, Any]:
+        """A whole declaration, JSON-ready: of a suite, metric or extractor by id, else of whatever model the name means."""
+        kind = next((kind for kind in ("suite", "metric", "extractor") if name in self.table(kind)), "model")
+        try:
+            spec: Spec = self.model(name) if kind == "model" else self._find(kind, name)
+        except InputError as error:
+            close = suggestion(name, [*self.suites, *self.metrics])
+            if close is None or "did you mean" in error.message:
+                raise
+            raise InputError(
+                f"unknown model, suite or metric {name!r}, did you mean {close!r}?", f"sbv2bench show {close}"
+            ) from error
+        content = spec.model_dump(mode="json")
+        source = self.sources.get((kind, content["id"]), "found on this machine")
+        return {"what": kind, "registered_by": source, "fingerprint": spec.fingerprint(), **content}
+
     def _model(self, reference: str, family: str) -> ModelSpec:
-        for candidate in (reference, f"{family}/{reference}", f"local/{reference}"):
+        for candidate in (reference, *(f"{own}/{reference}" for own in dict.fromkeys((family, "local", *get_args(Family))))):
             if candidate in self.models:
                 return self.models[candidate]
         for spec in self.models.values():
@@ -163,14 +201,15 @@ class Registry:
         listed = f"sbv2bench list {kind}s" if kind in ("model", "suite", "metric") else f"known are {', '.join(known)}"
         failed = "; ".join(f"plugin {plugin.name} did not load: {plugin.error}" for plugin in self.plugins if plugin.error)
         return InputError(
-            f"unknown {kind} {name!r}" + (f", did you mean {close!r}?" if close else "") + (f"\n{failed}" if failed else ""), listed
+            f"unknown {kind} {name!r}" + (f", did you mean {close!r}?" if close else "") + (f"\n{failed}" if failed else ""),
+            listed,
         )
 
     def _load_plugins(self) -> None:
         for entry in sorted(importlib.metadata.entry_points(group=PLUGINS), key=lambda entry: entry.name):
             owner = entry.dist
             distribution = f"{owner.name} {owner.version}" if owner is not None else "unknown"
-            before = {kind: dict(self.table(kind)) for kind in KINDS}
+            before, sources = {kind: dict(self.table(kind)) for kind in KINDS}, dict(self.sources)
             self.source = f"plugin {entry.name}"
             error = None
             try:
@@ -178,6 +217,7 @@ class Registry:
             except Exception as failure:  # somebody else's code: whatever it raises must not take the built-ins away
                 text = failure.message if isinstance(failure, SBV2BenchError) else f"{type(failure).__name__}: {failure}"
                 error = " ".join(text.split())[:200]
+                self.sources = sources
                 for kind, table in before.items():  # all of a plugin, or nothing
                     self.table(kind).clear()
                     self.table(kind).update(table)
@@ -204,7 +244,8 @@ def _user_catalog(given: Path | None) -> Path | None:
 
 def _by_defaults(what: str) -> str:
     fields = ModelSpec.model_fields
-    return f"{what}; sampled by defaults: its own pipeline, {fields['steps'].default} steps, guidance {fields['guidance_scale'].default:g}"
+    steps, guidance = fields["steps"].default, fields["guidance_scale"].default
+    return f"{what}; sampled by defaults: its own pipeline, {steps} steps, guidance {guidance:g}"
 
 
 def model_in_folder(folder: Path) -> ModelSpec:

@@ -80,9 +80,13 @@ class ModelSpec(Spec):
     aliases: tuple[str, ...] = ()
     published_as: tuple[str, ...] = ()
 
+    def has_network(self) -> bool:
+        """Whether a network generates its images, so that steps, guidance and latency mean something."""
+        return self.sampler not in {"image_folder", "renderings"}
+
     def network_evaluations(self) -> int:
         """NFE: network function evaluations of the denoiser for one image; guidance pairs are not counted twice."""
-        return {"one_step": 1, "image_folder": 0, "published": self.steps}.get(self.sampler, self.steps)
+        return {"one_step": 1, "image_folder": 0, "renderings": 0}.get(self.sampler, self.steps)
 
 
 class SamplerSpec(Spec):

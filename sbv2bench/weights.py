@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -40,7 +41,7 @@ def load_state_dict(path: Path) -> StateDict:
         if path.suffix == ".safetensors":
             return load_file(path)
         return _load_pickle(path)
-    except (SafetensorError, EOFError, RuntimeError, ValueError, OSError) as error:
+    except (SafetensorError, UnpicklingError, EOFError, RuntimeError, ValueError, OSError) as error:
         raise IntegrityError(f"{path}: not a whole weights file ({_first_line(error)})", COPY_AGAIN) from error
 
 

@@ -53,6 +53,8 @@ def write_tiny_extractor(folder: Path, seed: int = 0) -> Path:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = WorldNetwork()
+        # As initialised, deep features hardly vary: make them of the size that trained ones have.
+        network.features[1].weight.data.mul_(40.0)
     state = {name: value for name, value in network.state_dict().items() if "num_batches" not in name}
     save_file(state, folder / "model.safetensors")
     return folder

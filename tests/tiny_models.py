@@ -22,6 +22,7 @@ def write_tiny_pipeline(
     prediction_type: str = "v_prediction",
     latent_channels: int = 8,
     seed: int = 0,
+    *,
     vae: str = "AutoencoderKL",
     scheduler: object | None = None,
 ) -> Path:

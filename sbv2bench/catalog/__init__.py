@@ -60,10 +60,10 @@ def built_in() -> Iterator[tuple[str, str]]:
 def read(text: str, name: str, folder: Path | None, suites: Mapping[str, SuiteSpec]) -> Iterator[Declaration]:
     """The declarations of a catalog. suites: those that an `extends` may name, besides the catalog's own.
 
-    folder: what a model's relative location is relative to. Raises InputError naming the catalog, the entry and the key.
+    folder: what relative locations are relative to. Raises InputError naming the catalog, the entry and the key.
     """
     try:
-        document = yaml.load(text, _StrictLoader)  # noqa: S506  # a SafeLoader
+        document = yaml.load(text, _StrictLoader)  # a SafeLoader
     except yaml.YAMLError as error:
         raise InputError(f"catalog {name}: not YAML: {' '.join(str(error).split())}") from error
     document = {} if document is None else document
@@ -79,7 +79,9 @@ def read(text: str, name: str, folder: Path | None, suites: Mapping[str, SuiteSp
             fields = _suite_fields(key, entries, suites, where) if section == "suites" else dict(entries[key])
             replaces = fields.pop("replaces", False) is True
             if section == "models":
-                fields = _model_fields(key, fields, folder, where)
+                fields = _model_fields(key, fields, where)
+            if folder is not None and _is_relative(fields.get("location")):
+                fields["location"] = str(folder / fields["location"])
             yield Declaration(kind, parse(spec_class, {"id": key, **fields}, where), replaces)
 
 
@@ -91,19 +93,21 @@ def parse(spec_class: type[S], fields: dict[str, Any], where: str) -> S:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
         found = "nothing" if first["type"] == "missing" else repr(first["input"])[:80]
-        raise InputError(f"{where}.{key}: found {found}, expected otherwise: {first['msg']}") from error
+        raise InputError(f"{where}.{key}: found {found}. {first['msg']}") from error
 
 
-def _model_fields(key: str, fields: dict[str, Any], folder: Path | None, where: str) -> dict[str, Any]:
-    """A model's family is the first part of its id; its relative path is taken from the catalog's folder."""
+def _is_relative(location: object) -> bool:
+    """Whether a location is a path that is meant from the catalog's folder."""
+    return isinstance(location, str) and location != "" and not location.startswith(("package:", "hub:", "~"))
+
+
+def _model_fields(key: str, fields: dict[str, Any], where: str) -> dict[str, Any]:
+    """A model's family is the first part of its id, `local` where the id has one part."""
     family, slash, _ = key.partition("/")
     if not slash:
         family, key = "local", f"local/{key}"
     if fields.setdefault("family", family) != family:
         raise InputError(f"{where}.family: found {fields['family']!r}, expected {family!r}, as the id says")
-    location = str(fields.get("location", ""))
-    if folder is not None and location and not location.startswith(("package:", "hub:")):
-        fields["location"] = str(folder / Path(location).expanduser())
     return {**fields, "id": key}
 
 

@@ -22,10 +22,10 @@ from sbv2bench.specs import WeightsFile
 PACKAGE, HUB = "package:", "hub:"
 PICKLES = frozenset({".bin", ".pt", ".ckpt", ".pth", ".pkl"})
 # Besides weights, every file that decides what a network computes: configs, schedulers, tokenizers.
-CONFIGS = frozenset({".json", ".txt", ".model"})
+TOKENIZER_FILES = frozenset({"merges.txt", "vocab.txt"})
 NOT_CONFIGS = frozenset({"sbv2bench.json", "manifest.json"})
 ALLOW_PICKLE = "SBV2BENCH_ALLOW_PICKLE"
-REINSTALL = "pip install --force-reinstall --no-deps sbv2bench"
+REINSTALL = "in a clone of sbv2bench: pip install --force-reinstall --no-deps ."
 
 
 def pickles_allowed() -> bool:
@@ -59,7 +59,9 @@ def _package_folder(location: str) -> Path:
         raise InputError(f"location: found {location!r}, expected package:mini/NAME")
     folder = paths.package_weights() / name
     if not folder.is_dir():
-        raise PrerequisiteError(f"{location}: this installation has no such weights, expected the folder mini/weights/{name}", REINSTALL)
+        raise PrerequisiteError(
+            f"{location}: this installation has no such weights, expected the folder mini/weights/{name}", REINSTALL
+        )
     return folder
 
 
@@ -76,7 +78,9 @@ def _hub_folder(repository: str, revision: str | None) -> Path:
     except HFValidationError as error:
         raise InputError(f"hub id: found {repository!r}, expected ORG/NAME") from error
     except (RepositoryNotFoundError, RevisionNotFoundError) as error:
-        raise InputError(f"hub:{repository}: the hub has no such model, or no access to it (revision {revision or 'main'})") from error
+        raise InputError(
+            f"hub:{repository}: the hub has no such model, or no access to it (revision {revision or 'main'})"
+        ) from error
     except (HfHubHTTPError, OSError) as error:  # LocalEntryNotFoundError and lost connections are among these
         why = "offline" if offline() else type(error).__name__
         raise PrerequisiteError(f"hub:{repository}: its files are not on this machine ({why})", fetch) from error
@@ -93,7 +97,7 @@ def hash_weights(folder: Path) -> tuple[WeightsFile, ...]:
     if not folder.is_dir():
         raise InputError(f"model folder: {folder} is not a folder")
     files = [path for path in sorted(folder.rglob("*")) if path.is_file() and not _hidden(path, folder)]
-    kept = [path for path in files if path.suffix == ".safetensors" or (path.suffix in CONFIGS and path.name not in NOT_CONFIGS)]
+    kept = [path for path in files if path.suffix == ".safetensors" or _is_config(path)]
     for path in kept:
         if path.suffix == ".safetensors":
             _check_whole(path)
@@ -115,6 +119,10 @@ def _hidden(path: Path, folder: Path) -> bool:
     return any(part.startswith(".") for part in path.relative_to(folder).parts)
 
 
+def _is_config(path: Path) -> bool:
+    return path.name in TOKENIZER_FILES or (path.suffix == ".json" and path.name not in NOT_CONFIGS)
+
+
 def _check_whole(path: Path) -> None:
     """A safetensors file is an 8-byte header length, a JSON header, and exactly the bytes that the header promises."""
     size = path.stat().st_size
@@ -124,11 +132,17 @@ def _check_whole(path: Path) -> None:
             if length > size:
                 raise ValueError("header longer than the file")
             header = json.loads(file.read(length))
-        expected = 8 + length + max((entry["data_offsets"][1] for key, entry in header.items() if key != "__metadata__"), default=0)
+        expected = (
+            8 + length + max((entry["data_offsets"][1] for key, entry in header.items() if key != "__metadata__"), default=0)
+        )
     except (struct.error, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        raise IntegrityError(f"{path}: found a broken header, expected a whole safetensors file", "copy or download the file again") from error
+        raise IntegrityError(
+            f"{path}: found a broken header, expected a whole safetensors file", "copy or download the file again"
+        ) from error
     if expected != size:
-        raise IntegrityError(f"{path}: found {size} bytes, expected {expected}: the file was cut", "copy or download the file again")
+        raise IntegrityError(
+            f"{path}: found {size} bytes, expected {expected}: the file was cut", "copy or download the file again"
+        )
 
 
 def read_json(path: Path) -> Any:
@@ -167,7 +181,9 @@ def _check_components(folder: Path) -> None:
             continue
         component = folder / name
         if not component.is_dir():
-            raise PrerequisiteError(f"{folder}: model_index.json names {name}, found no folder {name}/", "copy or download the whole model")
+            raise PrerequisiteError(
+                f"{folder}: model_index.json names {name}, found no folder {name}/", "copy or download the whole model"
+            )
         network = (component / "config.json").is_file()
         if network and not any(path.suffix == ".safetensors" or path.suffix in PICKLES for path in component.iterdir()):
             raise PrerequisiteError(f"{component}: no weights found, expected *.safetensors", "copy or download the whole model")

@@ -18,12 +18,14 @@ class Prompts:
     """N captions; caption i of the suite keeps its number i (and so its noise) under any limit.
 
     styles: the style of each caption, where the suite has styles. attributes: int64 [N, 9], a column for each name in
-    `world.ATTRIBUTES`, `world.FREE` where the caption names nothing. first_index: number of the first caption.
+    `world.ATTRIBUTES`, `world.FREE` where the caption names nothing. false_captions: of each caption a hard negative, the
+    sentence with one named attribute made false. first_index: number of the first caption.
     """
 
     captions: tuple[str, ...]
     styles: tuple[str, ...] | None = None
     attributes: NDArray[np.int64] | None = None
+    false_captions: tuple[str, ...] | None = None
     first_index: int = 0
 
     def __len__(self) -> int:
@@ -49,4 +51,5 @@ def load_prompts(suite: SuiteSpec, limit: int | None = None) -> Prompts:
     wanted = suite.prompts
     drawn = world.scenes(wanted.split, range(wanted.caption_offset, wanted.caption_offset + count), wanted.world_seed)
     styles = tuple(world.STYLES[style] for style in drawn.column("style"))
-    return Prompts(tuple(world.captions(drawn)), styles, drawn.attributes)
+    false = world.hard_negatives(drawn, np.arange(count, dtype=np.int64) + wanted.caption_offset, wanted.world_seed)
+    return Prompts(tuple(world.captions(drawn)), styles, drawn.attributes, tuple(world.captions(false)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +30,12 @@ def reference_blocks(suite: SuiteSpec, block_size: int = 100) -> Iterator[NDArra
 
 def reference_fingerprint(suite: SuiteSpec) -> str:
     """SHA-256 (64 hex digits) of the reference's pixels, in order."""
+    return pixels_sha256(reference_blocks(suite))
+
+
+def pixels_sha256(blocks: Iterable[NDArray[np.uint8]]) -> str:
+    """SHA-256 (64 hex digits) of the bytes of uint8 images, block after block."""
     digest = hashlib.sha256()
-    for images in reference_blocks(suite):
+    for images in blocks:
         digest.update(images.tobytes())
     return digest.hexdigest()

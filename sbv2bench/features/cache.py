@@ -20,6 +20,7 @@ import numpy as np
 import safetensors.numpy
 from filelock import FileLock
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 
 from sbv2bench.errors import IntegrityError
 
@@ -48,7 +49,7 @@ class FeatureCache:
     def get(self, key: str) -> Entry | None:
         """The entry of a key; None where there is none, or where it is broken (then a note says so)."""
         place = self.folder / key
-        if not self.enabled or not (place / "manifest.json").is_file():
+        if not self.has(key):
             return None
         try:
             manifest = json.loads((place / "manifest.json").read_text())
@@ -56,7 +57,7 @@ class FeatureCache:
             if hashlib.sha256(content).hexdigest() != manifest["arrays_sha256"]:
                 raise ValueError("its arrays do not have the hash that its manifest says")
             arrays = safetensors.numpy.load(content)
-        except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             self.notes.append(f"cache entry {key[:40]} is broken and was ignored: {error}")
             return None
         return Entry(arrays, manifest)
@@ -86,6 +87,16 @@ class FeatureCache:
         entry = self.get(_block(key, number))
         return None if entry is None else entry.arrays
 
+    def has(self, key: str) -> bool:
+        """Whether there is an entry, whole or broken."""
+        return self.enabled and (self.folder / key / "manifest.json").is_file()
+
+    def block_numbers(self, key: str) -> list[int]:
+        """Numbers of the finished blocks of an unfinished run."""
+        if not self.enabled:
+            return []
+        return sorted(int(path.parent.name) for path in (self.folder / f"{key}.blocks").glob("*/manifest.json"))
+
     def drop_blocks(self, key: str) -> None:
         """Forget the blocks of a run: they are in its entry now."""
         if self.enabled:
@@ -101,7 +112,8 @@ class FeatureCache:
                 yield
         except OSError as error:
             raise IntegrityError(
-                f"{place}: the cache cannot be written ({error.strerror or error})", "free the disk, set SBV2BENCH_HOME, or --no-cache"
+                f"{place}: the cache cannot be written ({error.strerror or error})",
+                "free the disk, set SBV2BENCH_HOME, or --no-cache",
             ) from error
 
 

@@ -10,6 +10,7 @@ import open_clip
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from safetensors import SafetensorError
 
 from sbv2bench.data.assets import resolve_location
 from sbv2bench.errors import IntegrityError
@@ -40,7 +41,7 @@ class OpenClipScorer:
         try:
             model, _, self.preprocess = open_clip.create_model_and_transforms(name, precision="fp32", device=device)
             self.tokenize = open_clip.get_tokenizer(name, **_offline(name))
-        except (RuntimeError, ValueError, KeyError, OSError) as error:
+        except (RuntimeError, ValueError, KeyError, TypeError, OSError, SafetensorError) as error:
             raise IntegrityError(f"extractor {spec.id}: open_clip cannot load {folder} ({str(error).splitlines()[0]})") from error
         # float16 on disk: the arithmetic is float32, and no dropout or patch dropout.
         self.model = model.float().eval().requires_grad_(False)
@@ -89,5 +90,3 @@ def _offline(name: str) -> dict[str, Any]:
 
 def _pair(size: int | Sequence[int]) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else (size[0], size[1])
-
-

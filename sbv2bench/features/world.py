@@ -32,7 +32,8 @@ class WorldExtractor:
         try:
             self.network.load_state_dict(counters | state)
         except RuntimeError as error:
-            raise IntegrityError(f"{path}: not the weights of an attribute extractor ({str(error).splitlines()[-1].strip()})") from error
+            what = str(error).splitlines()[-1].strip()
+            raise IntegrityError(f"{path}: not the weights of an attribute extractor ({what})") from error
         self.network.eval().requires_grad_(False).to(device)
 
     def __call__(self, images_BHWC: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -1,0 +1,339 @@
+"""The command line: reads what was typed, calls the rooms that do it, prints. No logic, and nothing heavy at import."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from sbv2bench import __version__
+from sbv2bench.errors import InputError, IntegrityError, PrerequisiteError, SBV2BenchError
+
+DEFAULT_SUITE = "mini"
+SUITE_VARIABLE = "SBV2BENCH_SUITE"
+LISTED = ("models", "suites", "metrics", "plugins")
+_INTERRUPTED = 130
+
+
+@contextmanager
+def _errors_shown() -> Iterator[None]:
+    """The one place where an error becomes lines and an exit code. A bug passes through, with its traceback, as exit 1."""
+    try:
+        yield
+    except SBV2BenchError as error:
+        _show_error(error.message, error.fix)
+        raise typer.Exit(error.exit_code) from error
+    except KeyboardInterrupt as error:
+        _show_error("interrupted", None)
+        raise typer.Exit(_INTERRUPTED) from error
+    except Exception as error:
+        # Typer's usage errors, whichever click they come from; asked without arguments, Typer prints its help itself.
+        text = getattr(error, "format_message", None)
+        if text is None or type(error).__name__ == "NoArgsIsHelpError":
+            raise
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context is not None else "sbv2bench"
+        _show_error(" ".join(text().split()), f"{command} --help")
+        raise typer.Exit(InputError.exit_code) from error
+
+
+def _show_error(message: str, fix: str | None) -> None:
+    lines = [f"error: {message}"] if fix is None else [*f"error: {message}".splitlines()[:2], f"fix: {fix}"]
+    print("\n".join("\n".join(lines).splitlines()[:3]), file=sys.stderr)
+
+
+class Shell(TyperGroup):
+    """The root command, with errors shown our way whether it runs in a terminal, under -m or in a test."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """As in Typer; usage errors in one line."""
+        with _errors_shown():
+            return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        """As in Typer; errors in at most three lines."""
+        with _errors_shown():
+            return super().invoke(ctx)
+
+
+app = typer.Typer(
+    cls=Shell,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="One-step and few-step text-to-image models: generated from, scored and compared.",
+)
+cache_app = typer.Typer(no_args_is_help=True, help="What is kept between runs. Everything there may be deleted.")
+app.add_typer(cache_app, name="cache")
+
+
+def main() -> None:
+    """The console script."""
+    app(prog_name="sbv2bench")
+
+
+def _completing(kind: str) -> Callable[[str], list[str]]:
+    """Ids of a kind that begin with what is typed so far."""
+
+    def complete(incomplete: str) -> list[str]:
+        from sbv2bench.registry import Registry
+
+        try:
+            names = list(Registry.load().table(kind))
+        except SBV2BenchError:
+            return []
+        if kind == "model":
+            names += [name.partition("/")[2] for name in names]
+        return sorted({name for name in names if name.startswith(incomplete)})
+
+    return complete
+
+
+def _print_json(document: object) -> None:
+    sys.stdout.write(json.dumps(document, indent=1, allow_nan=False, default=str) + "\n")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"sbv2bench {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[bool, typer.Option("--version", help="The version.", callback=_print_version, is_eager=True)] = False,
+) -> None:
+    """One-step and few-step text-to-image models: generated from, scored and compared."""
+
+
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout and nothing else.")]
+Catalog = Annotated[Path | None, typer.Option(help="Your YAML catalog (default: $SBV2BENCH_CATALOG or ./sbv2bench.yaml).")]
+Models = Annotated[
+    list[str],
+    typer.Option("--model", help="A model's id, folder or hub id; may be repeated.", autocompletion=_completing("model")),
+]
+Suite = Annotated[str, typer.Option(help="What to measure against.", envvar=SUITE_VARIABLE, autocompletion=_completing("suite"))]
+
+
+@app.command("eval")
+def evaluate_models(  # noqa: PLR0917  # the options of design.md
+    model: Models,
+    suite: Suite = DEFAULT_SUITE,
+    metrics: Annotated[str, typer.Option(help="all, or flags with commas: fid,pr,kid,clip,hps,attributes,latency.")] = "all",
+    limit: Annotated[int | None, typer.Option(help="The first N images only; the result is marked partial.")] = None,
+    seed: Annotated[int, typer.Option(help="Generation seed of the first repeat.")] = 0,
+    repeats: Annotated[int, typer.Option(help="Generation seeds: seed, seed + 1, ...")] = 1,
+    steps: Annotated[int | None, typer.Option(help="Denoising steps, instead of the model's own.")] = None,
+    guidance_scale: Annotated[float | None, typer.Option(help="Guidance, instead of the model's own; 1 is none.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto, float32, float16 or bfloat16.")] = "auto",
+    batch_size: Annotated[str, typer.Option(help="Images in a compute block, or auto: the suite's own.")] = "auto",
+    results: Annotated[Path, typer.Option(help="Folder of the result files.")] = Path("results"),
+    save_images: Annotated[str, typer.Option(help="none, sample or all: which generated images are kept.")] = "none",
+    catalog: Catalog = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop before the first image.")] = False,
+    no_cache: Annotated[bool, typer.Option("--no-cache", help="Neither read nor write the cache.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Generate a suite's images with a model, measure them, and store the result."""
+    from sbv2bench.report import terminal
+    from sbv2bench.runs.options import EvalOptions
+
+    options = EvalOptions.validated(
+        metrics=metrics, limit=limit, seed=seed, repeats=repeats, steps=steps, guidance_scale=guidance_scale, device=device,
+        dtype=dtype, batch_size=batch_size, results=results, save_images=save_images, dry_run=dry_run, use_cache=not no_cache,
+        catalog=catalog,
+    )  # fmt: skip
+    registry = _registry(catalog)
+    chosen = registry.suite(suite)
+    leads = os.environ.get("RANK", "0") == "0"  # of several processes under torchrun, one speaks and writes
+    console = terminal.stderr_console()
+    console.quiet = not leads
+    terminal.say(console, terminal.suite_line(chosen, options.limit))
+    for reference in model:
+        terminal.say(console, terminal.model_line(registry.model(reference, chosen)))
+    with redirect_stdout(sys.stderr):  # nothing that a library prints may get into the JSON
+        from sbv2bench.runs.plan import plan
+
+        plans = [plan(reference, suite, options, registry) for reference in model]  # all of them before the first image
+        if dry_run:
+            documents = [planned.describe() for planned in plans]
+            for document in documents:
+                terminal.print_plan(console, document)
+        else:
+            documents = [_evaluate(planned, registry, console) for planned in plans]
+    if as_json and leads:
+        _print_json(documents[0] if len(documents) == 1 else {"plans" if dry_run else "results": documents})
+
+
+def _evaluate(plan: Any, registry: Any, console: Any) -> dict[str, Any]:
+    """Carry out one plan, store and print its result. Returns the result, JSON-ready."""
+    from sbv2bench.report import terminal
+    from sbv2bench.runs.evaluate import evaluate_and_store
+
+    with terminal.progress_bars(console) as progress:
+        result, path = evaluate_and_store(plan, registry, progress)
+    terminal.print_result(console, result, path)
+    return result.model_dump(mode="json")
+
+
+def _registry(catalog: Path | None = None) -> Any:
+    """Everything that has a name, with a word about plugins that did not load."""
+    from sbv2bench.registry import Registry
+
+    registry = Registry.load(catalog)
+    for plugin in registry.plugins:
+        if plugin.error:
+            print(f"warning: plugin {plugin.name} did not load: {plugin.error}", file=sys.stderr)
+    return registry
+
+
+def _complete_listed(incomplete: str) -> list[str]:
+    return [word for word in LISTED if word.startswith(incomplete)]
+
+
+@app.command("list")
+def list_things(
+    what: Annotated[str, typer.Argument(help=", ".join(LISTED), autocompletion=_complete_listed)],
+    catalog: Catalog = None,
+    as_json: Json = False,
+) -> None:
+    """What can be named: models, suites, metrics or plugins."""
+    from sbv2bench.registry import suggestion
+    from sbv2bench.report import terminal
+
+    if what not in LISTED:
+        close = suggestion(what, LISTED)
+        raise InputError(f"list: found {what!r}, expected {', '.join(LISTED)}", f"sbv2bench list {close}" if close else None)
+    rows = _registry(catalog).rows(what)
+    if as_json:
+        _print_json(rows)
+        return
+    headings = list(rows[0]) if rows else ["id"]
+    table = [["yes" if cell is True else "no" if cell is False else str(cell or "") for cell in row.values()] for row in rows]
+    terminal.print_table(terminal.stderr_console(), headings, table)
+
+
+@app.command()
+def show(
+    name: Annotated[str, typer.Argument(metavar="ID", help="A model, suite or metric.", autocompletion=_completing("model"))],
+    catalog: Catalog = None,
+    as_json: Json = False,
+) -> None:
+    """The whole declaration of a model, a suite or a metric, on stdout."""
+    found = _registry(catalog).show(name)
+    if as_json:
+        _print_json(found)
+    else:
+        import yaml
+
+        sys.stdout.write(yaml.safe_dump(found, sort_keys=False, allow_unicode=True, width=120))
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """What this machine has, what it lacks, and the command that fixes it."""
+    from sbv2bench import doctor as checks
+    from sbv2bench.report import terminal
+
+    suite = os.environ.get(SUITE_VARIABLE) or DEFAULT_SUITE
+    registry = _registry()
+    registry.suite(suite)
+    found = checks.diagnose(registry, suite)
+    good = checks.runnable(found, suite)
+    if as_json:
+        _print_json({"ok": good, "default_suite": suite, "checks": [vars(check) for check in found]})
+    else:
+        rows = [[check.name, check.status, check.found, check.fix or ""] for check in found]
+        terminal.print_table(terminal.stderr_console(), ["check", "status", "found", "fix"], rows)
+    if not good:
+        first = next(check for check in found if check.status in ("missing", "broken") and check.fix)
+        raise PrerequisiteError(f"suite {suite} cannot run here: {first.name}: {first.found}", first.fix)
+
+
+@app.command()
+def leaderboard(
+    files: Annotated[
+        list[Path] | None, typer.Argument(metavar="[FILE]...", help="More files for --add.", show_default=False)
+    ] = None,
+    add: Annotated[list[Path] | None, typer.Option(metavar="FILE", help="Copy result files in, then build.")] = None,
+    check: Annotated[bool, typer.Option("--check", help="Build in memory and compare; exit 4 if the files differ.")] = False,
+    folder: Annotated[Path, typer.Option("--dir", help="Their folder; results/ in it is the only source.")] = Path(
+        "leaderboards"
+    ),
+) -> None:
+    """Build the leaderboards from the committed result files."""
+    from sbv2bench.report import terminal
+    from sbv2bench.results import leaderboard as built
+
+    console = terminal.stderr_console()
+    if add and check:
+        raise InputError(
+            "leaderboard: --add changes the folder and --check only looks, expected one of them", "sbv2bench leaderboard --check"
+        )
+    if files and not add:
+        raise InputError(
+            f"leaderboard: found {files[0]} by itself, expected --add before it", f"sbv2bench leaderboard --add {files[0]}"
+        )
+    for path in built.add([*(add or []), *(files or [])], folder):
+        terminal.say(console, f"added: {path}")
+    written = built.check(folder) if check else built.build(folder)
+    for board in built.boards(folder):
+        terminal.print_board(console, board)
+    terminal.say(console, f"{'as built' if check else 'written'}: {', '.join(map(str, written))}")
+
+
+@cache_app.command("path")
+def cache_path() -> None:
+    """The cache's folder, on stdout."""
+    from sbv2bench import paths
+
+    print(paths.home())
+
+
+@cache_app.command("info")
+def cache_info(as_json: Json = False) -> None:
+    """What is in the cache, and how much of it."""
+    from sbv2bench import doctor as checks
+    from sbv2bench import paths
+    from sbv2bench.report import terminal
+
+    sizes = checks.cache_sizes()
+    if as_json:
+        _print_json(
+            {"path": str(paths.home()), "parts": [dict(zip(("part", "files", "bytes"), row, strict=True)) for row in sizes]}
+        )
+        return
+    console = terminal.stderr_console()
+    terminal.say(console, str(paths.home()))
+    rows = [[name, str(files), f"{size / 1e6:.1f} MB"] for name, files, size in sizes]
+    terminal.print_table(console, ["part", "files", "size"], rows)
+
+
+@cache_app.command("prune")
+def cache_prune(everything: Annotated[bool, typer.Option("--all", help="Downloads too.")] = False) -> None:
+    """Delete features and kept images; they are made again when they are needed."""
+    from sbv2bench import doctor as checks
+
+    print(f"freed {checks.prune(everything) / 1e6:.1f} MB", file=sys.stderr)
+
+
+@cache_app.command("verify")
+def cache_verify() -> None:
+    """Compare every entry with its hash; exit 4 if one is broken."""
+    from sbv2bench import doctor as checks
+
+    whole, broken = checks.verify_cache()
+    if broken:
+        raise IntegrityError(
+            f"cache: {len(broken)} of {whole + len(broken)} entries are broken, the first is {broken[0].parent}",
+            "sbv2bench cache prune",
+        )
+    print(f"{whole} entries, all whole", file=sys.stderr)

@@ -1,0 +1,173 @@
+"""Results, plans and leaderboards in the terminal. All of it goes to stderr: stdout is for JSON and for paths."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from sbv2bench.results.leaderboard import ARROWS, Board, columns, table
+from sbv2bench.results.records import EvalResult, MetricValue
+from sbv2bench.specs import ModelSpec, SuiteSpec
+
+_WIDE = 200  # columns where there is no terminal to fit: a log file has room
+_NARROW = 160
+_LISTED = 8  # entries of a long list that are shown
+
+
+def stderr_console() -> Console:
+    """A console on stderr: the terminal's width, and wide lines where stderr is a file or a pipe."""
+    console = Console(stderr=True, highlight=False)
+    return console if console.is_terminal else Console(stderr=True, highlight=False, width=_WIDE)
+
+
+def say(console: Console, text: str) -> None:
+    """One line as it is: never wrapped, no markup."""
+    console.print(text, markup=False, soft_wrap=True)
+
+
+def suite_line(suite: SuiteSpec, limit: int | None = None) -> str:
+    """The first line of every evaluation: what is measured against."""
+    images = (
+        f"{suite.num_generated:,} images" if limit is None else f"the first {limit:,} of {suite.num_generated:,} images (partial)"
+    )
+    reference = f"{suite.num_reference:,} in the reference"
+    return f"suite {suite.id}@v{suite.version}: {images}, {reference}, metrics {', '.join(suite.metrics)}"
+
+
+def model_line(model: ModelSpec) -> str:
+    """What a model is, by its qualified id."""
+    return f"model {model.id}: {model.description or model.sampler}"
+
+
+def number(value: float) -> str:
+    """Five significant digits, no exponent for everyday sizes."""
+    return f"{value:.5g}"
+
+
+def spread(metric: MetricValue) -> str:
+    """The uncertainty as people read it: the interval if there is one, else one standard error, else nothing."""
+    if metric.ci95 is not None:
+        return f"95 % [{number(metric.ci95[0])}, {number(metric.ci95[1])}]"
+    return f"± {metric.std_err:.2g}" if metric.std_err is not None else ""
+
+
+def result_table(result: EvalResult) -> Table:
+    """One row a metric: label with direction, value, uncertainty and its method, number of images, extractor."""
+    shown = Table(title=f"{escape(result.model.id)} on {result.suite.id}@v{result.suite.version}", title_justify="left")
+    for heading in ("metric", "value", "unit", "uncertainty", "method", "n", "extractor"):
+        shown.add_column(heading, justify="right" if heading in ("value", "n") else "left", overflow="fold")
+    for metric in result.metrics.values():
+        n = f"{metric.n_generated:,}" + (f" / {metric.n_reference:,}" if metric.n_reference else "")
+        method = "" if metric.uncertainty == "none" else metric.uncertainty
+        label = f"{metric.label} {ARROWS[metric.direction]}"
+        cells = (label, number(metric.value), metric.unit, spread(metric), method, n, metric.extractor or "")
+        shown.add_row(*map(escape, cells))
+        for style, parts in (metric.styles or {}).items():
+            error = f"± {parts['std_err']:.2g}" if parts.get("std_err") is not None else ""
+            shown.add_row(
+                f"  {escape(style)}", number(parts["value"]), "", error, "", f"{parts.get('n', 0):,.0f}", "", style="dim"
+            )
+    return shown
+
+
+def print_result(console: Console, result: EvalResult, path: Path | None) -> None:
+    """The table, then where the file is, where the time went, whether the cache was used, and what to do next."""
+    console.print(result_table(result))
+    model, seeds = result.model, ", ".join(map(str, result.suite.seeds))
+    if result.status == "partial":
+        say(console, f"partial: {result.suite.num_generated} images only, not comparable with full results")
+    how = f"{model.sampler}, NFE {model.nfe}, guidance {model.guidance_scale:g}, scheduler {model.scheduler}"
+    say(console, f"sampled: {how}, seeds {seeds}")
+    say(console, "seconds: " + ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in result.seconds.items()))
+    say(console, f"cache: {cache_line(result)}")
+    if path is not None:
+        say(console, f"result: {path}")
+        if result.status == "complete":
+            say(console, f"to put it on a leaderboard: sbv2bench leaderboard --add {path}")
+
+
+def cache_line(result: EvalResult) -> str:
+    """Where the images' measurements and the reference's features came from."""
+    used = result.provenance.get("cache") or {}
+    words = {
+        "hit": "used: this run was measured before, no image was generated",
+        "resumed": f"used: {result.resumed_images:,} images were there already, the others were generated",
+        "miss": "not used: every image was generated in this run",
+    }
+    reference = "; reference features came from it" if used.get("reference") == "hit" else ""
+    notes = "".join(f"; {note}" for note in used.get("notes") or ())
+    return words.get(str(used.get("generated")), "unknown") + reference + notes
+
+
+def print_plan(console: Console, description: Mapping[str, Any]) -> None:
+    """A plan's description, one line a fact."""
+    shown = Table(title=f"plan for {escape(str(description.get('model', '')))}", title_justify="left", show_header=False)
+    shown.add_column("fact")
+    shown.add_column("value", overflow="fold")
+    for key, value in description.items():
+        shown.add_row(key.replace("_", " "), escape(_words(value)))
+    console.print(shown)
+
+
+def _words(value: object) -> str:
+    if isinstance(value, Mapping):
+        if "path" in value:
+            return f"{value['path']} {str(value.get('sha256', ''))[:8]}".rstrip()
+        return ", ".join(f"{key} {_words(part)}" for key, part in value.items())
+    if isinstance(value, list | tuple):
+        more = f", and {len(value) - _LISTED} more" if len(value) > _LISTED else ""
+        return ", ".join(map(_words, value[:_LISTED])) + more or "none"
+    return {True: "yes", False: "no", None: "-"}[value] if value is None or isinstance(value, bool) else str(value)
+
+
+def print_board(console: Console, board: Board) -> None:
+    """A leaderboard without the columns that only files need; without uncertainties where the terminal is narrow."""
+    left_out = {"scheduler", "protocol", "commit", "date", "hardware", "licence", "file"}
+    narrow = console.width < _NARROW
+    left_out |= {"n", "seeds"} if narrow else set()
+    names = columns(board)
+    shown = Table(title=f"{board.suite}, protocol {board.fingerprint[:8]}", title_justify="left", box=SIMPLE, padding=0)
+    for name in names:
+        if name not in left_out:
+            shown.add_column(name, overflow="fold", no_wrap=name == "model")
+    for row in table(board):
+        cells = [cell for name, cell in zip(names, row, strict=True) if name not in left_out]
+        shown.add_row(*(escape(re.split(r" ± | \[", cell)[0] if narrow else cell) for cell in cells))
+    console.print(shown)
+
+
+def print_table(console: Console, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A plain table."""
+    shown = Table()
+    for heading in headings:
+        shown.add_column(heading, overflow="fold")
+    for row in rows:
+        shown.add_row(*map(escape, row))
+    console.print(shown)
+
+
+@contextmanager
+def progress_bars(console: Console) -> Iterator[Callable[[str, int, int], None]]:
+    """progress(stage, done, total): one bar a stage, with its rate and the time left."""
+    shown = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"), TimeRemainingColumn())
+    with Progress(TextColumn("{task.description}"), *shown, console=console) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def progress(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(stage, total=total, rate="")
+            task = tasks[stage]
+            bars.update(task, completed=done, total=total)
+            speed = bars.tasks[bars.task_ids.index(task)].speed
+            bars.update(task, rate=f"{speed:.1f}/s" if speed else "")
+
+        yield progress

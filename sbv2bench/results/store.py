@@ -1,0 +1,132 @@
+"""Result files: written whole or not at all, read back with every key checked."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from sbv2bench.errors import InputError, IntegrityError
+from sbv2bench.results.records import SCHEMA_VERSION, EvalResult
+from sbv2bench.specs import fingerprint
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EIO}
+
+
+def result_fingerprint(result: EvalResult) -> str:
+    """SHA-256 of what was asked: the model as sampled, the suite's protocol, the seeds and the number of images."""
+    return fingerprint(
+        {
+            "model": result.model.protocol(),
+            "suite": result.suite.fingerprint,
+            "seeds": list(result.suite.seeds),
+            "num_generated": result.suite.num_generated,
+        }
+    )
+
+
+def path_of(result: EvalResult) -> Path:
+    """`<family>/<model>/<suite>@v<version>/<utc>-<fingerprint8>.json`, relative to the results folder."""
+    family, _, model = result.model.id.rpartition("/")
+    stamp = re.sub(r"[^0-9TZ]", "", str(result.provenance.get("date_utc") or datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")))
+    suite = f"{_safe(result.suite.id)}@v{result.suite.version}"
+    return Path(_safe(family or result.model.family), _safe(model), suite, f"{stamp}-{result_fingerprint(result)[:8]}.json")
+
+
+def _safe(name: str) -> str:
+    """A name that stays one folder on every platform."""
+    return re.sub(r"[^\w.+@-]", "_", name).lstrip(".") or "_"
+
+
+def dumps(result: EvalResult) -> str:
+    """The result as JSON text, floats in full. Raises IntegrityError if a number in it is not finite."""
+    try:
+        return json.dumps(result.model_dump(mode="python"), indent=1, allow_nan=False, default=str) + "\n"
+    except ValueError as error:
+        wrong = [key for key, metric in result.metrics.items() if not _finite(metric.model_dump())]
+        raise IntegrityError(f"result of {result.model.id}: {', '.join(wrong) or 'a value'} is not a finite number") from error
+
+
+def _finite(content: object) -> bool:
+    try:
+        json.dumps(content, allow_nan=False, default=str)
+    except ValueError:
+        return False
+    return True
+
+
+def write(result: EvalResult, folder: Path) -> Path:
+    """Store a result below a results folder and return its path; an older file is never written over.
+
+    Raises InputError if the folder cannot be written, IntegrityError if the disk is full or a number is not finite.
+    """
+    target = folder / path_of(result)
+    text = dumps(result)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        stem, count = target.stem, 1
+        while target.exists():  # the same run within one second
+            count += 1
+            target = target.with_name(f"{stem}-{count}.json")
+        write_whole(target, text)
+    except OSError as error:
+        raise unwritable(folder, error) from error
+    return target
+
+
+def unwritable(folder: Path, error: OSError) -> InputError | IntegrityError:
+    """The error of a results folder that does not take files: full disk (exit 4) or not a writable folder (exit 2)."""
+    kind = IntegrityError if error.errno in _FULL else InputError
+    return kind(
+        f"results folder {folder}: cannot be written ({error.strerror or error})",
+        "--results FOLDER with a folder that you may write",
+    )
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file so that a reader sees all of it or none: temporary file, fsync, rename. Raises OSError."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = Path(name)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def load(path: Path) -> EvalResult:
+    """A result file. Raises InputError if there is none or it is another schema's, IntegrityError if it is not whole."""
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise InputError(f"result file {path}: {error.strerror}", "sbv2bench eval --model ID writes one") from error
+    except ValueError as error:
+        raise IntegrityError(
+            f"result file {path}: found text that is not JSON ({error})", "copy the file again, or evaluate again"
+        ) from error
+    version = content.get("schema_version") if isinstance(content, dict) else None
+    if version != SCHEMA_VERSION:
+        raise InputError(f"result file {path}: found schema_version {version!r}, expected {SCHEMA_VERSION}")
+    try:
+        return EvalResult.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise IntegrityError(f"result file {path}: {where}: {first['msg']}, found {first['input']!r:.80}") from error
+
+
+def find(folder: Path) -> list[Path]:
+    """All result files below a results folder, sorted by path. Hidden and unfinished files are not among them."""
+    paths = (path for path in folder.rglob("*.json") if path.is_file())
+    return sorted(path for path in paths if not any(part.startswith(".") for part in path.relative_to(folder).parts))

@@ -1,0 +1,256 @@
+"""The spine: plan -> for each seed, rows from the cache or by generating and measuring -> score -> result."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from sbv2bench import paths, provenance
+from sbv2bench.errors import InterruptedRun, PrerequisiteError
+from sbv2bench.features.cache import Entry, FeatureCache
+from sbv2bench.registry import Registry
+from sbv2bench.results import store
+from sbv2bench.results.records import EvalResult, ModelRecord, SuiteRecord
+from sbv2bench.runs.generate import blocks, save_images, saved_count
+from sbv2bench.runs.latency import quick_latency
+from sbv2bench.runs.measure import Measurer, Rows, measure_reference
+from sbv2bench.runs.options import EvalOptions, Progress
+from sbv2bench.runs.plan import EvalPlan, plan
+from sbv2bench.runs.score import FeatureSets, score
+from sbv2bench.runs.workers import Processes, cores, each, exact_arithmetic, joined_processes
+from sbv2bench.samplers import load_sampler
+from sbv2bench.samplers.base import Images, PromptBlock, Sampler, Stopwatch
+from sbv2bench.specs import fingerprint
+
+_IMAGES_AT_HAND = 2**30  # bytes of images that wait in memory to be saved; beyond it they are sampled again
+
+
+def evaluate(
+    model: str | Path,
+    suite: str = "mini",
+    *,
+    options: EvalOptions | None = None,
+    registry: Registry | None = None,
+    progress: Progress | None = None,
+    **keywords: Any,
+) -> EvalResult:
+    """Generate a suite's images with a model, measure and score them.
+
+    model: an id, a folder or a hub id; suite: an id. keywords: those of `EvalOptions.validated` (limit=200, seed=0,
+    repeats=3, metrics="fid,pr", device="cpu", ...), unless options are given. Nothing is written but the cache. Under
+    torchrun every process returns the same result.
+    Raises InputError, PrerequisiteError, IntegrityError; InterruptedRun on Ctrl-C.
+    """
+    options = EvalOptions.validated(**keywords) if options is None else options
+    registry = Registry.load(options.catalog) if registry is None else registry
+    return Run(plan(str(model), suite, options, registry), registry, joined_processes(), progress).result()
+
+
+def evaluate_and_store(plan: EvalPlan, registry: Registry, progress: Progress | None = None) -> tuple[EvalResult, Path | None]:
+    """Carry out a plan and write its result file, and the images that its options ask for beside it.
+
+    Under torchrun rank 0 writes, and the other processes get None for the path.
+    """
+    run = Run(plan, registry, joined_processes(), progress)
+    result = run.result()
+    if run.processes.rank != 0:
+        return result, None
+    path = store.write(result, plan.options.results)
+    if saved_count(plan):
+        with exact_arithmetic():
+            save_images(plan, run.sampler, run.at_hand, path.with_name(f"{path.stem}-images"))
+    return result, path
+
+
+@dataclass
+class Run:
+    """A plan being carried out on this process. Networks are loaded when an image is missing: a cached run needs none."""
+
+    plan: EvalPlan
+    registry: Registry
+    processes: Processes
+    progress: Progress | None = None
+    at_hand: dict[int, Images] = field(default_factory=dict)  # images by block, where they will be saved
+
+    def __post_init__(self) -> None:
+        self.cache = FeatureCache(paths.features_dir(), self.plan.options.use_cache)
+        self.workers = cores() if self.plan.device == "cpu" else 1
+        self.seconds = {"generate": 0.0, "features": 0.0, "metrics": 0.0}
+        self.found: list[str] = []  # for each seed: hit, resumed or miss
+        self.found_reference = "none"
+        self.resumed_images = 0
+        self.done = 0  # of this process's images, over all seeds
+        every = blocks(self.plan, self.plan.prompts, self.plan.seeds[0])
+        self.mine = sum(block.count for block in every if self.processes.owns(block.index))
+
+    @cached_property
+    def sampler(self) -> Sampler:
+        """The model, loaded."""
+        return load_sampler(self.plan.model, self.plan.device, getattr(torch, self.plan.dtype), self.registry)
+
+    @cached_property
+    def measurer(self) -> Measurer:
+        """The extractors, loaded, with the captions embedded."""
+        return Measurer(self.plan, self.sampler.resolution)
+
+    def result(self) -> EvalResult:
+        """Rows of every seed, the reference, the clock, the score: made on rank 0, returned by every process."""
+        began = time.perf_counter()
+        try:
+            with exact_arithmetic():
+                generated = [self.seed_rows(seed) if self.plan.rows else {} for seed in self.plan.seeds]
+            result = None
+            if self.processes.rank == 0:
+                with exact_arithmetic():
+                    reference = self.reference() if self.plan.needs_reference else None
+                latency = self.latency() if self.plan.needs_latency else None
+                result = self.scored(generated, reference, latency, began)
+            shared: EvalResult = self.processes.broadcast(result)
+            return shared
+        except KeyboardInterrupt as stop:
+            raise self.interrupted() from stop
+
+    def seed_rows(self, seed: int) -> Rows:
+        """Measurements of every image of a seed, in order; on rank 0 (the other processes' parts are sent there)."""
+        entries = (self.cache.get(self.plan.generated_key(seed, rows)) for rows in self.plan.wider_rows())
+        entry = next((entry for entry in entries if entry is not None), None) if self.processes.rank == 0 else None
+        if self.processes.broadcast(entry is not None):
+            self.found.append("hit")
+            self.advance(self.mine)
+            return {} if entry is None else entry.arrays
+        key = self.plan.generated_key(seed)
+        mine = [block for block in blocks(self.plan, self.plan.prompts, seed) if self.processes.owns(block.index)]
+        kept = {block.index: rows for block in mine if (rows := self.cache.get_block(key, block.index)) is not None}
+        resumed = sum(block.count for block in mine if block.index in kept)
+        self.advance(resumed)
+        missing = [block for block in mine if block.index not in kept]
+        made = self.generate_and_measure(key, missing, keep_images=seed == self.plan.seeds[0])
+        parts = self.processes.gather((kept | made, resumed))
+        if not parts:
+            return {}
+        self.found.append("resumed" if any(count for _, count in parts) else "miss")
+        self.resumed_images += sum(count for _, count in parts)
+        by_block = {number: rows for part, _ in parts for number, rows in part.items()}
+        rows = {name: np.concatenate([by_block[number][name] for number in sorted(by_block)]) for name in by_block[0]}
+        self.cache.put(key, rows, {"model": self.plan.model.id, "suite": self.plan.suite.id, "seed": seed})
+        self.cache.drop_blocks(key)
+        return rows
+
+    def generate_and_measure(self, key: str, missing: list[PromptBlock], keep_images: bool) -> dict[int, Rows]:
+        """Rows by block: each block is sampled, measured while its images are in memory, and stored as it is finished.
+
+        keep_images: hold on to those that will be saved.
+        """
+        if not missing:
+            return {}
+        sampler, measurer = self.sampler, self.measurer
+        wanted = min(saved_count(self.plan), _IMAGES_AT_HAND // (3 * sampler.resolution**2)) if keep_images else 0
+
+        def work(block: PromptBlock) -> tuple[Rows, float, float]:
+            began = time.perf_counter()
+            images = sampler.generate(block, Stopwatch(self.plan.device))
+            sampled = time.perf_counter()
+            rows = measurer.measure_block(images, block)
+            self.cache.put_block(key, block.index, rows)
+            if block.first - self.plan.prompts.first_index < wanted:
+                self.at_hand[block.index] = images
+            return rows, sampled - began, time.perf_counter() - sampled
+
+        began, made, spent = time.perf_counter(), {}, np.zeros(2)
+        try:
+            for block, (rows, *shares) in each(work, missing, self.workers):
+                made[block.index] = rows
+                spent += shares
+                self.advance(block.count)
+        except torch.OutOfMemoryError as error:
+            size = self.plan.block_size
+            fix = f"--batch-size {max(1, size // 2)}"
+            raise PrerequisiteError(f"{self.plan.device}: out of memory with {size} images at a time", fix) from error
+        # Threads overlap: the wall time is split by the share of each kind of work.
+        wall = (time.perf_counter() - began) * spent / spent.sum()
+        self.seconds["generate"] += float(wall[0])
+        self.seconds["features"] += float(wall[1])
+        return made
+
+    def reference(self) -> Entry:
+        """The reference's rows and its fingerprint, computed once for each content key."""
+        key = self.plan.reference_key()
+        entry = self.cache.get(key)
+        self.found_reference = "miss" if entry is None else "hit"
+        if entry is None:
+            began = time.perf_counter()
+            entry = measure_reference(self.plan, self.workers)
+            self.cache.put(key, entry.arrays, entry.manifest)
+            self.seconds["features"] += time.perf_counter() - began
+        return entry
+
+    def latency(self) -> dict[str, Any]:
+        """The clock, on an otherwise idle process."""
+        began = time.perf_counter()
+        found = quick_latency(self.sampler, self.plan.prompts, self.plan.seeds[0])
+        self.seconds["latency"] = time.perf_counter() - began
+        return found
+
+    def scored(self, generated: list[Rows], reference: Entry | None, latency: dict[str, Any] | None, began: float) -> EvalResult:
+        """The result: metrics of all seeds, and everything that is needed to read them."""
+        plan, real = self.plan, None if reference is None else reference.arrays
+        started = time.perf_counter()
+        with exact_arithmetic():
+            same = (plan.suite, plan.extractors, plan.prompts)
+            metrics = score(plan.metrics, [FeatureSets(*same, rows, real, latency, plan.partial) for rows in generated])
+        self.seconds["metrics"] += time.perf_counter() - started
+        suite = SuiteRecord(
+            id=plan.suite.id,
+            version=plan.suite.version,
+            fingerprint=fingerprint(plan.protocol),
+            prompts_sha256=plan.prompts.sha256,
+            reference_fingerprint=None if reference is None else reference.manifest["reference_fingerprint"],
+            num_generated=len(plan.prompts),
+            num_reference=None if reference is None else len(reference.arrays["features"]),
+            seeds=plan.seeds,
+            block_size=plan.block_size,
+            protocol=plan.protocol,
+        )
+        cache = {"generated": self.found_generated(), "reference": self.found_reference, "notes": self.cache.notes}
+        return EvalResult(
+            status="partial" if plan.partial else "complete",
+            model=ModelRecord(**plan.model.model_dump(), nfe=plan.model.network_evaluations()),
+            suite=suite,
+            metrics=metrics,
+            resumed_images=self.resumed_images + self.images_of_cached_seeds(),
+            seconds=self.seconds | {"total": time.perf_counter() - began},
+            provenance=provenance.environment(plan.device) | {"dtype": plan.dtype, "threads": self.workers, "cache": cache},
+        )
+
+    def found_generated(self) -> str:
+        """hit: every seed was in the cache; miss: no image was; resumed: part of them was; none: no image was needed."""
+        kinds = {*self.found} or {"none"}
+        return kinds.pop() if len(kinds) == 1 else "resumed"
+
+    def images_of_cached_seeds(self) -> int:
+        """Images of whole seeds that were there already, where others had to be generated."""
+        return self.found.count("hit") * len(self.plan.prompts) if self.found_generated() == "resumed" else 0
+
+    def advance(self, images: int) -> None:
+        """Tell whoever watches that more of this process's images are finished."""
+        self.done += images
+        if self.progress is not None and images:
+            self.progress("generate", self.done, self.mine * len(self.plan.seeds))
+
+    def interrupted(self) -> InterruptedRun:
+        """What to say after Ctrl-C: how much is kept, and that the same command goes on from there."""
+        asked = len(self.plan.prompts) * len(self.plan.seeds)
+        if not self.cache.enabled:
+            return InterruptedRun(f"interrupted: --no-cache keeps none of {asked} images", "run the command without --no-cache")
+        kept = 0
+        for seed in self.plan.seeds:
+            key, parts = self.plan.generated_key(seed), blocks(self.plan, self.plan.prompts, seed)
+            whole = self.cache.has(key)
+            kept += sum(parts[number].count for number in ([*range(len(parts))] if whole else self.cache.block_numbers(key)))
+        return InterruptedRun(f"interrupted: {kept} of {asked} images are kept", "run the same command again to go on from there")

@@ -1,0 +1,297 @@
+"""Everything that is decided before the first forward pass, and everything cheap that can go wrong (design 1.8)."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from sbv2bench import paths, provenance
+from sbv2bench.data.assets import hash_weights, read_json, resolve_location
+from sbv2bench.data.prompts import Prompts, load_prompts
+from sbv2bench.errors import InputError, IntegrityError, PrerequisiteError
+from sbv2bench.registry import Registry
+from sbv2bench.runs.options import EvalOptions
+from sbv2bench.specs import ExtractorSpec, MetricSpec, ModelSpec, SuiteSpec, WeightsFile, fingerprint
+
+ROWS = ("features", "clip", "hps")  # what can be measured of an image; attributes come with the features
+_NEEDED_ROW = {"features": "features", "reference": "features", "attributes": "features", "clip": "clip", "hps": "hps"}
+_BYTES_AN_IMAGE = 16_384  # of cache: a 2048-wide float32 row, kept once in a block and once in the whole
+_SPARE_DISK = 64 * 2**20
+_ELSEWHERE = "free the disk, set SBV2BENCH_HOME to another folder, or --no-cache"
+
+
+@dataclass(frozen=True)
+class EvalPlan:
+    """One evaluation, resolved: weights hashed, files found, folders proven writable.
+
+    model: as it will be sampled, with its weights. suite: with the number of images really generated. extractors: by
+    role (features, clip, hps), all that the suite names. device: "cpu", "cuda:0", ...; dtype: torch's name of it.
+    """
+
+    model: ModelSpec
+    suite: SuiteSpec
+    extractors: dict[str, ExtractorSpec]
+    metrics: tuple[MetricSpec, ...]
+    prompts: Prompts
+    seeds: tuple[int, ...]
+    block_size: int
+    device: str
+    dtype: str
+    partial: bool
+    protocol: dict[str, Any]
+    options: EvalOptions
+
+    @cached_property
+    def rows(self) -> tuple[str, ...]:
+        """The measurements of each image that the metrics need, in the order of `ROWS`."""
+        needed = {_NEEDED_ROW.get(need) for metric in self.metrics for need in metric.needs}
+        return tuple(row for row in ROWS if row in needed)
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether a metric compares with real images."""
+        return any("reference" in metric.needs for metric in self.metrics)
+
+    @property
+    def needs_latency(self) -> bool:
+        """Whether a metric is measured with a clock."""
+        return any("latency" in metric.needs for metric in self.metrics)
+
+    @cached_property
+    def _ground(self) -> dict[str, Any]:
+        """What any computed array depends on besides its inputs: code, libraries, machine."""
+        libraries = {name: provenance.library_version(package) for name, package in provenance.LIBRARIES.items()}
+        machine = provenance.device_name(self.device)
+        return {"code": provenance.code_fingerprint(), "libraries": libraries, "device": self.device, "machine": machine}
+
+    def generated_key(self, seed: int, rows: tuple[str, ...] | None = None) -> str:
+        """Cache key (64 hex digits) of the measured rows of every image of a seed. rows: other measurements than `self.rows`."""
+        rows = self.rows if rows is None else rows
+        return fingerprint(
+            {
+                **self._ground,
+                "model": self.model.protocol(),
+                "prompts": [self.suite.prompts.protocol(), self.prompts.sha256, len(self.prompts)],
+                "rows": {row: self.extractors[row].protocol() for row in rows},
+                "seed": seed,
+                "block_size": self.block_size,
+                "dtype": self.dtype,
+            }
+        )
+
+    def wider_rows(self) -> Iterator[tuple[str, ...]]:
+        """`self.rows`, and every larger set of measurements that would serve as well."""
+        others = [row for row in ROWS if row not in self.rows and row in self.extractors]
+        for count in range(len(others) + 1):
+            for more in combinations(others, count):
+                yield tuple(row for row in ROWS if row in self.rows or row in more)
+
+    def reference_key(self) -> str:
+        """Cache key (64 hex digits) of the reference's features: what is drawn, by which code, seen by which network."""
+        return fingerprint(
+            {
+                **self._ground,
+                "reference": [self.suite.prompts.protocol(), self.suite.num_reference],
+                "extractor": self.extractors["features"].protocol(),
+            }
+        )
+
+    def describe(self) -> dict[str, Any]:
+        """The plan in JSON-ready words, for --dry-run."""
+        return {
+            "model": self.model.id,
+            "sampler": self.model.sampler,
+            "nfe": self.model.network_evaluations(),
+            "guidance_scale": self.model.guidance_scale,
+            "weights": [file.model_dump() for file in self.model.weights],
+            "suite": f"{self.suite.id}@v{self.suite.version}",
+            "suite_fingerprint": fingerprint(self.protocol),
+            "num_generated": len(self.prompts),
+            "num_reference": self.suite.num_reference if self.needs_reference else None,
+            "metrics": [metric.id for metric in self.metrics],
+            "seeds": list(self.seeds),
+            "block_size": self.block_size,
+            "device": self.device,
+            "dtype": self.dtype,
+            "partial": self.partial,
+            "results": str(self.options.results),
+        }
+
+
+def plan(model_ref: str, suite_ref: str, options: EvalOptions, registry: Registry) -> EvalPlan:
+    """Resolve names, files and folders into a plan; no network is run.
+
+    Raises InputError (names, options, folders), PrerequisiteError (weights, packages, device), IntegrityError (hashes,
+    counts, disk).
+    """
+    declared = registry.suite(suite_ref)
+    model = _with_options(registry.model(model_ref, declared), options)
+    prompts = load_prompts(declared, options.limit)
+    suite = declared.model_copy(update={"num_generated": len(prompts)})
+    metrics = _metrics(suite, model, prompts, options, registry)
+    _check_results_folder(options.results)
+    extractors = {role: _resolved(registry.extractor(name)) for role, name in _roles(suite).items()}
+    model = model.model_copy(update={"weights": _model_weights(model, declared, prompts, registry)})
+    _check_packages()
+    _check_disk(len(prompts), options)
+    device = _device(options.device)
+    protocol = {
+        "suite": suite.protocol(),
+        "prompts_sha256": prompts.sha256,
+        "extractors": {role: spec.protocol() for role, spec in extractors.items()},
+        "metrics": {flag: registry.metric(flag).protocol() for flag in suite.metrics},
+    }
+    return EvalPlan(
+        model=model,
+        suite=suite,
+        extractors=extractors,
+        metrics=metrics,
+        prompts=prompts,
+        seeds=tuple(range(options.seed, options.seed + options.repeats)),
+        block_size=options.batch_size or suite.block_size,
+        device=device,
+        dtype=_dtype(options.dtype, device),
+        partial=len(prompts) < declared.num_generated,
+        protocol=protocol,
+        options=options,
+    )
+
+
+def _with_options(model: ModelSpec, options: EvalOptions) -> ModelSpec:
+    """The model with --steps and --guidance-scale in place of its own. Raises InputError where it has no such setting."""
+    if model.sampler == "published":
+        raise InputError(f"model {model.id}: only published numbers of it are known, there is nothing to sample")
+    wanted = {"steps": options.steps, "guidance_scale": options.guidance_scale}
+    changes = {name: value for name, value in wanted.items() if value is not None}
+    if changes and (model.sampler == "one_step" or not model.has_network()):
+        name = next(iter(changes))
+        raise InputError(f"--{name.replace('_', '-')}: model {model.id} is sampled by {model.sampler}, which has no such setting")
+    return model.model_copy(update=changes)
+
+
+def _roles(suite: SuiteSpec) -> dict[str, str]:
+    """Role -> extractor id, for every network that the suite names."""
+    named = {"features": suite.features, "clip": suite.clip, "hps": suite.hps}
+    return {role: name for role, name in named.items() if name is not None}
+
+
+def _metrics(
+    suite: SuiteSpec, model: ModelSpec, prompts: Prompts, options: EvalOptions, registry: Registry
+) -> tuple[MetricSpec, ...]:
+    """The metrics asked for. Raises InputError for an unknown one, or one that the suite or the model cannot give."""
+    chosen = tuple(registry.metric(flag) for flag in options.metrics or suite.metrics)
+    if options.metrics is None and not model.has_network():  # "all" is all that can be had
+        chosen = tuple(metric for metric in chosen if "latency" not in metric.needs)
+    have = {*_roles(suite)} | ({"reference"} if suite.num_reference else set())
+    have |= {"attributes"} if prompts.attributes is not None else set()
+    have |= {"latency"} if model.has_network() else set()
+    for metric in chosen:
+        lacking = sorted(set(metric.needs) - have)
+        if lacking:
+            who = f"model {model.id}, which no network generates," if lacking == ["latency"] else f"suite {suite.id}"
+            raise InputError(f"--metrics {metric.id}: it needs {', '.join(lacking)}, which {who} does not have", "--metrics all")
+    return chosen
+
+
+def _check_results_folder(folder: Path) -> None:
+    """Raises InputError unless a file can be written into the folder, or into what would become its parent."""
+    place = folder.absolute()
+    while not place.exists():
+        place = place.parent
+    try:
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        raise InputError(f"--results: {folder} cannot be written ({error.strerror} at {place})", "--results ./results") from error
+
+
+def _resolved(spec: ExtractorSpec) -> ExtractorSpec:
+    return spec.model_copy(update={"weights": hash_weights(resolve_location(spec.location))})
+
+
+def _model_weights(model: ModelSpec, suite: SuiteSpec, prompts: Prompts, registry: Registry) -> tuple[WeightsFile, ...]:
+    """Every file that decides the model's images, with its hash; of a merged model, those of both its ends."""
+    if model.sampler == "image_folder":
+        return _image_files(model, suite, prompts)
+    if not model.location and model.merge is None:  # drawn by code alone: the world's renderings, a plugin's function
+        return ()
+    if model.merge is None:
+        folder = resolve_location(model.location, model.revision)
+        return hash_weights(folder) + _base_files(folder)
+    files = []
+    for end in (model.merge.a, model.merge.b):
+        for file in _model_weights(registry.model(end, suite), suite, prompts, registry):
+            files.append(file.model_copy(update={"path": f"{end}:{file.path}"}))
+    return tuple(files)
+
+
+def _image_files(model: ModelSpec, suite: SuiteSpec, prompts: Prompts) -> tuple[WeightsFile, ...]:
+    """One hash over all images of a folder, by name and content. Raises IntegrityError if they are not one for each caption."""
+    from sbv2bench.data.images import ImageFolder
+
+    folder = ImageFolder(resolve_location(model.location))
+    if len(folder) != suite.num_generated:  # a folder for the whole suite may be looked at in part
+        folder.require_count(len(prompts))
+    content = [[path.name, provenance.sha256_file(path)] for path in folder.files[: len(prompts)]]
+    return (WeightsFile(path=f"{len(content)} images", sha256=fingerprint(content)),)
+
+
+def _base_files(folder: Path) -> tuple[WeightsFile, ...]:
+    """Of a LoRA adapter, the files of the model that it is folded into."""
+    config = folder / "unet_lora" / "adapter_config.json"
+    base = read_json(config).get("base_model_name_or_path") if config.is_file() else None
+    if not base:
+        return ()
+    return tuple(file.model_copy(update={"path": f"{base}:{file.path}"}) for file in hash_weights(resolve_location(base)))
+
+
+def _check_packages() -> None:
+    packages = {"torch": "torch", "diffusers": "diffusers", "transformers": "transformers", "open_clip": "open_clip_torch"}
+    for module, package in packages.items():
+        if importlib.util.find_spec(module) is None:
+            raise PrerequisiteError(f"the package {package} is not installed", f"pip install {package}")
+
+
+def _check_disk(images: int, options: EvalOptions) -> None:
+    """Raises IntegrityError where the cache's disk has no room for what the run will keep."""
+    if not options.use_cache:
+        return
+    place = paths.features_dir()
+    while not place.exists():
+        place = place.parent
+    needed = images * options.repeats * _BYTES_AN_IMAGE + _SPARE_DISK
+    free = shutil.disk_usage(place).free
+    if free < needed:
+        raise IntegrityError(f"{place}: found {free // 2**20} MB free, expected {needed // 2**20} MB for the cache", _ELSEWHERE)
+    try:
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        raise PrerequisiteError(f"{place}: the cache cannot be written ({error.strerror})", _ELSEWHERE) from error
+
+
+def _device(wanted: str) -> str:
+    """The device to run on, torch's name of it. Raises PrerequisiteError where this machine has no such device."""
+    import torch
+
+    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    if wanted == "auto":
+        return "cuda" if cuda else "cpu"
+    number = int(wanted.partition(":")[2] or 0)
+    there = {"cpu": True, "cuda": cuda and number < torch.cuda.device_count(), "mps": mps}[wanted.partition(":")[0]]
+    if not there:
+        raise PrerequisiteError(f"--device {wanted}: torch {torch.__version__} sees no such device here", "--device cpu")
+    return wanted
+
+
+def _dtype(wanted: str, device: str) -> str:
+    if wanted != "auto":
+        return wanted
+    return "float16" if device.startswith("cuda") else "float32"

@@ -1,0 +1,216 @@
+"""Rows to numbers: one function for each metric, from what was measured of the images to values that say what they are.
+
+Each takes FeatureSets and returns {key of the result's metrics block: MetricValue}; catalogs name them as a metric's target.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sbv2bench.data.prompts import Prompts
+from sbv2bench.errors import InputError
+from sbv2bench.metrics import frechet, kernel, uncertainty
+from sbv2bench.metrics.precision_recall import precision_recall
+from sbv2bench.mini.world import ATTRIBUTES
+from sbv2bench.results.records import MetricValue
+from sbv2bench.specs import ExtractorSpec, MetricSpec, SuiteSpec
+
+NEIGHBOURS = 3  # k of precision and recall (Kynkäänniemi et al. 2019, section 3)
+_GROUPS = 10  # HPSv2 prints the deviation of ten group means
+_OVER_PROMPTS = "standard error over prompts"
+_OVER_SEEDS = "t interval over generation seeds (generation noise only)"
+
+Rows = Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class FeatureSets:
+    """What the metrics of one seed are computed from.
+
+    generated: rows of N images as `measure_block` gives them. reference: "features" [M, D] float32 and "radii" [M] float64.
+    latency: what `quick_latency` returned. extractors: by role. partial: the run was cut by --limit.
+    """
+
+    suite: SuiteSpec
+    extractors: Mapping[str, ExtractorSpec]
+    prompts: Prompts
+    generated: Rows
+    reference: Rows | None = None
+    latency: dict[str, Any] | None = None
+    partial: bool = False
+
+    def label(self, name: str) -> str:
+        """The metric's name as people see it: "FID-mini", and "FID-mini@200" of the first 200 images of a suite."""
+        return f"{name}{self.suite.label_suffix}" + (f"@{len(self.prompts)}" if self.partial else "")
+
+    def value(self, name: str, value: float, direction: Literal["lower", "higher"], role: str, **more: Any) -> MetricValue:
+        """A MetricValue with what all of them say. role: whose extractor measured; more: its other fields."""
+        known = {"label": self.label(name), "n_generated": len(self.prompts), "extractor": self.extractors[role].id}
+        return MetricValue.model_validate({"value": value, "direction": direction, **known, **more})
+
+    def compared(self, name: str, value: float, direction: Literal["lower", "higher"], **more: Any) -> MetricValue:
+        """The same for a metric of generated and reference features."""
+        n_reference = 0 if self.reference is None else len(self.reference["features"])
+        return self.value(name, value, direction, "features", n_reference=n_reference, **more)
+
+
+def _pair(sets: FeatureSets) -> tuple[NDArray[Any], NDArray[Any]]:
+    if sets.reference is None:
+        raise InputError(f"suite {sets.suite.id} has no reference images to compare with")
+    return sets.generated["features"], sets.reference["features"]
+
+
+def fid(sets: FeatureSets) -> dict[str, MetricValue]:
+    """Fréchet distance, in the features' unit squared. It has no honest error from one seed: bias is of order 1/N."""
+    return {"fid": sets.compared("FID", frechet.frechet_distance(*_pair(sets)), "lower")}
+
+
+def pr(sets: FeatureSets) -> dict[str, MetricValue]:
+    """Improved precision and recall, density and coverage, k = 3."""
+    generated, reference = _pair(sets)
+    radii = None if sets.reference is None else sets.reference.get("radii")
+    found = precision_recall(generated, reference, NEIGHBOURS, reference_radii=radii)
+    names = ("precision", "recall", "density", "coverage")
+    return {name: sets.compared(name, getattr(found, name), "higher") for name in names}
+
+
+def kid(sets: FeatureSets) -> dict[str, MetricValue]:
+    """Kernel distance, the full unbiased U-statistic, with its standard error."""
+    value, std_err = kernel.kernel_statistics(*_pair(sets))
+    more = {"std_err": std_err, "uncertainty": "U-statistic over images of both sets"}
+    return {"kid": sets.compared("KID", value, "lower", **more)}
+
+
+def clip(sets: FeatureSets) -> dict[str, MetricValue]:
+    """CLIP score: the mean cosine, neither scaled nor clipped at zero (protocols.md 4).
+
+    details, where captions have hard negatives: "margin", the mean cosine with the caption less that with its negative.
+    """
+    cosines = sets.generated["clip"]
+    value, std_err = uncertainty.mean_and_std_err(cosines)
+    more: dict[str, Any] = {"std_err": std_err, "uncertainty": _OVER_PROMPTS, "unit": "cosine"}
+    if "clip_false" in sets.generated:
+        margin, error = uncertainty.mean_and_std_err(cosines - sets.generated["clip_false"])
+        more["details"] = {"margin": {"value": margin, "std_err": error, "n": len(cosines)}}
+    return {"clip_score": sets.value("CLIP", value, "higher", "clip", **more)}
+
+
+def hps(sets: FeatureSets) -> dict[str, MetricValue]:
+    """Human preference score: 100 times the mean cosine over all images, and by style (protocols.md 5).
+
+    group_deviation of a style: population deviation of the means of ten consecutive groups of its images.
+    """
+    scores = sets.generated["hps"]
+    value, std_err = uncertainty.mean_and_std_err(scores)
+    more = {"std_err": std_err, "uncertainty": _OVER_PROMPTS, "unit": "100 x cosine", "styles": _by_style(scores, sets.prompts)}
+    return {"hps": sets.value("HPS", value, "higher", "hps", **more)}
+
+
+def _by_style(scores: NDArray[np.float64], prompts: Prompts) -> dict[str, dict[str, float]] | None:
+    if prompts.styles is None:
+        return None
+    styles = np.array(prompts.styles)
+    found = {}
+    for style in sorted(set(prompts.styles)):
+        own = scores[styles == style]
+        value, std_err = uncertainty.mean_and_std_err(own)
+        spread = uncertainty.group_deviation(own, max(1, -(-len(own) // _GROUPS)))[1]
+        found[style] = {"value": value, "n": float(len(own)), "group_deviation": spread}
+        if std_err is not None:
+            found[style]["std_err"] = std_err
+    return found
+
+
+def attributes(sets: FeatureSets) -> dict[str, MetricValue]:
+    """Share of images in which the extractor reads every attribute that the caption names; by attribute in `details`."""
+    right = sets.generated["attributes"]  # int8 [N, 9]: 1 right, 0 wrong, -1 not named
+    n, share = len(right), float((right != 0).all(axis=1).mean())
+    details = {}
+    for name in dict.fromkeys(attribute.partition("_")[0] for attribute in ATTRIBUTES):
+        columns = [column for column, attribute in enumerate(ATTRIBUTES) if attribute.partition("_")[0] == name]
+        named = right[:, columns][right[:, columns] >= 0]
+        if len(named):
+            details[name] = {"value": float((named == 1).mean()), "n": len(named)}
+    more = {"std_err": float(np.sqrt(share * (1 - share) / n)), "uncertainty": "binomial standard error over prompts"}
+    return {"attribute_accuracy": sets.value("attributes", share, "higher", "features", unit="share", details=details, **more)}
+
+
+def latency(sets: FeatureSets) -> dict[str, MetricValue]:
+    """Median wall time of one image, in milliseconds; by stage in `details`. The one metric that differs between runs."""
+    if sets.latency is None:
+        raise InputError("latency was not measured in this run")
+    found = dict(sets.latency)
+    median, n = found.pop("median_ms"), found["runs"]
+    quick = MetricValue(value=median, label="latency (quick)", direction="lower", unit="ms", n_generated=n, details=found)
+    return {"latency_ms": quick.model_copy(update={"uncertainty": "median of single runs; p5 and p95 in details"})}
+
+
+def score(metrics: Sequence[MetricSpec], seeds: Sequence[FeatureSets]) -> dict[str, MetricValue]:
+    """The metrics block of a result: each metric on every seed's sets, in the order given, and the mean over seeds.
+
+    Latency is measured once and says so by its n. Raises InputError where a target does not give the keys it declares.
+    """
+    block: dict[str, MetricValue] = {}
+    for metric in metrics:
+        target = _target(metric)
+        once = "latency" in metric.needs
+        values = [target(sets) for sets in (seeds[:1] if once else seeds)]
+        if set(values[0]) != set(metric.keys):
+            found, expected = ", ".join(values[0]), ", ".join(metric.keys)
+            raise InputError(f"metric {metric.id}: {metric.target} gave {found}, expected {expected}")
+        block |= {key: _over_seeds([value[key] for value in values]) for key in metric.keys}
+    return block
+
+
+def _target(metric: MetricSpec) -> Callable[[FeatureSets], dict[str, MetricValue]]:
+    module, _, name = metric.target.partition(":")
+    try:
+        found: Callable[[FeatureSets], dict[str, MetricValue]] = getattr(import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise InputError(f"metric {metric.id}: {metric.target} cannot be imported ({error})") from error
+    return found
+
+
+def _over_seeds(values: list[MetricValue]) -> MetricValue:
+    """One seed's value as it is; of more, their mean with the spread between them."""
+    if len(values) == 1:
+        return values[0]
+    numbers = [value.value for value in values]
+    mean, std_err = uncertainty.mean_and_std_err(numbers)
+    return values[0].model_copy(
+        update={
+            "value": mean,
+            "std_err": std_err,
+            "ci95": uncertainty.t_interval(numbers, 0.95),
+            "uncertainty": _OVER_SEEDS,
+            "repeats": tuple(numbers),
+            "styles": _styles_over_seeds([value.styles for value in values if value.styles is not None]),
+            "details": _mean([value.details for value in values]),
+        }
+    )
+
+
+def _styles_over_seeds(styles: list[dict[str, dict[str, float]]]) -> dict[str, dict[str, float]] | None:
+    """Means over seeds; the standard error of a style is that of its mean over seeds."""
+    if not styles:
+        return None
+    found: dict[str, dict[str, float]] = _mean(styles)
+    for style, numbers in found.items():
+        std_err = uncertainty.mean_and_std_err([each[style]["value"] for each in styles])[1]
+        found[style] = numbers if std_err is None else {**numbers, "std_err": std_err}
+    return found
+
+
+def _mean(values: list[Any]) -> Any:
+    """Mean of equal nests of dictionaries over their numbers."""
+    if isinstance(values[0], dict):
+        return {key: _mean([value[key] for value in values]) for key in values[0]}
+    if isinstance(values[0], int | float):
+        return float(np.mean(values)) if len(set(values)) > 1 else values[0]
+    return values[0]

@@ -1,0 +1,97 @@
+"""Threads and processes, kept so that no number depends on how many of them there are (design 1.6)."""
+
+from __future__ import annotations
+
+import atexit
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from threadpoolctl import threadpool_limits
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def cores() -> int:
+    """Processor cores that this process may use, shared fairly with the other processes of a torchrun on this machine."""
+    mine = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, mine // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
+@contextmanager
+def exact_arithmetic() -> Iterator[None]:
+    """One thread an operation, no TF32, no autotuned convolutions: the same inputs give the same bits. Restored on leaving."""
+    threads, cudnn = torch.get_num_threads(), torch.backends.cudnn
+    before = cudnn.allow_tf32, cudnn.benchmark, cudnn.deterministic, torch.backends.cuda.matmul.allow_tf32
+    torch.set_num_threads(1)
+    cudnn.allow_tf32, cudnn.benchmark, cudnn.deterministic, torch.backends.cuda.matmul.allow_tf32 = False, False, True, False
+    try:
+        with threadpool_limits(1):
+            yield
+    finally:
+        torch.set_num_threads(threads)
+        cudnn.allow_tf32, cudnn.benchmark, cudnn.deterministic, torch.backends.cuda.matmul.allow_tf32 = before
+
+
+def each(work: Callable[[T], R], items: Sequence[T], workers: int) -> Iterator[tuple[T, R]]:
+    """(item, work(item)) as they finish, from a few threads of one intra-op thread each.
+
+    When something is raised, here or in a worker, what has begun is finished and nothing more is begun.
+    """
+    with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        futures = {pool.submit(work, item): item for item in items}
+        try:
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process among those of a torchrun; alone, rank 0 of 1. Block i belongs to rank i % size."""
+
+    rank: int = 0
+    size: int = 1
+    group: Any = None
+
+    def owns(self, number: int) -> bool:
+        """Whether block `number` is this process's."""
+        return number % self.size == self.rank
+
+    def broadcast(self, value: Any) -> Any:
+        """Rank 0's value, on every rank."""
+        if self.size == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, src=0, group=self.group)
+        return box[0]
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every rank's value, in order, on rank 0; an empty list elsewhere."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] | None = [None] * self.size if self.rank == 0 else None
+        dist.gather_object(value, values, dst=0, group=self.group)
+        return values or []
+
+
+def joined_processes() -> Processes:
+    """The processes that torchrun started, joined by gloo until they end, or this one alone."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return Processes()
+    # Rank 0 waits for the slowest rank's last block: hours, where networks are large.
+    patience = timedelta(days=2)
+    if not dist.is_initialized():
+        dist.init_process_group("gloo", timeout=patience)
+        atexit.register(dist.destroy_process_group)
+    group = None if dist.get_backend() == "gloo" else dist.new_group(backend="gloo", timeout=patience)
+    return Processes(dist.get_rank(), dist.get_world_size(), group)

@@ -1,0 +1,54 @@
+"""Generating images: one file for each way to sample a model. `load_sampler` is the door."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from sbv2bench.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+
+    from sbv2bench.registry import Registry
+    from sbv2bench.samplers.base import Sampler
+    from sbv2bench.specs import ModelSpec
+
+__all__ = ["load_model", "load_sampler"]
+
+
+def load_sampler(spec: ModelSpec, device: str, dtype: torch.dtype, registry: Registry | None = None) -> Sampler:
+    """Load a model and what samples it, by the target that the registry has for the spec's kind.
+
+    device: torch's name, "cpu" or "cuda:0". registry: by default the built-ins, plugins and the user's catalog; a merge
+    finds its models there. Raises InputError for what cannot be sampled, and what the kind's class raises.
+    """
+    from sbv2bench.registry import Registry
+
+    if spec.sampler == "published":
+        raise InputError(f"{spec.id}: only published numbers are known of it, there is nothing to sample")
+    registry = registry or Registry.load()
+    target = registry.sampler(spec.sampler).target
+    module, _, name = target.partition(":")
+    try:
+        sampler = getattr(import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise InputError(f"sampler {spec.sampler}: {target} cannot be imported ({error})") from error
+    # Only a merge names other models, so a plugin's sampler need not take a registry.
+    return cast("Sampler", sampler(spec, device, dtype, registry) if spec.merge else sampler(spec, device, dtype))
+
+
+def load_model(
+    id_or_path: str | Path, device: str = "cpu", dtype: torch.dtype | None = None, registry: Registry | None = None
+) -> Sampler:
+    """A model by id, folder or hub id, ready to sample. dtype: float32 by default, also on a GPU.
+
+    A bare name means the mini family. Raises InputError for an unknown name, and what `load_sampler` raises.
+    """
+    import torch
+
+    from sbv2bench.registry import Registry
+
+    registry = registry or Registry.load()
+    return load_sampler(registry.model(str(id_or_path)), device, dtype or torch.float32, registry)

@@ -1,0 +1,119 @@
+"""What every sampler is: a block of prompts in, uint8 images out, seeds that belong to images.
+
+The noise of a caption is drawn on the CPU in float32 by a generator of its own, seeded by a hash of (seed, caption
+index), so an image depends on neither its neighbours, nor the device, nor where a run was resumed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sbv2bench.errors import IntegrityError
+from sbv2bench.specs import ModelSpec
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+Images = NDArray[np.uint8]
+Stage = Literal["text", "denoise", "decode"]
+
+
+@dataclass(frozen=True)
+class PromptBlock:
+    """A fixed number of consecutive prompts, computed together.
+
+    index: number of the block; all blocks have the same length, so its first prompt is number index * length of the list.
+    first: the caption index of that prompt, which numbers its image. count: how many of the rows are real; captions and
+    noise_seeds have the full length, padded by repeating the last row.
+    """
+
+    index: int
+    first: int
+    count: int
+    captions: tuple[str, ...]
+    noise_seeds: tuple[int, ...]
+
+
+class Stopwatch:
+    """Seconds spent in each stage, summed over calls; it may be shared by threads. device: torch's name of it."""
+
+    def __init__(self, device: str = "cpu") -> None:
+        self.seconds: dict[Stage, float] = {"text": 0.0, "denoise": 0.0, "decode": 0.0}
+        self._device = torch.device(device)
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def stage(self, name: Stage) -> Iterator[None]:
+        """Adds the time of its block, from an idle device to an idle device."""
+        self._wait()
+        start = time.perf_counter()
+        yield
+        self._wait()
+        with self._lock:
+            self.seconds[name] += time.perf_counter() - start
+
+    def _wait(self) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+
+
+class Sampler(Protocol):
+    """A model that can be asked for images. `generate` may be called from several threads at once."""
+
+    spec: ModelSpec
+    resolution: int  # images are resolution x resolution
+    network_calls: int  # forward passes of the denoiser for one image; a guided step counts two
+
+    def generate(self, block: PromptBlock, stopwatch: Stopwatch) -> Images:
+        """uint8 [block size, resolution, resolution, 3], a row for each of the block's, padding included.
+
+        Raises IntegrityError where a model makes pixels that are not numbers.
+        """
+        ...
+
+    def pipeline(self) -> DiffusionPipeline:
+        """A diffusers pipeline that makes the same images of the same noise. Raises InputError where there is none."""
+        ...
+
+
+def image_seed(seed: int, caption_index: int) -> int:
+    """The 64-bit seed of one image's generator: blake2b of "seed:index"."""
+    return int.from_bytes(hashlib.blake2b(f"{seed}:{caption_index}".encode(), digest_size=8).digest(), "big")
+
+
+def generators(noise_seeds: Sequence[int]) -> list[torch.Generator]:
+    """A CPU generator for each seed (0 <= seed < 2**64)."""
+    return [torch.Generator("cpu").manual_seed(seed) for seed in noise_seeds]
+
+
+def initial_noise(rngs: Sequence[torch.Generator], shape: Sequence[int]) -> Tensor:
+    """Standard normal float32 [B, *shape] on the CPU; row i is drawn by generator i, which moves on."""
+    return torch.stack([torch.randn(*shape, generator=rng, dtype=torch.float32) for rng in rngs])
+
+
+def to_uint8(images_BCHW: Tensor) -> Images:
+    """Float images in [0, 1] -> uint8 [B, H, W, C]: floor(255 x + 0.5) after clamping, rounding half up as torchvision does.
+
+    Raises IntegrityError on a NaN or an infinity, which would become an arbitrary colour.
+    """
+    images_BCHW = images_BCHW.to(torch.float32)
+    finite = images_BCHW.isfinite().flatten(1).all(1)
+    if not bool(finite.all()):
+        rows = (~finite).nonzero().flatten().tolist()
+        raise IntegrityError(
+            f"{len(rows)} of {len(finite)} images of a block (rows {rows[:3]}...) hold pixels that are not numbers",
+            "sample in float32: --dtype float32",
+        )
+    levels = (images_BCHW.clamp(0, 1) * 255 + 0.5).floor().to(torch.uint8)
+    return levels.permute(0, 2, 3, 1).contiguous().cpu().numpy()

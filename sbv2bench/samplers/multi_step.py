@@ -1,0 +1,65 @@
+"""Many network calls an image: a Stable Diffusion model, sampled by a scheduler of diffusers."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING
+
+import torch
+from diffusers import SchedulerMixin, StableDiffusionPipeline
+
+from sbv2bench.errors import InputError
+from sbv2bench.samplers.base import Images, PromptBlock, Stopwatch, generators, initial_noise
+from sbv2bench.samplers.components import is_guided, load_components
+from sbv2bench.samplers.schedulers import make_scheduler, randomness
+from sbv2bench.specs import ModelSpec
+
+if TYPE_CHECKING:
+    from sbv2bench.registry import Registry
+
+
+class MultiStepSampler:
+    """The loop of diffusers' StableDiffusionPipeline, with a generator for each image and latents kept in float32."""
+
+    def __init__(self, spec: ModelSpec, device: str, dtype: torch.dtype, registry: Registry | None = None) -> None:
+        """Loads the model; raises what `load_components` raises, and InputError where one step would not start from noise."""
+        self.spec = spec
+        self._guided = is_guided(spec.guidance_scale)
+        self._components = load_components(spec, device, dtype, registry)
+        self._scheduler = make_scheduler(spec, self._components.scheduler)
+        self.resolution = self._components.resolution
+        timesteps = self._fresh_scheduler().timesteps
+        self.network_calls = len(timesteps) * (2 if self._guided else 1)
+        # Leading spacing puts a single step at t = 1, where nothing is left to denoise.
+        if spec.steps == 1 and timesteps[0] < self._scheduler.config.num_train_timesteps / 2:
+            raise InputError(
+                f"{spec.id}: its scheduler asks a single step at t = {int(timesteps[0])}, which pure noise is not",
+                "write scheduler: ddim in its spec (trailing timesteps)",
+            )
+
+    def generate(self, block: PromptBlock, stopwatch: Stopwatch) -> Images:
+        """uint8 [block size, resolution, resolution, 3]; see `Sampler.generate`."""
+        parts, scale = self._components, self.spec.guidance_scale
+        rngs = generators(block.noise_seeds)
+        with torch.inference_mode():
+            with stopwatch.stage("text"):
+                text = parts.encode_text(block.captions, self._guided)
+            with stopwatch.stage("denoise"):
+                scheduler = self._fresh_scheduler()
+                latents = initial_noise(rngs, parts.latent_shape).to(parts.device) * scheduler.init_noise_sigma
+                noise = randomness(scheduler, rngs)
+                for t in scheduler.timesteps:
+                    output = parts.predict(scheduler.scale_model_input(latents, t), t, text, scale)
+                    latents = scheduler.step(output, t, latents, **noise).prev_sample
+            with stopwatch.stage("decode"):
+                return parts.decode(latents)
+
+    def pipeline(self) -> StableDiffusionPipeline:
+        """For the same images pass the noise as `latents`, the spec's steps and guidance_scale, and the generators."""
+        return self._components.pipeline(copy.deepcopy(self._scheduler))
+
+    def _fresh_scheduler(self) -> SchedulerMixin:
+        """A scheduler keeps the state of one denoising, so every block has its own."""
+        scheduler = copy.deepcopy(self._scheduler)
+        scheduler.set_timesteps(self.spec.steps, device=self._components.device)
+        return scheduler

@@ -1,0 +1,66 @@
+"""One network call an image: noise in, clean latents out (SwiftBrush v2, equation 1)."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+from diffusers import StableDiffusionPipeline
+
+from sbv2bench.diffusion import Schedule, predict_x0
+from sbv2bench.errors import InputError
+from sbv2bench.samplers.base import Images, PromptBlock, Stopwatch, generators, initial_noise
+from sbv2bench.samplers.components import is_guided, load_components
+from sbv2bench.samplers.schedulers import jumping_scheduler
+from sbv2bench.specs import ModelSpec
+
+if TYPE_CHECKING:
+    from sbv2bench.registry import Registry
+
+
+class OneStepSampler:
+    """x_0 = predict_x0(UNet(z, T, text), z, alpha_T, sigma_T), z ~ N(0, 1) in float32 and not scaled by sigma_T.
+
+    This is the generator as it was trained (VinAIResearch/SwiftBrushV2:infer.py). The Euler scheduler of diffusers'
+    one-step SD-Turbo pipeline feeds sigma_T z instead, which changes x_0 by 0.23 %.
+    """
+
+    def __init__(self, spec: ModelSpec, device: str, dtype: torch.dtype, registry: Registry | None = None) -> None:
+        """Loads the model; raises what `load_components` raises, and InputError for a timestep or an alpha that cannot be."""
+        self.spec = spec
+        self._guided = is_guided(spec.guidance_scale)
+        self.network_calls = 2 if self._guided else 1
+        self._components = components = load_components(spec, device, dtype, registry)
+        self.resolution = components.resolution
+        schedule = Schedule.from_config(components.scheduler.config)
+        if spec.timestep >= len(schedule):
+            raise InputError(f"{spec.id}: timestep {spec.timestep}, expected below {len(schedule)}, the length of its schedule")
+        self.alpha_T = schedule.alpha(spec.timestep) if spec.alpha_T is None else spec.alpha_T
+        if not 0.0 <= self.alpha_T <= 1.0 or (self.alpha_T == 0.0 and components.prediction_type == "epsilon"):
+            raise InputError(f"{spec.id}: alpha_T is {self.alpha_T}, expected at most 1 and, for epsilon prediction, above 0")
+        self.sigma_T = schedule.sigma(spec.timestep) if spec.alpha_T is None else math.sqrt(1.0 - self.alpha_T**2)
+
+    def generate(self, block: PromptBlock, stopwatch: Stopwatch) -> Images:
+        """uint8 [block size, resolution, resolution, 3]; see `Sampler.generate`."""
+        parts, spec = self._components, self.spec
+        with torch.inference_mode():
+            with stopwatch.stage("text"):
+                text = parts.encode_text(block.captions, self._guided)
+            with stopwatch.stage("denoise"):
+                z = initial_noise(generators(block.noise_seeds), parts.latent_shape).to(parts.device)
+                output = parts.predict(z, spec.timestep, text, spec.guidance_scale)
+                x0 = predict_x0(output, z, self.alpha_T, self.sigma_T, parts.prediction_type)
+            with stopwatch.stage("decode"):
+                return parts.decode(x0)
+
+    def pipeline(self) -> StableDiffusionPipeline:
+        """For the same images pass the noise as `latents`, num_inference_steps=1 and the spec's guidance_scale.
+
+        One trailing DDIM step that ends at alpha = 1 returns x_0 itself (Song et al. 2021, equation 12). Where the
+        student is not asked at the schedule's end, or has its own alpha_T, the schedule is one that jumps there.
+        """
+        parts, spec = self._components, self.spec
+        at_the_end = spec.timestep == parts.scheduler.config.num_train_timesteps - 1
+        own = parts.scheduler if at_the_end and spec.alpha_T is None else None
+        return parts.pipeline(jumping_scheduler(own, spec.timestep, self.alpha_T, parts.prediction_type))

@@ -1,0 +1,152 @@
+"""Any diffusers pipeline folder, sampled by the pipeline's own `__call__`."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from diffusers import DiffusionPipeline, SchedulerMixin
+from transformers import PreTrainedTokenizerBase
+
+from sbv2bench.data.assets import hash_weights, pickles_allowed, read_json, resolve_location
+from sbv2bench.errors import InputError
+from sbv2bench.samplers.base import Images, PromptBlock, Stopwatch, generators, initial_noise, to_uint8
+from sbv2bench.samplers.components import is_guided, quiet
+from sbv2bench.samplers.schedulers import make_scheduler, reading
+from sbv2bench.specs import ModelSpec
+
+if TYPE_CHECKING:
+    from sbv2bench.registry import Registry
+
+REQUIRED = ("prompt", "generator", "output_type", "num_inference_steps")  # arguments of a text-to-image pipeline with seeds
+BEYOND = ("image", "mask_image", "control_image")  # arguments of one that starts from a picture
+
+
+class PipelineSampler:
+    """A pipeline that keeps its own ways (text, guidance, decoding) and is given seeds by image.
+
+    All of its time is counted as the stage `denoise`: what happens inside is not ours to cut.
+    """
+
+    def __init__(self, spec: ModelSpec, device: str, dtype: torch.dtype, registry: Registry | None = None) -> None:
+        """Loads the pipeline; no remote code, no safety checker. Raises InputError where it is not text-to-image by seed."""
+        if spec.merge:
+            raise InputError(f"{spec.id}: `sampler: pipeline` cannot merge, expected multi_step or one_step")
+        self.spec = spec
+        guided = is_guided(spec.guidance_scale)
+        self._device, self._dtype = torch.device(device), dtype
+        folder = resolve_location(spec.location, spec.revision)
+        self._pipeline = _load(folder, dtype).to(device)
+        self._arguments = inspect.signature(self._pipeline.__call__).parameters
+        wrong = [f"no {name}" for name in REQUIRED if name not in self._arguments]
+        wrong += [name for name in BEYOND if name in self._arguments]
+        if wrong:
+            kind = type(self._pipeline).__name__
+            raise InputError(f"{folder}: {kind} takes {', '.join(wrong)}, expected a text-to-image pipeline with seeds")
+        if scheduler := getattr(self._pipeline, "scheduler", None):
+            self._pipeline.scheduler = make_scheduler(spec, scheduler)
+        self.resolution = _resolution(spec, self._pipeline)
+        self.network_calls = self._calls(guided)
+        self._of_thread = threading.local()
+
+    def generate(self, block: PromptBlock, stopwatch: Stopwatch) -> Images:
+        """uint8 [block size, resolution, resolution, 3]; see `Sampler.generate`."""
+        rngs = generators(block.noise_seeds)
+        pipeline = self._fresh_pipeline()
+        arguments: dict[str, Any] = {
+            "prompt": list(block.captions),
+            "num_inference_steps": self.spec.steps,
+            "guidance_scale": self.spec.guidance_scale,
+            "height": self.resolution,
+            "width": self.resolution,
+            "generator": rngs,
+            "latents": self._noise(rngs),
+            "output_type": "pt",
+        }
+        with torch.inference_mode(), stopwatch.stage("denoise"):
+            images = pipeline(**{key: value for key, value in arguments.items() if key in self._arguments}).images
+            return to_uint8(images)
+
+    def pipeline(self) -> DiffusionPipeline:
+        """The pipeline itself; for the same images pass the spec's steps and guidance_scale, the noise and the generators."""
+        return self._fresh_pipeline()
+
+    def _fresh_pipeline(self) -> DiffusionPipeline:
+        """A pipeline writes to itself, its scheduler and its tokenizers while it runs; its networks it only reads.
+
+        So the networks are shared, a thread keeps its copy of the tokenizers, which are slow to copy, and a scheduler is
+        new for each block.
+        """
+        if not hasattr(self._of_thread, "tokenizers"):
+            parts = self._pipeline.components.items()
+            tokenizers = {name: copy.deepcopy(part) for name, part in parts if isinstance(part, PreTrainedTokenizerBase)}
+            self._of_thread.tokenizers = tokenizers
+        pipeline = copy.copy(self._pipeline)
+        schedulers = {name: copy.deepcopy(part) for name, part in pipeline.components.items() if isinstance(part, SchedulerMixin)}
+        vars(pipeline).update(self._of_thread.tokenizers | schedulers)
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
+
+    def _noise(self, rngs: Sequence[torch.Generator]) -> torch.Tensor | None:
+        """The initial noise in float32, cast, where the pipeline's latents are a UNet's; else the pipeline draws its own.
+
+        It would draw in the run's dtype, and float16 draws other numbers than float32 of the same seed.
+        """
+        unet, factor = getattr(self._pipeline, "unet", None), getattr(self._pipeline, "vae_scale_factor", None)
+        if unet is None or factor is None or unet.config.in_channels != self._pipeline.vae.config.latent_channels:
+            return None
+        side = self.resolution // factor
+        return initial_noise(rngs, (unet.config.in_channels, side, side)).to(self._device, self._dtype)
+
+    def _calls(self, guided: bool) -> int:
+        """Steps as the scheduler counts them, twice where guided; a network that reads the scale as an input is called once."""
+        scheduler = copy.deepcopy(getattr(self._pipeline, "scheduler", None))
+        steps = self.spec.steps
+        if scheduler is not None:
+            scheduler.set_timesteps(steps)
+            steps = len(scheduler.timesteps)
+        denoiser = getattr(self._pipeline, "unet", None) or getattr(self._pipeline, "transformer", None)
+        embedded = denoiser is not None and (
+            denoiser.config.get("time_cond_proj_dim") is not None or denoiser.config.get("guidance_embeds")
+        )
+        return steps * (2 if guided and not embedded else 1)
+
+
+def _load(folder: Path, dtype: torch.dtype) -> DiffusionPipeline:
+    hash_weights(folder)
+    index = folder / "model_index.json"
+    if not index.is_file():
+        raise InputError(f"{folder}: no model_index.json found, expected a diffusers pipeline folder")
+    parts = read_json(index)
+    foreign = [name for name, part in parts.items() if isinstance(part, list) and (folder / name / f"{part[0]}.py").is_file()]
+    if isinstance(parts.get("_class_name"), list) or foreign:
+        raise InputError(f"{index}: names code of its own ({', '.join(foreign) or parts['_class_name'][0]}), which is never run")
+    # It replaces whole pictures by black ones, which would count against the model.
+    unchecked = {"safety_checker": None, "requires_safety_checker": False} if "safety_checker" in parts else {}
+    with quiet(), reading(folder):
+        return DiffusionPipeline.from_pretrained(
+            folder,
+            torch_dtype=dtype,
+            use_safetensors=None if pickles_allowed() else True,
+            local_files_only=True,
+            **unchecked,
+        )
+
+
+def _resolution(spec: ModelSpec, pipeline: DiffusionPipeline) -> int:
+    """Side of the images: the spec's, or what the denoiser was made for. Raises InputError where neither says."""
+    if spec.resolution:
+        return spec.resolution
+    denoiser = getattr(pipeline, "unet", None) or getattr(pipeline, "transformer", None)
+    side = getattr(denoiser.config, "sample_size", None) if denoiser is not None else None
+    factor = getattr(pipeline, "vae_scale_factor", None)
+    if not isinstance(side, int) or factor is None:
+        raise InputError(
+            f"{spec.id}: {type(pipeline).__name__} does not say its resolution, expected resolution: in the model's spec"
+        )
+    return int(side * factor)

@@ -1,0 +1,21 @@
+"""Every test has its own cache folder and no hub, whatever the machine's environment says."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # huggingface_hub reads it when it is first imported
+
+
+@pytest.fixture(autouse=True)
+def own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty SBV2BENCH_HOME, offline, and none of the user's own settings."""
+    home = tmp_path_factory.mktemp("home")
+    monkeypatch.setenv("SBV2BENCH_HOME", str(home))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    for name in ("SBV2BENCH_SUITE", "SBV2BENCH_CATALOG", "SBV2BENCH_ALLOW_PICKLE", "SBV2BENCH_OFFLINE", "RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    return home

@@ -1,0 +1,209 @@
+"""Rows to numbers: arithmetic by hand, labels that say what was measured, and errors that are honest."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sbv2bench.data.prompts import Prompts
+from sbv2bench.errors import InputError
+from sbv2bench.metrics import frechet_distance, kernel_distance, precision_recall
+from sbv2bench.metrics.precision_recall import radii
+from sbv2bench.registry import Registry
+from sbv2bench.runs import score as scoring
+from sbv2bench.runs.score import FeatureSets, score
+from sbv2bench.specs import MetricSpec
+
+N = 40
+
+
+@pytest.fixture
+def sets(registry: Registry) -> FeatureSets:
+    rng = np.random.default_rng(0)
+    suite = registry.suite("tiny")
+    generated = {
+        "features": rng.normal(0.3, 1.0, (N, 8)).astype(np.float32),
+        "attributes": rng.integers(-1, 2, (N, 9)).astype(np.int8),
+        "clip": rng.uniform(-0.2, 0.4, N),
+        "hps": rng.uniform(20, 30, N),
+    }
+    real = rng.normal(0.0, 1.0, (60, 8)).astype(np.float32)
+    styles = tuple(("photo", "neon")[i % 4 == 3] for i in range(N))
+    prompts = Prompts(tuple(f"caption {i}" for i in range(N)), styles)
+    extractors = {
+        "features": registry.extractor("tiny-world"),
+        "clip": registry.extractor("tiny-clip"),
+        "hps": registry.extractor("tiny-hps"),
+    }
+    return FeatureSets(suite, extractors, prompts, generated, {"features": real, "radii": radii(real, 3)})
+
+
+def test_distances_are_those_of_metrics(sets: FeatureSets) -> None:
+    generated, real = sets.generated["features"], sets.reference["features"]  # type: ignore[index]
+    fid = scoring.fid(sets)["fid"]
+    assert fid.value == frechet_distance(generated, real)
+    assert (fid.std_err, fid.ci95, fid.uncertainty) == (None, None, "none")
+    assert (fid.label, fid.direction, fid.n_generated, fid.n_reference, fid.extractor) == (
+        "FID-mini",
+        "lower",
+        N,
+        60,
+        "tiny-world",
+    )
+    kid = scoring.kid(sets)["kid"]
+    assert kid.value == kernel_distance(generated, real)
+    assert kid.std_err is not None
+    assert "U-statistic" in kid.uncertainty
+    expected = precision_recall(generated, real, k=3)
+    found = scoring.pr(sets)
+    assert {name: value.value for name, value in found.items()} == {
+        name: getattr(expected, name) for name in ("precision", "recall", "density", "coverage")
+    }
+    assert {value.direction for value in found.values()} == {"higher"}
+    # generated and reference are not symmetric here: exchanged they would give other numbers
+    swapped = precision_recall(real, generated, k=3)
+    assert (swapped.precision, swapped.recall) == (expected.recall, expected.precision) != (expected.precision, expected.recall)
+    assert scoring.pr(replace(sets, reference={"features": real}))["recall"].value == expected.recall
+
+
+def test_clip_is_a_mean_with_its_standard_error(sets: FeatureSets) -> None:
+    clip = scoring.clip(sets)["clip_score"]
+    values = sets.generated["clip"]
+    assert clip.value == pytest.approx(values.mean(), rel=1e-15)
+    assert clip.std_err == pytest.approx(values.std(ddof=1) / np.sqrt(N))
+    assert (clip.label, clip.uncertainty, clip.extractor) == ("CLIP-mini", "standard error over prompts", "tiny-clip")
+    assert clip.n_reference is None
+
+
+def test_hps_by_style(sets: FeatureSets) -> None:
+    hps = scoring.hps(sets)["hps"]
+    values, neon = sets.generated["hps"], np.arange(N) % 4 == 3
+    assert hps.value == pytest.approx(values.mean())
+    assert hps.styles is not None
+    assert hps.styles.keys() == {"photo", "neon"}
+    assert hps.styles["neon"]["n"] == 10
+    assert hps.styles["neon"]["value"] == pytest.approx(values[neon].mean())
+    assert hps.styles["neon"]["std_err"] == pytest.approx(values[neon].std(ddof=1) / np.sqrt(10))
+    # ten groups: of one image each in neon, of three in photo
+    assert hps.styles["neon"]["group_deviation"] == pytest.approx(values[neon].std())
+    assert hps.styles["photo"]["group_deviation"] == pytest.approx(values[~neon].reshape(10, 3).mean(1).std())
+    nameless = replace(sets, prompts=Prompts(sets.prompts.captions))
+    assert scoring.hps(nameless)["hps"].styles is None
+
+
+def test_attributes_are_right_when_every_named_one_is(sets: FeatureSets) -> None:
+    # style layout shape_0 colour_0 texture_0 size shape_1 colour_1 texture_1
+    right = np.array(
+        [
+            [1, 1, 1, 1, -1, 1, -1, -1, -1],
+            [1, 1, 0, 1, -1, -1, -1, -1, -1],
+            [1, 1, 1, 1, -1, -1, 0, 1, 1],
+            [1, 1, 1, 1, 1, -1, 1, 1, -1],
+        ],
+        dtype=np.int8,
+    )
+    found = scoring.attributes(replace(sets, generated={"attributes": right}))["attribute_accuracy"]
+    assert found.value == 0.5
+    assert found.std_err == pytest.approx(0.25)
+    assert found.details == {
+        "style": {"value": 1.0, "n": 4},
+        "layout": {"value": 1.0, "n": 4},
+        "shape": {"value": 4 / 6, "n": 6},
+        "colour": {"value": 1.0, "n": 6},
+        "texture": {"value": 1.0, "n": 2},
+        "size": {"value": 1.0, "n": 1},
+    }
+    assert found.label == "attributes-mini"
+    assert found.n_reference is None
+
+
+def test_partial_results_carry_their_n_in_the_label(sets: FeatureSets) -> None:
+    cut = replace(sets, partial=True)
+    assert scoring.fid(cut)["fid"].label == f"FID-mini@{N}"
+    assert scoring.hps(cut)["hps"].label == f"HPS-mini@{N}"
+    plain = replace(sets, suite=sets.suite.model_copy(update={"label_suffix": ""}))
+    assert scoring.clip(plain)["clip_score"].label == "CLIP"
+
+
+def test_latency_is_labelled_quick(sets: FeatureSets) -> None:
+    with pytest.raises(InputError, match="latency"):
+        scoring.latency(sets)
+    timed = {"median_ms": 12.5, "p5_ms": 11.0, "p95_ms": 20.0, "stages_ms": {"denoise": 10.0}, "runs": 7}
+    found = scoring.latency(replace(sets, latency=timed))["latency_ms"]
+    assert (found.value, found.unit, found.label, found.n_generated) == (12.5, "ms", "latency (quick)", 7)
+    assert found.details is not None
+    assert found.details["stages_ms"] == {"denoise": 10.0}
+    assert timed["median_ms"] == 12.5  # the input is as it was
+
+
+def shifted(sets: FeatureSets, by: float) -> FeatureSets:
+    moved = {**sets.generated, "clip": sets.generated["clip"] + by, "hps": sets.generated["hps"] + 10 * by}
+    return replace(sets, generated=moved)
+
+
+def test_repeats_are_a_mean_with_an_interval_over_seeds(sets: FeatureSets, registry: Registry) -> None:
+    seeds = [shifted(sets, by) for by in (0.0, 0.1, 0.5)]
+    block = score([registry.metric("clip"), registry.metric("hps")], seeds)
+    each = [scoring.clip(one)["clip_score"].value for one in seeds]
+    clip = block["clip_score"]
+    assert clip.repeats == tuple(each)
+    assert clip.value == pytest.approx(np.mean(each))
+    std_err = np.std(each, ddof=1) / np.sqrt(3)
+    assert clip.std_err == pytest.approx(std_err)
+    assert clip.ci95 == pytest.approx((np.mean(each) - 4.302653 * std_err, np.mean(each) + 4.302653 * std_err), rel=1e-6)
+    assert clip.uncertainty == "t interval over generation seeds (generation noise only)"
+    styles = block["hps"].styles
+    assert styles is not None
+    neon = [scoring.hps(one)["hps"].styles["neon"]["value"] for one in seeds]  # type: ignore[index]
+    assert styles["neon"]["value"] == pytest.approx(np.mean(neon))
+    assert styles["neon"]["std_err"] == pytest.approx(np.std(neon, ddof=1) / np.sqrt(3))
+    assert styles["neon"]["n"] == 10
+
+
+def test_one_seed_has_no_repeats(sets: FeatureSets, registry: Registry) -> None:
+    block = score([registry.metric("clip"), registry.metric("fid")], [sets])
+    assert list(block) == ["clip_score", "fid"]
+    assert block["clip_score"].repeats == ()
+    assert block["clip_score"].uncertainty == "standard error over prompts"
+
+
+def test_latency_is_taken_once_whatever_the_repeats(sets: FeatureSets, registry: Registry) -> None:
+    timed = replace(sets, latency={"median_ms": 12.5, "runs": 7})
+    found = score([registry.metric("latency")], [timed, timed, timed])["latency_ms"]
+    assert found.repeats == ()
+    assert found.ci95 is None
+
+
+def metric(target: str, keys: tuple[str, ...] = ("own",)) -> MetricSpec:
+    return MetricSpec(id="own", target=target, keys=keys, needs=("features",), higher_is_better=True)
+
+
+def own(sets: FeatureSets) -> dict[str, Any]:
+    return {"own": sets.value("own", float(len(sets.prompts)), "higher", "features")}
+
+
+def test_a_metric_of_ones_own(sets: FeatureSets, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scoring, "own", own, raising=False)
+    assert score([metric("sbv2bench.runs.score:own")], [sets])["own"].value == N
+    with pytest.raises(InputError, match="expected own, more"):
+        score([metric("sbv2bench.runs.score:own", ("own", "more"))], [sets])
+    for target in ("sbv2bench.runs.score:nothing", "nowhere:own", "nocolon"):
+        with pytest.raises(InputError, match="cannot be imported"):
+            score([metric(target)], [sets])
+
+
+def test_catalog_and_functions_agree(sets: FeatureSets, registry: Registry) -> None:
+    """Every built-in metric gives the keys that it declares, in the direction that it declares."""
+    timed = replace(sets, latency={"median_ms": 12.5, "runs": 7})
+    for spec in registry.metrics.values():
+        if spec.target.startswith("sbv2bench."):
+            for value in score([spec], [timed]).values():
+                assert value.direction == ("higher" if spec.higher_is_better else "lower")
+
+
+def test_no_reference_is_an_error(sets: FeatureSets) -> None:
+    with pytest.raises(InputError, match="no reference"):
+        scoring.fid(replace(sets, reference=None))

@@ -1,0 +1,162 @@
+"""load_sampler and load_model: kinds, merges, adapters, parts from a base model, plugins' samplers."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import peft
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+from PIL import Image
+from tiny_models import write_tiny_pipeline
+
+import sbv2bench
+from sbv2bench.errors import InputError, IntegrityError, PrerequisiteError
+from sbv2bench.registry import Registry
+from sbv2bench.samplers import load_model, load_sampler
+from sbv2bench.samplers.base import PromptBlock, Stopwatch
+from sbv2bench.samplers.image_folder import ImageFolderSampler
+from sbv2bench.samplers.multi_step import MultiStepSampler
+from sbv2bench.samplers.one_step import OneStepSampler
+from sbv2bench.samplers.pipeline import PipelineSampler
+from sbv2bench.specs import MergeSpec, ModelSpec, SamplerSpec
+
+Make = Callable[..., PromptBlock]
+
+
+def one_step(folder: Path | str = "", **fields: Any) -> ModelSpec:
+    return ModelSpec(id="local/tiny", sampler="one_step", location=str(folder), steps=1, **fields)
+
+
+def load(spec: ModelSpec, registry: Registry | None = None) -> Any:
+    return load_sampler(spec, "cpu", torch.float32, registry)
+
+
+@pytest.fixture(scope="module")
+def other_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A second v model of the same shape, declared as a one-step student."""
+    folder = write_tiny_pipeline(tmp_path_factory.mktemp("models") / "other", seed=5)
+    declared = one_step(guidance_scale=1.0).model_dump(mode="json", exclude={"id", "family", "location"})
+    (folder / "sbv2bench.json").write_text(json.dumps({**declared, "id": "local/x"}))
+    return folder
+
+
+def test_every_kind_has_its_sampler(v_folder: Path, tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "0.png")
+    kinds = {"multi_step": MultiStepSampler, "one_step": OneStepSampler, "pipeline": PipelineSampler}
+    for kind, expected in kinds.items():
+        assert type(load(ModelSpec(id="local/x", sampler=kind, location=str(v_folder)))) is expected
+    assert type(load(ModelSpec(id="local/x", sampler="image_folder", location=str(tmp_path)))) is ImageFolderSampler
+    with pytest.raises(InputError, match="published"):
+        load(ModelSpec(id="full/x", family="full", sampler="published"))
+    with pytest.raises(InputError, match="multi_stp"):
+        load(ModelSpec(id="local/x", sampler="multi_stp", location=str(v_folder)))
+
+
+def test_a_sampler_of_somebody_elses(v_folder: Path) -> None:
+    registry = Registry.load()
+    registry.add("sampler", SamplerSpec(id="mine", target="sbv2bench.samplers.one_step:OneStepSampler"))
+    registry.add("sampler", SamplerSpec(id="broken", target="sbv2bench.no_such_module:X"))
+    assert type(load(ModelSpec(id="local/x", sampler="mine", location=str(v_folder)), registry)) is OneStepSampler
+    with pytest.raises(InputError, match="no_such_module"):
+        load(ModelSpec(id="local/x", sampler="broken", location=str(v_folder)), registry)
+
+
+def test_load_model_by_folder(v_folder: Path, other_folder: Path, make_block: Make) -> None:
+    by_defaults = load_model(v_folder)
+    assert type(by_defaults) is PipelineSampler
+    student = sbv2bench.load_model(str(other_folder))
+    assert type(student) is OneStepSampler
+    images = student.generate(make_block(), Stopwatch())
+    assert np.array_equal(images, load(one_step(other_folder)).generate(make_block(), Stopwatch()))
+    with pytest.raises(InputError):
+        load_model("no-such-model-anywhere")
+
+
+def unet_of(folder: Path) -> dict[str, torch.Tensor]:
+    return UNet2DConditionModel.from_pretrained(folder / "unet").state_dict()
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])
+def test_a_merge_is_made_on_load(v_folder: Path, other_folder: Path, make_block: Make, weight: float) -> None:
+    registry = Registry.load()
+    registry.add("model", ModelSpec(id="mini/a", family="mini", sampler="one_step", location=str(v_folder), steps=1))
+    merged = load(one_step(merge=MergeSpec(a="mini/a", b=str(other_folder), weight=weight)), registry)
+    a, b, state = unet_of(v_folder), unet_of(other_folder), merged._components.unet.state_dict()
+    for key, value in state.items():
+        torch.testing.assert_close(value, weight * a[key] + (1 - weight) * b[key], rtol=0, atol=1e-7)
+    if weight in {0.0, 1.0}:
+        end = a if weight == 1.0 else b
+        assert all(torch.equal(value, end[key]) for key, value in state.items())
+    if weight == 1.0:  # the other parts are a's
+        alone = load(one_step(v_folder)).generate(make_block(), Stopwatch())
+        assert np.array_equal(merged.generate(make_block(), Stopwatch()), alone)
+
+
+def test_a_merge_takes_its_other_parts_from_its_own_location(v_folder: Path, other_folder: Path) -> None:
+    merge = MergeSpec(a=str(v_folder), b=str(other_folder), weight=0.5)
+    for location, expected in (("", v_folder), (other_folder, other_folder)):
+        parts = load(one_step(location, merge=merge))._components
+        assert torch.equal(
+            parts.text_encoder.state_dict()["embeddings.token_embedding.weight"],
+            load(one_step(expected))._components.text_encoder.state_dict()["embeddings.token_embedding.weight"],
+        )
+
+
+def test_a_merge_of_models_that_do_not_fit_is_refused(v_folder: Path, epsilon_folder: Path) -> None:
+    with pytest.raises(IntegrityError, match="another shape"):
+        load(one_step(merge=MergeSpec(a=str(v_folder), b=str(epsilon_folder), weight=0.5)))
+    with pytest.raises(InputError, match="cannot merge"):
+        merge = MergeSpec(a=str(v_folder), b=str(v_folder), weight=0.5)
+        load(ModelSpec(id="local/x", sampler="pipeline", merge=merge))
+
+
+def test_an_adapter_is_folded_into_its_bases_unet(v_folder: Path, tmp_path: Path, make_block: Make) -> None:
+    """A LoRA student's folder holds the adapter in peft's layout; the rest is its base model's."""
+    base = UNet2DConditionModel.from_pretrained(v_folder / "unet")
+    config = peft.LoraConfig(r=2, lora_alpha=4, target_modules=["to_q", "to_v", "conv1"], init_lora_weights=False)
+    torch.manual_seed(0)
+    adapted = peft.get_peft_model(base, config)
+    for name, parameter in adapted.named_parameters():
+        if "lora_" in name:
+            torch.nn.init.normal_(parameter, std=0.2)
+    adapted.save_pretrained(tmp_path / "unet_lora")
+    path = tmp_path / "unet_lora" / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"base_model_name_or_path": str(v_folder)}))
+    student = load(one_step(tmp_path))
+    inputs = torch.randn(1, 8, 8, 8), 999, torch.randn(1, 4, 16)
+    with torch.no_grad():
+        expected = adapted.eval()(*inputs).sample
+        torch.testing.assert_close(student._components.unet(*inputs).sample, expected, rtol=1e-4, atol=1e-4)
+        assert float((expected - load(one_step(v_folder))._components.unet(*inputs).sample).abs().max()) > 0.01
+    assert student.generate(make_block(), Stopwatch()).shape == (4, 32, 32, 3)
+    (tmp_path / "unet_lora" / "adapter_model.safetensors").unlink()
+    with pytest.raises(PrerequisiteError):
+        load(one_step(tmp_path))
+
+
+def test_a_students_folder_may_hold_its_unet_alone(v_folder: Path, other_folder: Path, tmp_path: Path, make_block: Make) -> None:
+    class BasedSpec(ModelSpec):
+        base: str = ""
+
+    shutil.copytree(other_folder / "unet", tmp_path / "unet")
+    with pytest.raises(InputError, match=r"model_index\.json"):
+        load(one_step(tmp_path))
+    student = load(BasedSpec(id="local/x", sampler="one_step", location=str(tmp_path), base=str(v_folder)))
+    state = student._components.unet.state_dict()
+    assert all(torch.equal(value, state[key]) for key, value in unet_of(other_folder).items())
+    assert student.generate(make_block(), Stopwatch()).shape == (4, 32, 32, 3)
+
+
+def test_importing_the_room_needs_no_torch() -> None:
+    """`sbv2bench.load_model` is named at the top of the package."""
+    code = "import sys, sbv2bench.samplers; sys.exit('torch' in sys.modules or 'diffusers' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,279 @@
+"""One registry: what names mean, what is refused, and that plugins and catalogs come in by the built-ins' door."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from sbv2bench.errors import InputError
+from sbv2bench.registry import Registry
+from sbv2bench.specs import ModelSpec
+
+PLUGIN = Path(__file__).parent / "example_plugin"
+
+
+@pytest.fixture
+def registry() -> Registry:
+    return Registry.load()
+
+
+def catalog(tmp_path: Path, text: str) -> Registry:
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    return Registry.load(path)
+
+
+@pytest.mark.parametrize(
+    ("reference", "suite", "found"),
+    [
+        ("sd21", "mini", "mini/sd21"),
+        ("sd21", "mini-5k", "mini/sd21"),
+        ("mini/sd21", "mini", "mini/sd21"),
+        ("sd21", None, "mini/sd21"),
+        ("sd-turbo", None, "full/sd-turbo"),
+        ("stabilityai/stable-diffusion-2-1-base", None, "full/sd21"),
+        ("somebody/some-model", "mini", "local/somebody--some-model"),
+        ("hub:mini/sd99", "mini", "local/mini--sd99"),
+    ],
+)
+def test_what_a_model_name_means(registry: Registry, reference: str, suite: str | None, found: str) -> None:
+    assert registry.model(reference, suite).id == found
+
+
+@pytest.mark.parametrize(
+    ("reference", "says"),
+    [
+        ("sd12", "did you mean 'sd21'"),
+        ("mini/sd22", "did you mean 'mini/sd21'"),
+        ("stabilityai/sd-turbo-", "unknown model"),
+        ("zzz", "unknown model 'zzz'"),
+        ("", "unknown model ''"),
+        ("./no-such-folder", "does not exist"),
+        ("/no/such/folder", "does not exist"),
+        ("full/sd21", "of family full"),
+        ("sd-turbo", "of family full"),
+    ],
+)
+def test_a_model_that_is_not_one(registry: Registry, reference: str, says: str) -> None:
+    with pytest.raises(InputError, match=says) as caught:
+        registry.model(reference, "mini")
+    assert len(str(caught.value).splitlines()) <= 3
+
+
+def test_unknown_names_of_every_kind_get_a_suggestion(registry: Registry) -> None:
+    assert registry.suite("mini-5k").num_generated == 5000
+    assert registry.metric("fid").keys == ("fid",)
+    for look, wrong, right in (
+        (registry.suite, "mini5k", "mini-5k"),
+        (registry.metric, "fdi", "fid"),
+        (registry.extractor, "clip_mini", "clip-mini"),
+        (registry.sampler, "one-step", "one_step"),
+    ):
+        with pytest.raises(InputError, match=f"did you mean '{right}'"):
+            look(wrong)
+
+
+def test_folders(registry: Registry, tmp_path: Path) -> None:
+    pipeline, declared, images, empty = (tmp_path / name for name in ("pipeline", "declared", "images", "empty"))
+    for folder in (pipeline, declared, images, empty):
+        folder.mkdir()
+    (pipeline / "model_index.json").write_text("{}")
+    (declared / "model_index.json").write_text("{}")
+    fields = {"id": "mini/other", "family": "mini", "sampler": "one_step", "steps": 1, "timestep": 749, "location": "elsewhere"}
+    (declared / "sbv2bench.json").write_text(json.dumps(fields))
+    Image.new("RGB", (4, 4)).save(images / "1.PNG")
+    found = [registry.model(str(folder), "mini") for folder in (pipeline, declared, images)]
+    assert [spec.sampler for spec in found] == ["pipeline", "one_step", "image_folder"]
+    assert [spec.id for spec in found] == ["local/pipeline", "local/declared", "local/images"]
+    assert [spec.location for spec in found] == [str(pipeline), str(declared), str(images)]
+    assert found[1].timestep == 749
+    assert "25 steps, guidance 1" in found[0].description
+    with pytest.raises(InputError, match="found nothing in it"):
+        registry.model(str(empty), "mini")
+    (empty / "notes.txt").write_text("")
+    with pytest.raises(InputError, match=r"found notes\.txt"):
+        registry.model(str(empty), "mini")
+    with pytest.raises(InputError, match="is a file"):
+        registry.model(str(empty / "notes.txt"), "mini")
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [("{", "not JSON"), ("[]", "found list"), ('{"sampler": "pipeline", "stepz": 3}', "stepz"), ("{}", "sampler")],
+)
+def test_a_wrong_sbv2bench_json(registry: Registry, tmp_path: Path, content: str, says: str) -> None:
+    (tmp_path / "sbv2bench.json").write_text(content)
+    with pytest.raises(InputError, match=says):
+        registry.model(str(tmp_path), "mini")
+    (tmp_path / "sbv2bench.json").write_text('{"id": "x", "sampler": "pipeline"}')
+    assert registry.model(str(tmp_path), "mini").steps == 25
+
+
+def test_a_sampler_that_nobody_registered(registry: Registry, tmp_path: Path) -> None:
+    (tmp_path / "sbv2bench.json").write_text('{"id": "x", "sampler": "multistep"}')
+    with pytest.raises(InputError, match="did you mean 'multi_step'"):
+        registry.model(str(tmp_path), "mini")
+
+
+def test_a_collision_is_refused_unless_replacing_is_said(registry: Registry) -> None:
+    mine = ModelSpec(id="mini/sd21", family="mini", sampler="pipeline", steps=3)
+    with pytest.raises(InputError, match="taken"):
+        registry.add("model", mine)
+    registry.add("model", mine, replaces=True)
+    assert registry.model("sd21", "mini").steps == 3
+
+
+@pytest.mark.parametrize("name", ["mini/../x", "mini/", "full/x", "mini/a b", "mini/a/b"])
+def test_ids_that_cannot_be(registry: Registry, name: str) -> None:
+    with pytest.raises(InputError):
+        registry.add("model", ModelSpec(id=name, family="mini", sampler="pipeline"))
+    registry.add("model", ModelSpec(id="mini/x.1-y_z", family="mini", sampler="pipeline"))
+
+
+def test_kinds_and_specs_must_agree(registry: Registry) -> None:
+    with pytest.raises(InputError, match="expected a kind"):
+        registry.add("suite", ModelSpec(id="mini/x", family="mini", sampler="pipeline"))
+    with pytest.raises(InputError, match="expected a kind"):
+        registry.add("modle", ModelSpec(id="mini/x", family="mini", sampler="pipeline"))
+
+
+def test_a_suite_from_another(tmp_path: Path) -> None:
+    text = "suites: {mine: {extends: mini-5k, world_seed: 7, caption_offset: 500000, num_generated: 3000, num_reference: 5000}}"
+    mine, base = catalog(tmp_path, text).suite("mine"), Registry.load().suite("mini-5k")
+    assert (mine.prompts.world_seed, mine.prompts.caption_offset, mine.prompts.split) == (7, 500000, "reporting")
+    assert (mine.num_generated, mine.num_reference, mine.metrics, mine.label_suffix) == (3000, 5000, base.metrics, "-mini")
+    assert mine.description == ""
+    assert mine.fingerprint() != base.fingerprint()
+
+
+def test_suites_extend_each_other_in_any_order_but_not_in_a_circle(tmp_path: Path) -> None:
+    good = "suites:\n  a: {extends: b, num_generated: 10}\n  b: {extends: mini, num_reference: 11}\n"
+    found = catalog(tmp_path, good).suite("a")
+    assert (found.num_generated, found.num_reference) == (10, 11)
+    with pytest.raises(InputError, match="circle"):
+        catalog(tmp_path, "suites:\n  a: {extends: b}\n  b: {extends: a}\n")
+    with pytest.raises(InputError, match="circle"):
+        catalog(tmp_path, "suites: {a: {extends: a}}")
+    replaced = catalog(tmp_path, "suites: {mini: {extends: mini, num_generated: 7, replaces: true}}").suite("mini")
+    assert (replaced.num_generated, replaced.num_reference) == (7, 2000)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("suites: {mine: {extends: mini5k}}", "expected one of"),
+        ("suites: {mine: {extends: mini, num_generated: -1}}", r"suites\.mine\.num_generated: found -1"),
+        ("suites: {mine: {extends: mini, colour: red}}", "colour"),
+        ("suites: {mini: {extends: mini-5k}}", "taken"),
+        ("modles: {}", "found modles"),
+        ("models: [1]", "expected a mapping"),
+        ("models: {a: {sampler: pipeline}, a: {sampler: one_step}}", "written twice"),
+        ("models: {mini/a: {sampler: pipeline, family: full}}", "as the id says"),
+        ("models: {a: {sampler: pipeline, steps: 5000}}", "steps: found 5000"),
+        ("{", "not YAML"),
+        ("!!python/object/apply:os.system [ls]", "not YAML"),
+    ],
+)
+def test_a_wrong_catalog_says_where(tmp_path: Path, text: str, says: str) -> None:
+    with pytest.raises(InputError, match=says) as caught:
+        catalog(tmp_path, text)
+    assert "mine" in str(caught.value)
+    assert len(str(caught.value).splitlines()) <= 3
+
+
+def test_a_suite_must_name_extractors_and_metrics_that_are(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="clip-mini"):
+        catalog(tmp_path, "suites: {mine: {extends: mini, clip: clip-mini2}}").suite("mine")
+    with pytest.raises(InputError, match="unknown metric"):
+        catalog(tmp_path, "suites: {mine: {extends: mini, metrics: [fidd]}}").suite("mine")
+
+
+def test_a_users_model_has_its_location_beside_the_catalog(tmp_path: Path) -> None:
+    registry = catalog(
+        tmp_path,
+        "models: {mine: {sampler: pipeline, location: out/model}, far: {sampler: pipeline, location: /far}}\n"
+        "extractors: {mine: {kind: open_clip, location: clip}}",
+    )
+    assert registry.model("far", "mini").location == "/far"
+    assert registry.extractor("mine").location == str(tmp_path / "clip")
+    assert registry.model("mine", "mini").location == str(tmp_path / "out" / "model")
+    assert registry.model("mine", "mini").id == "local/mine"
+
+
+def test_where_the_users_catalog_is_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("given", "variable", "sbv2bench"):
+        (tmp_path / f"{name}.yaml").write_text(f"models: {{{name}: {{sampler: pipeline}}}}")
+    monkeypatch.chdir(tmp_path)
+    assert "local/sbv2bench" in Registry.load().models
+    monkeypatch.setenv("SBV2BENCH_CATALOG", "variable.yaml")
+    assert "local/variable" in Registry.load().models
+    assert "local/given" in Registry.load(Path("given.yaml")).models
+    with pytest.raises(InputError, match="does not exist"):
+        Registry.load(Path("none.yaml"))
+
+
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str) -> None:
+    """What pip would make of a plugin: its folder on the path, and a dist-info with its entry point."""
+    info = tmp_path / "site" / f"{module}-0.1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {module.replace('_', '-')}\nVersion: 0.1.0\n")
+    (info / "entry_points.txt").write_text(f"[sbv2bench.plugins]\nexample = {module}\n")
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    importlib.invalidate_caches()
+
+
+def test_a_plugin_registers_by_its_entry_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "local/grey" not in Registry.load().models
+    installed(tmp_path, monkeypatch, "sbv2bench_example")
+    monkeypatch.syspath_prepend(str(PLUGIN))
+    registry = Registry.load()
+    assert registry.model("grey", "mini").id == "local/grey"
+    assert registry.sampler("grey").target == "sbv2bench_example.grey:GreySampler"
+    assert registry.metric("named").keys == ("named_attributes",)
+    (row,) = registry.rows("plugins")
+    assert (row["id"], row["origin"], row["verified"]) == ("example", "sbv2bench-example 0.1.0", True)
+    assert registry.show("local/grey")["registered_by"] == "plugin example"
+
+
+@pytest.mark.parametrize(
+    ("body", "error"),
+    [
+        ("import nothing_like_it", "ModuleNotFoundError"),
+        ("def register(registry): 1 / 0", "ZeroDivisionError"),
+        (
+            "from sbv2bench.specs import ModelSpec\n"
+            "def register(registry):\n"
+            "    registry.add('model', ModelSpec(id='local/half', sampler='pipeline'))\n"
+            "    registry.add('model', ModelSpec(id='mini/sd21', family='mini', sampler='pipeline'))",
+            "taken",
+        ),
+    ],
+    ids=["import", "crash", "collision"],
+)
+def test_a_broken_plugin_takes_nothing_away_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str, error: str, request: pytest.FixtureRequest
+) -> None:
+    module = f"broken_{request.node.callspec.id}"
+    installed(tmp_path, monkeypatch, module)
+    (tmp_path / "site" / f"{module}.py").write_text(body)
+    registry = Registry.load()
+    assert registry.model("sd21", "mini").sampler == "multi_step"
+    assert "local/half" not in registry.models
+    (plugin,) = registry.plugins
+    assert plugin.error is not None
+    assert error in plugin.error
+    with pytest.raises(InputError, match="plugin example did not load"):
+        registry.model("half", "mini")
+
+
+def test_list_rows_have_the_contracts_keys(registry: Registry) -> None:
+    for what in ("models", "suites", "metrics"):
+        rows = registry.rows(what)
+        assert rows
+        assert all(list(row) == ["id", "family", "kind", "origin", "licence", "verified"] for row in rows)
+    teacher = next(row for row in registry.rows("models") if row["id"] == "mini/sd21")
+    assert teacher["licence"] == "Apache-2.0"
