@@ -11,7 +11,7 @@ import typer
 
 from sbv2bench.errors import SBV2BenchError
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help="Train the models that sbv2bench measures.", pretty_exceptions_enable=False)
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 
 @app.callback()
@@ -31,7 +31,8 @@ def ladder(
     from reference_trainer.ladder import climb
 
     if not climb(family, runs, until, processes or os.cpu_count() or 1, sitting_minutes):
-        typer.echo(f"the sitting is over; resume with: python -m reference_trainer ladder {family} --until {until} --runs {runs}", err=True)
+        again = f"python -m reference_trainer ladder {family} --until {until} --runs {runs}"
+        typer.echo(f"the sitting is over; resume with: {again}", err=True)
 
 
 @app.command()

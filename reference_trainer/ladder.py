@@ -68,7 +68,8 @@ def climb_rung(family: str, rung: Rung, runs: Path, processes: int, seconds: flo
         if name == "tokenizer" and not inputs[name].is_dir():
             write_tokenizer(inputs[name])
         if not inputs[name].is_dir():
-            raise PrerequisiteError(f"rung {rung.name} needs {inputs[name]}, which is missing", f"python -m reference_trainer ladder {family} --until {name}")
+            fix = f"python -m reference_trainer ladder {family} --until {name}"
+            raise PrerequisiteError(f"rung {rung.name} needs {inputs[name]}, which is missing", fix)
     module_name, stage_name, config_name = rung.target.split(":")
     module = import_module(f"reference_trainer.base_models.{module_name}")
     config = read_recipe(family, rung.name, getattr(module, config_name))

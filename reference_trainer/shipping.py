@@ -14,7 +14,15 @@ from safetensors.torch import load_file, save_file
 from reference_trainer.ladder import RUNGS
 from sbv2bench.errors import PrerequisiteError
 
-_SHIPPED_PICTURES = ("samples.png", "samples.txt", "reconstructions.png", "pairs.png", "retrieved.png", "retrieved.txt", "misread.png")
+_SHIPPED_PICTURES = (
+    "samples.png",
+    "samples.txt",
+    "reconstructions.png",
+    "pairs.png",
+    "retrieved.png",
+    "retrieved.txt",
+    "misread.png",
+)
 
 
 def ship_family(runs: Path, output: Path) -> None:
@@ -25,7 +33,8 @@ def ship_family(runs: Path, output: Path) -> None:
     """
     missing = [rung.name for rung in RUNGS if not (runs / rung.name / "done.json").is_file()]
     if missing:
-        raise PrerequisiteError(f"ship: found no done.json for {', '.join(missing)} in {runs}", "python -m reference_trainer ladder mini")
+        found = f"ship: found no done.json for {', '.join(missing)} in {runs}"
+        raise PrerequisiteError(found, "python -m reference_trainer ladder mini")
     files: dict[str, dict[str, Any]] = {}
     (output / "training").mkdir(parents=True, exist_ok=True)
     for rung in RUNGS:

@@ -59,7 +59,8 @@ def test_stock_diffusers_loads_the_teacher_and_draws_what_is_asked(scenes: world
     assert type(pipeline.unet).__name__ == "UNet2DConditionModel"
     pipeline.set_progress_bar_config(disable=True)
     generators = [torch.Generator().manual_seed(i) for i in range(100)]
-    drawn = pipeline(world.captions(scenes[:100]), num_inference_steps=25, guidance_scale=3.0, generator=generators, output_type="pt").images
+    settings = {"num_inference_steps": 25, "guidance_scale": 3.0, "generator": generators, "output_type": "pt"}
+    drawn = pipeline(world.captions(scenes[:100]), **settings).images
     assert drawn.shape == (100, 3, 32, 32)
     network = WorldNetwork()
     from safetensors.torch import load_file

@@ -38,7 +38,8 @@ class ExtractorStage(Stage):
 
     def export(self, network: nn.Module, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        save_file({k: v.contiguous() for k, v in network.state_dict().items() if "num_batches" not in k}, folder / "model.safetensors")
+        tensors = {k: v.contiguous() for k, v in network.state_dict().items() if "num_batches" not in k}
+        save_file(tensors, folder / "model.safetensors")
 
     def measure(self, network: nn.Module, folder: Path) -> dict[str, float]:
         keys = np.arange(4000, dtype=np.int64)

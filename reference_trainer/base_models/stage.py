@@ -22,6 +22,7 @@ import torch
 import torch.distributed as dist
 from pydantic import BaseModel, ConfigDict
 from rich.console import Console
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -114,6 +115,7 @@ def train(make: Callable[[], Stage], folder: Path, processes: int, stop_after_se
 
 
 def _worker(rank: int, make: Callable[[], Stage], folder: Path, processes: int, stop_after_seconds: float | None) -> None:
+    """One process of a stage: steps until done or out of time; rank 0 writes the log, the checkpoints and the export."""
     torch.set_num_threads(1)
     if processes > 1:
         store = dist.FileStore(str(folder / f".rendezvous-{os.getppid()}"), processes)
@@ -121,50 +123,119 @@ def _worker(rank: int, make: Callable[[], Stage], folder: Path, processes: int, 
     stage = make()
     config = stage.config
     torch.manual_seed(config.seed)
-    network = stage.build().train()
-    names, parameters = zip(*[(n, p) for n, p in network.named_parameters() if p.requires_grad], strict=True)
-    optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
-    average = [p.detach().clone() for p in parameters] if config.ema_decay else []
-    step, seconds = _resume(folder, network, names, optimizer, average)
-    console, began, mark, losses = Console(stderr=True), time.monotonic(), (time.monotonic(), step), []
-    while step < config.steps:
-        for group in optimizer.param_groups:
+    state = _State.start(stage.build().train(), config)
+    step, seconds = state.resume(folder)
+    log, began = _Log(config, folder, step), time.monotonic()
+    out_of_time = False
+    while step < config.steps and not out_of_time:
+        for group in state.optimizer.param_groups:
             group["lr"] = config.learning_rate * _schedule(config, step)
-        loss, logs = stage.loss(network, training_batch(config, step, rank, processes), step)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        _average_gradients(parameters, processes)
-        norm = nn.utils.clip_grad_norm_(parameters, config.gradient_clip)
-        optimizer.step()
+        loss, figures = stage.loss(state.network, training_batch(config, step, rank, processes), step)
+        norm = state.update(loss, config, step, processes)
         step += 1
-        if average:
-            decay = min(config.ema_decay, (1 + step) / (10 + step))
-            torch._foreach_lerp_(average, [p.detach() for p in parameters], 1 - decay)
-        losses.append(float(loss.detach()))
-        if rank == 0 and (step % config.log_every == 0 or step == config.steps):
-            now = time.monotonic()
-            rate = (step - mark[1]) * config.batch_size / (now - mark[0])
-            mark = (now, step)
-            entry = {"step": step, "loss": float(np.mean(losses)), "gradient_norm": float(norm), **logs, "images_per_second": round(rate, 1)}
-            losses.clear()
-            with (folder / "log.jsonl").open("a") as log:
-                log.write(json.dumps({k: round(v, 6) for k, v in entry.items()}) + "\n")
-            left = (config.steps - step) * config.batch_size / rate
-            console.print(f"{config.stage} {step}/{config.steps}  loss {entry['loss']:.4f}  {rate:.0f} images/s  {left / 60:.1f} min left")
-        out_of_time = stop_after_seconds is not None and time.monotonic() - began > stop_after_seconds
-        if processes > 1 and stop_after_seconds is not None:
-            flag = torch.tensor(float(out_of_time))
-            dist.all_reduce(flag, dist.ReduceOp.MAX)
-            out_of_time = bool(flag)
-        if rank == 0 and (step % config.checkpoint_every == 0 or step == config.steps or out_of_time):
-            _checkpoint(folder, network, names, optimizer, average, step, seconds + time.monotonic() - began)
-        if out_of_time and step < config.steps:
-            break
+        spent = time.monotonic() - began
+        out_of_time = _any_process(stop_after_seconds is not None and spent > stop_after_seconds, processes)
+        if rank == 0:
+            log.add(step, float(loss.detach()), {"gradient_norm": norm, **figures})
+            if step % config.checkpoint_every == 0 or step == config.steps or out_of_time:
+                state.save(folder, step, seconds + spent)
     if rank == 0 and step == config.steps:
-        _finish(stage, network, parameters, average, folder, seconds + time.monotonic() - began)
+        _finish(stage, state, folder, seconds + time.monotonic() - began)
     if processes > 1:
         dist.barrier()
         dist.destroy_process_group()
+
+
+@dataclass
+class _State:
+    """What training changes: everything that a checkpoint holds."""
+
+    network: nn.Module
+    names: tuple[str, ...]  # of the trained parameters
+    parameters: tuple[nn.Parameter, ...]
+    average: list[torch.Tensor]  # their moving average; empty without one
+    optimizer: torch.optim.AdamW
+
+    @classmethod
+    def start(cls, network: nn.Module, config: StageConfig) -> _State:
+        trained = {name: p for name, p in network.named_parameters() if p.requires_grad}
+        parameters = tuple(trained.values())
+        average = [p.detach().clone() for p in parameters] if config.ema_decay else []
+        optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
+        return cls(network, tuple(trained), parameters, average, optimizer)
+
+    def update(self, loss: torch.Tensor, config: StageConfig, step: int, processes: int) -> float:
+        """One optimiser step on the gradient averaged over processes; returns its norm before clipping."""
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        _average_gradients(self.parameters, processes)
+        norm = nn.utils.clip_grad_norm_(self.parameters, config.gradient_clip)
+        self.optimizer.step()
+        if self.average:
+            decay = min(config.ema_decay, (2 + step) / (11 + step))
+            torch._foreach_lerp_(self.average, [p.detach() for p in self.parameters], 1 - decay)
+        return float(norm)
+
+    def save(self, folder: Path, step: int, seconds: float) -> None:
+        """Write checkpoint.safetensors whole, or leave the old one."""
+        tensors = {f"network.{k}": v for k, v in self.network.state_dict().items()}
+        for name, p in zip(self.names, self.parameters, strict=True):
+            tensors |= {f"optimizer.{name}.{k}": v for k, v in self.optimizer.state[p].items()}
+        tensors |= {f"average.{name}": value for name, value in zip(self.names, self.average, strict=False)}
+        temporary = folder / "checkpoint.safetensors.part"
+        whole = {name: value.contiguous() for name, value in tensors.items()}
+        save_file(whole, temporary, metadata={"step": str(step), "seconds": str(seconds)})
+        temporary.replace(folder / "checkpoint.safetensors")
+
+    def resume(self, folder: Path) -> tuple[int, float]:
+        """Load the checkpoint, if there is one. Returns the steps done and the seconds that they took."""
+        path = folder / "checkpoint.safetensors"
+        if not path.is_file():
+            return 0, 0.0
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata()
+        tensors = load_file(path)
+        prefix = "network."
+        self.network.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
+        for i, (name, p) in enumerate(zip(self.names, self.parameters, strict=True)):
+            self.optimizer.state[p] = {k: tensors[f"optimizer.{name}.{k}"] for k in ("step", "exp_avg", "exp_avg_sq")}
+            if self.average:
+                self.average[i].copy_(tensors[f"average.{name}"])
+        return int(metadata["step"]), float(metadata["seconds"])
+
+
+class _Log:
+    """log.jsonl, and a line on the terminal with the rate and the time left."""
+
+    def __init__(self, config: StageConfig, folder: Path, step: int) -> None:
+        self.config, self.path = config, folder / "log.jsonl"
+        self.console, self.losses, self.mark = Console(stderr=True), list[float](), (time.monotonic(), step)
+
+    def add(self, step: int, loss: float, figures: dict[str, float]) -> None:
+        """Every `log_every` steps one entry: the mean loss since the last, the figures of this step."""
+        config = self.config
+        self.losses.append(loss)
+        if step % config.log_every and step != config.steps:
+            return
+        now = time.monotonic()
+        rate = (step - self.mark[1]) * config.batch_size / (now - self.mark[0])
+        self.mark = (now, step)
+        entry = {"step": step, "loss": float(np.mean(self.losses)), **figures, "images_per_second": round(rate, 1)}
+        self.losses.clear()
+        with self.path.open("a") as log:
+            log.write(json.dumps({k: round(v, 6) for k, v in entry.items()}) + "\n")
+        minutes = (config.steps - step) * config.batch_size / rate / 60
+        progress = f"{config.stage} {step}/{config.steps}  loss {entry['loss']:.4f}"
+        self.console.print(f"{progress}  {rate:.0f} images/s  {minutes:.1f} min left")
+
+
+def _any_process(flag: bool, processes: int) -> bool:
+    """Whether the flag is set on any process: all of them stop at the same step."""
+    if processes == 1:
+        return flag
+    shared = torch.tensor(float(flag))
+    dist.all_reduce(shared, dist.ReduceOp.MAX)
+    return bool(shared)
 
 
 def _schedule(config: StageConfig, step: int) -> float:
@@ -174,7 +245,7 @@ def _schedule(config: StageConfig, step: int) -> float:
     return warm * (config.final_learning_rate + (1 - config.final_learning_rate) * cosine)
 
 
-def _average_gradients(parameters: tuple[torch.Tensor, ...], processes: int) -> None:
+def _average_gradients(parameters: tuple[nn.Parameter, ...], processes: int) -> None:
     if processes == 1:
         return
     gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
@@ -185,41 +256,14 @@ def _average_gradients(parameters: tuple[torch.Tensor, ...], processes: int) -> 
         p.grad = part.view_as(p)
 
 
-def _checkpoint(folder, network, names, optimizer, average, step, seconds) -> None:  # type: ignore[no-untyped-def]
-    tensors = {f"network.{k}": v.contiguous() for k, v in network.state_dict().items()}
-    for name, p in zip(names, optimizer.param_groups[0]["params"], strict=True):
-        tensors |= {f"optimizer.{name}.{k}": v.contiguous() for k, v in optimizer.state[p].items()}
-    tensors |= {f"average.{name}": value.contiguous() for name, value in zip(names, average, strict=False)}
-    temporary = folder / "checkpoint.safetensors.part"
-    save_file(tensors, temporary, metadata={"step": str(step), "seconds": str(seconds)})
-    temporary.replace(folder / "checkpoint.safetensors")
-
-
-def _resume(folder, network, names, optimizer, average) -> tuple[int, float]:  # type: ignore[no-untyped-def]
-    path = folder / "checkpoint.safetensors"
-    if not path.is_file():
-        return 0, 0.0
-    from safetensors import safe_open
-
-    with safe_open(path, "pt") as file:
-        metadata = file.metadata()
-    tensors = load_file(path)
-    network.load_state_dict({k.removeprefix("network."): v for k, v in tensors.items() if k.startswith("network.")})
-    for i, (name, p) in enumerate(zip(names, optimizer.param_groups[0]["params"], strict=True)):
-        optimizer.state[p] = {k: tensors[f"optimizer.{name}.{k}"] for k in ("step", "exp_avg", "exp_avg_sq")}
-        if average:
-            average[i].copy_(tensors[f"average.{name}"])
-    return int(metadata["step"]), float(metadata["seconds"])
-
-
-def _finish(stage, network, parameters, average, folder, seconds) -> None:  # type: ignore[no-untyped-def]
-    if average:
-        with torch.no_grad():
-            for p, value in zip(parameters, average, strict=True):
-                p.copy_(value)
-    network.eval()
-    torch.set_num_threads(os.cpu_count() or 1)
+def _finish(stage: Stage, state: _State, folder: Path, seconds: float) -> None:
+    """Export and measure the trained network, or its moving average; done.json is written last."""
+    network = state.network
     with torch.no_grad():
+        for p, value in zip(state.parameters, state.average, strict=False):
+            p.copy_(value)
+        network.eval()
+        torch.set_num_threads(os.cpu_count() or 1)
         stage.export(network, folder / "export")
         figures = stage.measure(network, folder)
     done = {"stage": stage.config.stage, "steps": stage.config.steps, "seconds": round(seconds, 1), "figures": figures}

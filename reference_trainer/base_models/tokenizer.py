@@ -31,7 +31,8 @@ def write_tokenizer(folder: Path) -> int:
     (folder / "merges.txt").write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in merges))
     special = {"bos_token": _START, "eos_token": _END, "pad_token": _END, "unk_token": _END}
     (folder / "special_tokens_map.json").write_text(json.dumps(special, indent=1))
-    config = special | {"tokenizer_class": "CLIPTokenizer", "model_max_length": CONTEXT_LENGTH, "do_lower_case": True, "errors": "replace"}
+    settings = {"tokenizer_class": "CLIPTokenizer", "model_max_length": CONTEXT_LENGTH, "do_lower_case": True}
+    config = special | settings | {"errors": "replace"}
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=1))
     return len(vocabulary)
 

@@ -16,7 +16,6 @@ _SENTENCES = (  # in the order of a scene's `wording`
     re.compile(rf"(?P<what>.+), (?P<style>{_STYLE})"),
     re.compile(rf"a picture of (?P<what>.+) in (?P<style>{_STYLE}) style"),
 )
-_RELATION = re.compile(r"(?P<first>.+?) (?P<relation>to the left of|to the right of|left of|right of|above|over|below|under) (?P<second>.+)")
 _RELATIONS = {  # words: layout, whether the second object (right or lower) is mentioned first, phrasing
     "left of": (1, False, 0),
     "to the left of": (1, False, 1),
@@ -27,6 +26,7 @@ _RELATIONS = {  # words: layout, whether the second object (right or lower) is m
     "below": (2, True, 0),
     "under": (2, True, 1),
 }
+_RELATION = re.compile(rf"(?P<first>.+?) (?P<relation>{'|'.join(sorted(_RELATIONS, reverse=True))}) (?P<second>.+)")
 _OBJECT = re.compile(
     rf"an? (?:(?P<size>{'|'.join(SIZES)}) )?(?:(?P<texture>{'|'.join(TEXTURES)}) )?"
     rf"(?P<colour>{'|'.join(COLOURS)}) (?P<shape>{'|'.join(SHAPES)})(?P<after> without pattern| with stripes| with dots)?"
@@ -43,11 +43,10 @@ def read(captions: Sequence[str]) -> Scenes:
 
 
 def _read(caption: str) -> tuple[list[int], bool, int, int]:
-    for wording, sentence in enumerate(_SENTENCES):
-        if (match := sentence.fullmatch(caption)) is not None:
-            break
-    else:
+    matches = [(wording, match) for wording, sentence in enumerate(_SENTENCES) if (match := sentence.fullmatch(caption))]
+    if len(matches) != 1:
         raise _not_understood(caption)
+    wording, match = matches[0]
     style, what = STYLES.index(match["style"]), match["what"]
     relation = _RELATION.fullmatch(what)
     if relation is None:

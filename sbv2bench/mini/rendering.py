@@ -6,6 +6,8 @@ size, rotation, hue, light and background, and any picture can be had alone.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -83,15 +85,16 @@ def _draw(attributes: Ints, u: Floats) -> Floats:
     x = np.where(pair, np.where(sideways, -along[:, 0], across[:, 0]), x)
     y = np.where(pair, np.where(sideways, across[:, 0], -along[:, 0]), y)
     light = u[:, 21] * 2 * np.pi
-    _paint(canvas, slice(None), style, column["shape_0"], column["colour_0"], column["texture_0"], x, y, radius, light, waves, u[:, 24:32])
+    kinds = (column[name] for name in ("shape_0", "colour_0", "texture_0"))
+    _paint(canvas, slice(None), _Objects(style, *kinds, x, y, radius, light, waves, u[:, 24:32]))
 
     rows = np.flatnonzero(pair)
     if len(rows):
         radius = 0.34 + 0.08 * u[rows, 22]
         x = np.where(sideways[rows], along[rows, 1], across[rows, 1])
         y = np.where(sideways[rows], across[rows, 1], along[rows, 1])
-        second = (column[name][rows] for name in ("shape_1", "colour_1", "texture_1"))
-        _paint(canvas, rows, style[rows], *second, x, y, radius, light[rows], waves[rows], u[rows, 32:40])
+        kinds = (column[name][rows] for name in ("shape_1", "colour_1", "texture_1"))
+        _paint(canvas, rows, _Objects(style[rows], *kinds, x, y, radius, light[rows], waves[rows], u[rows, 32:40]))
     return canvas
 
 
@@ -113,7 +116,12 @@ def _background(style: Ints, u: Floats, waves: Floats) -> Floats:
     level = u[:, 1, None]
     base = np.select(
         [style[:, None] == s for s in range(4)],
-        [0.50 + 0.22 * level + 0.05 * tint, 0.86 + 0.06 * level + 0.08 * tint, 0.62 + 0.12 * level + 0.10 * tint, 0.06 + 0.04 * level + 0.04 * tint],
+        [
+            0.50 + 0.22 * level + 0.05 * tint,
+            0.86 + 0.06 * level + 0.08 * tint,
+            0.62 + 0.12 * level + 0.10 * tint,
+            0.06 + 0.04 * level + 0.04 * tint,
+        ],
     ).astype(np.float32)
     slope = np.select([style == 0, style == 2], [0.20 + 0.12 * u[:, 2], np.zeros(len(u))], 0.0).astype(np.float32)
     shade = 1.0 - _at(slope) * (_Y + 0.3 * _at(2 * u[:, 3] - 1) * _X)
@@ -121,25 +129,42 @@ def _background(style: Ints, u: Floats, waves: Floats) -> Floats:
     return base[:, None, None, :] * shade[..., None]
 
 
-def _paint(canvas, rows, style, shape, colour, texture, x, y, radius, light, waves, u) -> None:  # type: ignore[no-untyped-def]
-    """Draw one object over rows of the canvas, in place. Per-object arrays are [N]; waves is [N, 32, 32]; u is [N, 8]."""
+@dataclass(frozen=True)
+class _Objects:
+    """One object of each of N pictures. Arrays are [N]; waves is [N, 32, 32], the painting's mottling; u is [N, 8]."""
+
+    style: Ints
+    shape: Ints
+    colour: Ints
+    texture: Ints
+    x: Floats
+    y: Floats
+    radius: Floats
+    light: Floats
+    waves: Floats
+    u: Floats
+
+
+def _paint(canvas: Floats, rows: slice | NDArray[np.intp], objects: _Objects) -> None:
+    """Draw one object over rows of the canvas, in place."""
+    style, radius, waves, u = objects.style, objects.radius, objects.waves, objects.u
     turn = (2 * u[:, 0] - 1) * np.float32(np.pi / 8)
-    dx, dy = _X - _at(x), _Y - _at(y)
+    dx, dy = _X - _at(objects.x), _Y - _at(objects.y)
     cos, sin = _at(np.cos(turn)), _at(np.sin(turn))
     px, py = (cos * dx + sin * dy) / _at(radius), (cos * dy - sin * dx) / _at(radius)
-    distance = _signed_distance(shape, px, py) * _at(radius * _HALF)  # in pixels, negative inside
+    distance = _signed_distance(objects.shape, px, py) * _at(radius * _HALF)  # in pixels, negative inside
     painting = _at((style == 2).astype(np.float32))
     distance += painting * 0.5 * waves
     body = np.clip(0.5 - distance, 0.0, 1.0)
 
-    jitter = 0.09 * (u[:, 1:4] - 0.5)
-    rgb = _RGB[colour] + jitter
+    rgb = _RGB[objects.colour] + 0.09 * (u[:, 1:4] - 0.5)
     pale = 0.2 * rgb + 0.8
-    pattern = _pattern(texture, px * _at(radius * _HALF), py * _at(radius * _HALF), radius, u[:, 4])[..., None]
+    scaled = px * _at(radius * _HALF), py * _at(radius * _HALF)
+    pattern = _pattern(objects.texture, *scaled, radius, u[:, 4])[..., None]
     ink = rgb[:, None, None, :] * (1 - pattern) + pale[:, None, None, :] * pattern
 
     # Light: a photo falls off away from the lamp; a painting is mottled; a neon body is dim behind its bright tube.
-    toward = px * _at(np.cos(light)) + py * _at(np.sin(light))
+    toward = px * _at(np.cos(objects.light)) + py * _at(np.sin(objects.light))
     shade = np.ones_like(px)
     photo, neon = _at((style == 0).astype(np.float32)), _at((style == 3).astype(np.float32))
     shade += photo * (0.24 * np.clip(toward, -1.0, 1.0)) + painting * 0.16 * waves - neon * 0.5
@@ -202,7 +227,9 @@ def _star(x: Floats, y: Floats) -> Floats:
     length = np.sqrt(x * x + y * y)
     outer, inner = np.array([1.08, 0.0]), 0.46 * np.array([np.cos(np.pi / 5), np.sin(np.pi / 5)])
     edge = (inner - outer) / np.linalg.norm(inner - outer)
-    return ((length * np.cos(angle) - np.float32(outer[0])) * np.float32(edge[1]) - length * np.sin(angle) * np.float32(edge[0])).astype(np.float32)
+    along, across = length * np.cos(angle) - np.float32(outer[0]), length * np.sin(angle)
+    distance: Floats = (along * np.float32(edge[1]) - across * np.float32(edge[0])).astype(np.float32)
+    return distance
 
 
 def _ring(x: Floats, y: Floats) -> Floats:

@@ -44,7 +44,6 @@ class Board:
         """Any row's value of a metric, for its label and direction."""
         return next(result.metrics[key] for _, result in self.rows if key in result.metrics)
 
-
     def clip_margin(self, result: EvalResult) -> float | None:
         """Mean cosine with the caption less that with its hard negative, where it was measured."""
         clip = result.metrics.get("clip_score")
@@ -198,7 +197,9 @@ def to_csv(board: Board) -> str:
     writer = csv.writer(out, lineterminator="\n")
     parts = ("", "_std_err", "_ci95_low", "_ci95_high")
     numbers = [f"{key}{part}" for key in board.keys for part in parts]
-    writer.writerow(["rank", "model", "nfe", "guidance_scale", "sampler", "scheduler", *numbers, "clip_margin", "clip_gain", *_TAIL])
+    writer.writerow(
+        ["rank", "model", "nfe", "guidance_scale", "sampler", "scheduler", *numbers, "clip_margin", "clip_gain", *_TAIL]
+    )
     for rank, (path, result) in enumerate(board.rows, 1):
         cells: list[object] = []
         for key in board.keys:
