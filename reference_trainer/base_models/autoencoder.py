@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny
-from torch import nn
 from torch.nn import functional as F
 
 from reference_trainer.base_models.pictures import write_grid
@@ -26,7 +26,7 @@ class AutoencoderStage(Stage):
 
     config: AutoencoderConfig
 
-    def build(self) -> nn.Module:
+    def build(self) -> Any:
         stages = len(self.config.block_out_channels)
         return AutoencoderKL(
             block_out_channels=self.config.block_out_channels,
@@ -38,7 +38,7 @@ class AutoencoderStage(Stage):
             sample_size=world.IMAGE_SIZE,
         ).to(memory_format=torch.channels_last)
 
-    def loss(self, network: nn.Module, batch: Batch, step: int) -> tuple[torch.Tensor, dict[str, float]]:
+    def loss(self, network: Any, batch: Batch, step: int) -> tuple[torch.Tensor, dict[str, float]]:
         images = batch.images.contiguous(memory_format=torch.channels_last)
         posterior = network.encode(images).latent_dist
         decoded = network.decode(posterior.sample(batch.generator)).sample
@@ -47,12 +47,12 @@ class AutoencoderStage(Stage):
         mse = F.mse_loss(decoded.detach(), images)
         return pixels + self.config.kl_weight * kl, {"kl": float(kl.detach()), "psnr_db": float(10 * torch.log10(4.0 / mse))}
 
-    def export(self, network: nn.Module, folder: Path) -> None:
+    def export(self, network: Any, folder: Path) -> None:
         latents = torch.cat([network.encode(x).latent_dist.mean for x in _choosing_pictures(self.config, 2000).split(200)])
         network.register_to_config(scaling_factor=round(float(1.0 / latents.std()), 5))
         network.to(memory_format=torch.contiguous_format).save_pretrained(folder)
 
-    def measure(self, network: nn.Module, folder: Path) -> dict[str, float]:
+    def measure(self, network: Any, folder: Path) -> dict[str, float]:
         images = _choosing_pictures(self.config, 2000)
         decoded = torch.cat([network.decode(network.encode(x).latent_dist.mean).sample for x in images.split(200)])
         write_grid(folder / "reconstructions.png", torch.stack([images[:32], decoded[:32]], 1).flatten(0, 1), columns=16)
@@ -68,7 +68,7 @@ class TinyAutoencoderStage(Stage):
 
     config: TinyAutoencoderConfig
 
-    def build(self) -> nn.Module:
+    def build(self) -> Any:
         self.full = AutoencoderKL.from_pretrained(self.inputs["autoencoder"]).eval().requires_grad_(False)
         channels = (self.config.width,) * len(self.full.config.block_out_channels)
         return AutoencoderTiny(
@@ -80,7 +80,7 @@ class TinyAutoencoderStage(Stage):
             scaling_factor=1.0,
         )
 
-    def loss(self, network: nn.Module, batch: Batch, step: int) -> tuple[torch.Tensor, dict[str, float]]:
+    def loss(self, network: Any, batch: Batch, step: int) -> tuple[torch.Tensor, dict[str, float]]:
         with torch.no_grad():
             latents = self.full.encode(batch.images).latent_dist.mean * self.full.config.scaling_factor
         noisy = latents + 0.05 * torch.randn(latents.shape, generator=batch.generator)
@@ -88,10 +88,10 @@ class TinyAutoencoderStage(Stage):
         encoded = F.l1_loss(network.encode(batch.images).latents, latents)
         return pixels + 0.1 * encoded, {"pixels": float(pixels.detach()), "latents": float(encoded.detach())}
 
-    def export(self, network: nn.Module, folder: Path) -> None:
+    def export(self, network: Any, folder: Path) -> None:
         network.save_pretrained(folder)
 
-    def measure(self, network: nn.Module, folder: Path) -> dict[str, float]:
+    def measure(self, network: Any, folder: Path) -> dict[str, float]:
         images = _choosing_pictures(self.config, 2000)
         latents = self.full.encode(images).latent_dist.mean * self.full.config.scaling_factor
         decoded = network.decode(latents).sample

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from safetensors.torch import save_file
-from torch import nn
 from torch.nn import functional as F
 
 from reference_trainer.base_models.pictures import write_grid
@@ -23,10 +23,10 @@ class ExtractorConfig(StageConfig):
 class ExtractorStage(Stage):
     """Cross-entropy over every attribute that the picture shows, the objects numbered by place."""
 
-    def build(self) -> nn.Module:
+    def build(self) -> Any:
         return WorldNetwork()
 
-    def loss(self, network: nn.Module, batch: Batch, step: int) -> tuple[torch.Tensor, dict[str, float]]:
+    def loss(self, network: Any, batch: Batch, step: int) -> tuple[torch.Tensor, dict[str, float]]:
         _, logits = network(batch.images)
         labels = torch.from_numpy(rendering.complete(batch.scenes, batch.keys, self.config.world_seed))
         losses = {
@@ -36,12 +36,12 @@ class ExtractorStage(Stage):
         }
         return torch.stack(list(losses.values())).sum(), {name: float(value.detach()) for name, value in losses.items()}
 
-    def export(self, network: nn.Module, folder: Path) -> None:
+    def export(self, network: Any, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {k: v.contiguous() for k, v in network.state_dict().items() if "num_batches" not in k}
         save_file(tensors, folder / "model.safetensors")
 
-    def measure(self, network: nn.Module, folder: Path) -> dict[str, float]:
+    def measure(self, network: Any, folder: Path) -> dict[str, float]:
         keys = np.arange(4000, dtype=np.int64)
         scenes = world.scenes("choosing", keys, self.config.world_seed)
         labels = torch.from_numpy(rendering.complete(scenes, keys, self.config.world_seed))

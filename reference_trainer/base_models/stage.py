@@ -25,6 +25,7 @@ from rich.console import Console
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.multiprocessing.spawn import spawn
 
 from sbv2bench.mini import rendering, world
 
@@ -68,19 +69,19 @@ class Stage(ABC):
         self.inputs = inputs
 
     @abstractmethod
-    def build(self) -> nn.Module:
+    def build(self) -> Any:
         """The network to train, freshly initialised from the global torch seed."""
 
     @abstractmethod
-    def loss(self, network: nn.Module, batch: Batch, step: int) -> tuple[torch.Tensor, dict[str, float]]:
+    def loss(self, network: Any, batch: Batch, step: int) -> tuple[torch.Tensor, dict[str, float]]:
         """Mean loss of the batch, and what to log of it."""
 
     @abstractmethod
-    def export(self, network: nn.Module, folder: Path) -> None:
+    def export(self, network: Any, folder: Path) -> None:
         """Write the trained network (the moving average where there is one) in its genuine layout, float32."""
 
     @abstractmethod
-    def measure(self, network: nn.Module, folder: Path) -> dict[str, float]:
+    def measure(self, network: Any, folder: Path) -> dict[str, float]:
         """Figures of merit on the choosing split, and pictures into the folder."""
 
 
@@ -110,7 +111,7 @@ def train(make: Callable[[], Stage], folder: Path, processes: int, stop_after_se
     if processes == 1:
         _worker(0, make, folder, 1, stop_after_seconds)
     else:
-        torch.multiprocessing.spawn(_worker, (make, folder, processes, stop_after_seconds), nprocs=processes)
+        spawn(_worker, (make, folder, processes, stop_after_seconds), nprocs=processes)
     return (folder / "done.json").is_file()
 
 
@@ -118,8 +119,8 @@ def _worker(rank: int, make: Callable[[], Stage], folder: Path, processes: int, 
     """One process of a stage: steps until done or out of time; rank 0 writes the log, the checkpoints and the export."""
     torch.set_num_threads(1)
     if processes > 1:
-        store = dist.FileStore(str(folder / f".rendezvous-{os.getppid()}"), processes)
-        dist.init_process_group("gloo", store=store, rank=rank, world_size=processes)
+        meeting = (folder / f".rendezvous-{os.getppid()}").absolute().as_uri()
+        dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=processes)
     stage = make()
     config = stage.config
     torch.manual_seed(config.seed)
@@ -150,14 +151,14 @@ def _worker(rank: int, make: Callable[[], Stage], folder: Path, processes: int, 
 class _State:
     """What training changes: everything that a checkpoint holds."""
 
-    network: nn.Module
+    network: Any
     names: tuple[str, ...]  # of the trained parameters
     parameters: tuple[nn.Parameter, ...]
     average: list[torch.Tensor]  # their moving average; empty without one
     optimizer: torch.optim.AdamW
 
     @classmethod
-    def start(cls, network: nn.Module, config: StageConfig) -> _State:
+    def start(cls, network: Any, config: StageConfig) -> _State:
         trained = {name: p for name, p in network.named_parameters() if p.requires_grad}
         parameters = tuple(trained.values())
         average = [p.detach().clone() for p in parameters] if config.ema_decay else []

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -48,7 +49,7 @@ class TeacherStage(Stage):
 
     config: TeacherConfig
 
-    def build(self) -> nn.Module:
+    def build(self) -> Any:
         torch.manual_seed(self.config.seed)
         self.vae = AutoencoderKL.from_pretrained(self.inputs["autoencoder"]).eval().requires_grad_(False)
         self.vae.to(memory_format=torch.channels_last)
@@ -96,7 +97,7 @@ class TeacherStage(Stage):
         )
         return TeacherNetworks(unet, text_encoder)
 
-    def loss(self, network: nn.Module, batch: Batch, step: int) -> tuple[torch.Tensor, dict[str, float]]:
+    def loss(self, network: Any, batch: Batch, step: int) -> tuple[torch.Tensor, dict[str, float]]:
         repeats = self.config.noises_per_picture
         images = batch.images.contiguous(memory_format=torch.channels_last)
         with torch.no_grad():
@@ -114,7 +115,7 @@ class TeacherStage(Stage):
         # E|v error|^2 = (snr + 1) |x0 error|^2, so min(snr, c) of the x0 loss is this weight on the velocity's.
         return (self.weight[timesteps] * error).mean(), {"velocity_mse": float(error.detach().mean())}
 
-    def export(self, network: nn.Module, folder: Path) -> None:
+    def export(self, network: Any, folder: Path) -> None:
         self.pipeline(network).save_pretrained(folder)
         for file in self.inputs["tokenizer"].iterdir():  # vocab.json and merges.txt too, which older transformers read
             shutil.copy(file, folder / "tokenizer" / file.name)
@@ -128,7 +129,7 @@ class TeacherStage(Stage):
         }
         (folder / "sbv2bench.json").write_text(json.dumps(spec, indent=1))
 
-    def pipeline(self, network: nn.Module) -> StableDiffusionPipeline:
+    def pipeline(self, network: Any) -> StableDiffusionPipeline:
         """The networks as a genuine Stable Diffusion pipeline."""
         return StableDiffusionPipeline(
             vae=self.vae.to(memory_format=torch.contiguous_format),
@@ -141,7 +142,7 @@ class TeacherStage(Stage):
             requires_safety_checker=False,
         )
 
-    def measure(self, network: nn.Module, folder: Path) -> dict[str, float]:
+    def measure(self, network: Any, folder: Path) -> dict[str, float]:
         pipeline = self.pipeline(network)
         pipeline.set_progress_bar_config(disable=True)
         captions = world.captions(world.scenes("choosing", np.arange(64), self.config.world_seed))

@@ -7,13 +7,14 @@ size, rotation, hue, light and background, and any picture can be had alone.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sbv2bench.mini.world import ATTRIBUTES, FREE, IMAGE_SIZE, Ints, Scenes, random_uniform
 
-Floats = NDArray[np.float32]
+Floats = NDArray[Any]  # float32, or float64 where a constant widened it
 
 _PICTURE_STREAM = 3
 _FIELDS = 48
@@ -85,16 +86,18 @@ def _draw(attributes: Ints, u: Floats) -> Floats:
     x = np.where(pair, np.where(sideways, -along[:, 0], across[:, 0]), x)
     y = np.where(pair, np.where(sideways, across[:, 0], -along[:, 0]), y)
     light = u[:, 21] * 2 * np.pi
-    kinds = (column[name] for name in ("shape_0", "colour_0", "texture_0"))
-    _paint(canvas, slice(None), _Objects(style, *kinds, x, y, radius, light, waves, u[:, 24:32]))
+    shape, colour, texture = (column[name] for name in ("shape_0", "colour_0", "texture_0"))
+    _paint(canvas, slice(None), _Objects(style, shape, colour, texture, x, y, radius, light, waves, u[:, 24:32]))
 
     rows = np.flatnonzero(pair)
     if len(rows):
         radius = 0.34 + 0.08 * u[rows, 22]
         x = np.where(sideways[rows], along[rows, 1], across[rows, 1])
         y = np.where(sideways[rows], across[rows, 1], along[rows, 1])
-        kinds = (column[name][rows] for name in ("shape_1", "colour_1", "texture_1"))
-        _paint(canvas, rows, _Objects(style[rows], *kinds, x, y, radius, light[rows], waves[rows], u[rows, 32:40]))
+        shape, colour, texture = (column[name][rows] for name in ("shape_1", "colour_1", "texture_1"))
+        _paint(
+            canvas, rows, _Objects(style[rows], shape, colour, texture, x, y, radius, light[rows], waves[rows], u[rows, 32:40])
+        )
     return canvas
 
 
@@ -207,7 +210,8 @@ def _signed_distance(shape: Ints, px: Floats, py: Floats) -> Floats:
 
 
 def _circle(x: Floats, y: Floats) -> Floats:
-    return np.sqrt(x * x + y * y) - np.float32(0.92)
+    distance: Floats = np.sqrt(x * x + y * y) - np.float32(0.92)
+    return distance
 
 
 def _square(x: Floats, y: Floats) -> Floats:
@@ -233,7 +237,8 @@ def _star(x: Floats, y: Floats) -> Floats:
 
 
 def _ring(x: Floats, y: Floats) -> Floats:
-    return np.abs(np.sqrt(x * x + y * y) - np.float32(0.70)) - np.float32(0.25)
+    distance: Floats = np.abs(np.sqrt(x * x + y * y) - np.float32(0.70)) - np.float32(0.25)
+    return distance
 
 
 def _cross(x: Floats, y: Floats) -> Floats:

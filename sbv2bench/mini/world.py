@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,9 +71,9 @@ class Scenes:
     def __len__(self) -> int:
         return len(self.attributes)
 
-    def __getitem__(self, rows: object) -> Scenes:
+    def __getitem__(self, rows: Any) -> Scenes:
         """Scenes at an index array, mask or slice."""
-        return Scenes(self.attributes[rows], self.mentioned_last[rows], self.wording[rows], self.phrasing[rows])  # type: ignore[index]
+        return Scenes(self.attributes[rows], self.mentioned_last[rows], self.wording[rows], self.phrasing[rows])
 
     def column(self, name: str) -> Ints:
         """Values of one attribute, int64 [N]."""
@@ -85,10 +86,11 @@ def random_uniform(seed: int, stream: int, indices: Ints, fields: int) -> NDArra
         key = _mix(_mix(np.uint64(int(seed) % 2**64)) + np.uint64(stream))
         rows = _mix(key ^ _mix(np.asarray(indices).astype(np.uint64) + np.uint64(0x632BE59BD9B4E019)))
         cells = _mix(rows[:, None] + np.arange(1, fields + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15))
-    return (cells >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    uniforms: NDArray[np.float64] = (cells >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    return uniforms
 
 
-def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
+def _mix(x: NDArray[np.uint64] | np.uint64) -> Any:
     """The finaliser of splitmix64 (Steele, Lea and Flood 2014; constants of the public-domain reference)."""
     with np.errstate(over="ignore"):
         x = x + np.uint64(0x9E3779B97F4A7C15)

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from sbv2bench.specs import ModelSpec
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Literal[1] = 1
 
 
 class Record(BaseModel):

@@ -16,6 +16,7 @@ from sbv2bench import paths, provenance
 from sbv2bench.data.assets import hash_weights, read_json, resolve_location
 from sbv2bench.data.prompts import Prompts, load_prompts
 from sbv2bench.errors import InputError, IntegrityError, PrerequisiteError
+from sbv2bench.features.cache import FeatureCache
 from sbv2bench.registry import Registry
 from sbv2bench.runs.options import EvalOptions
 from sbv2bench.specs import ExtractorSpec, MetricSpec, ModelSpec, SuiteSpec, WeightsFile, fingerprint
@@ -103,6 +104,15 @@ class EvalPlan:
             }
         )
 
+    def _calls_an_image(self) -> int:
+        """Forward passes of the denoiser for one image, guidance pairs counted."""
+        guided = self.model.sampler in {"multi_step", "pipeline"} and self.model.guidance_scale != 1.0
+        return self.model.network_evaluations() * (2 if guided else 1)
+
+    def _is_cached(self, seed: int) -> bool:
+        cache = FeatureCache(paths.features_dir(), self.options.use_cache)
+        return any(cache.has(self.generated_key(seed, rows)) for rows in self.wider_rows())
+
     def describe(self) -> dict[str, Any]:
         """The plan in JSON-ready words, for --dry-run."""
         return {
@@ -113,6 +123,9 @@ class EvalPlan:
             "weights": [file.model_dump() for file in self.model.weights],
             "suite": f"{self.suite.id}@v{self.suite.version}",
             "suite_fingerprint": fingerprint(self.protocol),
+            "images": len(self.prompts) * len(self.seeds),
+            "denoiser_calls": len(self.prompts) * len(self.seeds) * self._calls_an_image(),
+            "seeds_in_cache": [seed for seed in self.seeds if self._is_cached(seed)],
             "num_generated": len(self.prompts),
             "num_reference": self.suite.num_reference if self.needs_reference else None,
             "metrics": [metric.id for metric in self.metrics],

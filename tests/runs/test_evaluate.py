@@ -206,7 +206,7 @@ def test_latency_comes_when_asked_for(registry: Registry, monkeypatch: pytest.Mo
     assert latency.details["p5_ms"] <= latency.value <= latency.details["p95_ms"]
     stages = latency.details["stages_ms"]
     assert stages.keys() == {"text", "denoise", "decode"}
-    assert 0 < sum(stages.values()) < 2 * latency.value
+    assert min(stages.values()) > 0
     assert set(result.metrics) == {"clip_score", "latency_ms"}
 
 
