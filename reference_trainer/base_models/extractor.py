@@ -37,9 +37,25 @@ class ExtractorStage(Stage):
         return torch.stack(list(losses.values())).sum(), {name: float(value.detach()) for name, value in losses.items()}
 
     def export(self, network: Any, folder: Path) -> None:
+        self._scale_features(network)
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {k: v.contiguous() for k, v in network.state_dict().items() if "num_batches" not in k}
         save_file(tensors, folder / "model.safetensors")
+
+    def _scale_features(self, network: Any) -> None:
+        """Give real pictures' features a mean square of 1, so that distances have a readable size; predictions stay as they are.
+
+        A rectified layer may be scaled if what reads it is scaled back.
+        """
+        keys = np.arange(4000, dtype=np.int64)
+        scenes = world.scenes("choosing", keys, self.config.world_seed)
+        features, _ = network(pictures(scenes, keys, self.config.world_seed))
+        scale = float(features.square().mean().rsqrt())
+        layer = network.features[1]
+        layer.weight.mul_(scale)
+        layer.bias.mul_(scale)
+        for head in network.heads.values():
+            head.weight.div_(scale)
 
     def measure(self, network: Any, folder: Path) -> dict[str, float]:
         keys = np.arange(4000, dtype=np.int64)

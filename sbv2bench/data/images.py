@@ -96,7 +96,6 @@ def _header_size(path: Path) -> tuple[int, int]:
 def _read(path: Path, size: tuple[int, int]) -> NDArray[np.uint8]:
     try:
         with Image.open(path) as image:
-            image.load()
             opaque = not image.has_transparency_data or image.convert("RGBA").getchannel("A").getextrema() == (255, 255)
             pixels = np.asarray(image.convert("RGB"))
     except _UNREADABLE as error:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import shutil
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,17 +12,15 @@ from typing import Any
 from sbv2bench import paths, provenance
 from sbv2bench.data.assets import hash_weights, read_json, resolve_location
 from sbv2bench.data.prompts import Prompts, load_prompts
-from sbv2bench.errors import InputError, IntegrityError, PrerequisiteError
+from sbv2bench.errors import InputError
 from sbv2bench.features.cache import FeatureCache
 from sbv2bench.registry import Registry
+from sbv2bench.runs.checks import available_device, check_disk, check_packages, check_results_folder, chosen_dtype
 from sbv2bench.runs.options import EvalOptions
 from sbv2bench.specs import ExtractorSpec, MetricSpec, ModelSpec, SuiteSpec, WeightsFile, fingerprint
 
 ROWS = ("features", "clip", "hps")  # what can be measured of an image; attributes come with the features
 _NEEDED_ROW = {"features": "features", "reference": "features", "attributes": "features", "clip": "clip", "hps": "hps"}
-_BYTES_AN_IMAGE = 16_384  # of cache: a 2048-wide float32 row, kept once in a block and once in the whole
-_SPARE_DISK = 64 * 2**20
-_ELSEWHERE = "free the disk, set SBV2BENCH_HOME to another folder, or --no-cache"
 
 
 @dataclass(frozen=True)
@@ -106,7 +101,7 @@ class EvalPlan:
 
     def _calls_an_image(self) -> int:
         """Forward passes of the denoiser for one image, guidance pairs counted."""
-        guided = self.model.sampler in {"multi_step", "pipeline"} and self.model.guidance_scale != 1.0
+        guided = self.model.sampler in {"multi_step", "pipeline"} and self.model.guidance_scale > 1.0
         return self.model.network_evaluations() * (2 if guided else 1)
 
     def _is_cached(self, seed: int) -> bool:
@@ -149,12 +144,12 @@ def plan(model_ref: str, suite_ref: str, options: EvalOptions, registry: Registr
     prompts = load_prompts(declared, options.limit)
     suite = declared.model_copy(update={"num_generated": len(prompts)})
     metrics = _metrics(suite, model, prompts, options, registry)
-    _check_results_folder(options.results)
+    check_results_folder(options.results)
     extractors = {role: _resolved(registry.extractor(name)) for role, name in _roles(suite).items()}
     model = model.model_copy(update={"weights": _model_weights(model, declared, prompts, registry)})
-    _check_packages()
-    _check_disk(len(prompts), options)
-    device = _device(options.device)
+    check_packages()
+    check_disk(len(prompts), options)
+    device = available_device(options.device)
     protocol = {
         "suite": suite.protocol(),
         "prompts_sha256": prompts.sha256,
@@ -170,7 +165,7 @@ def plan(model_ref: str, suite_ref: str, options: EvalOptions, registry: Registr
         seeds=tuple(range(options.seed, options.seed + options.repeats)),
         block_size=options.batch_size or suite.block_size,
         device=device,
-        dtype=_dtype(options.dtype, device),
+        dtype=chosen_dtype(options.dtype, device),
         partial=len(prompts) < declared.num_generated,
         protocol=protocol,
         options=options,
@@ -213,18 +208,6 @@ def _metrics(
     return chosen
 
 
-def _check_results_folder(folder: Path) -> None:
-    """Raises InputError unless a file can be written into the folder, or into what would become its parent."""
-    place = folder.absolute()
-    while not place.exists():
-        place = place.parent
-    try:
-        with tempfile.TemporaryFile(dir=place):
-            pass
-    except OSError as error:
-        raise InputError(f"--results: {folder} cannot be written ({error.strerror} at {place})", "--results ./results") from error
-
-
 def _resolved(spec: ExtractorSpec) -> ExtractorSpec:
     return spec.model_copy(update={"weights": hash_weights(resolve_location(spec.location))})
 
@@ -263,48 +246,3 @@ def _base_files(folder: Path) -> tuple[WeightsFile, ...]:
     if not base:
         return ()
     return tuple(file.model_copy(update={"path": f"{base}:{file.path}"}) for file in hash_weights(resolve_location(base)))
-
-
-def _check_packages() -> None:
-    packages = {"torch": "torch", "diffusers": "diffusers", "transformers": "transformers", "open_clip": "open_clip_torch"}
-    for module, package in packages.items():
-        if importlib.util.find_spec(module) is None:
-            raise PrerequisiteError(f"the package {package} is not installed", f"pip install {package}")
-
-
-def _check_disk(images: int, options: EvalOptions) -> None:
-    """Raises IntegrityError where the cache's disk has no room for what the run will keep."""
-    if not options.use_cache:
-        return
-    place = paths.features_dir()
-    while not place.exists():
-        place = place.parent
-    needed = images * options.repeats * _BYTES_AN_IMAGE + _SPARE_DISK
-    free = shutil.disk_usage(place).free
-    if free < needed:
-        raise IntegrityError(f"{place}: found {free // 2**20} MB free, expected {needed // 2**20} MB for the cache", _ELSEWHERE)
-    try:
-        with tempfile.TemporaryFile(dir=place):
-            pass
-    except OSError as error:
-        raise PrerequisiteError(f"{place}: the cache cannot be written ({error.strerror})", _ELSEWHERE) from error
-
-
-def _device(wanted: str) -> str:
-    """The device to run on, torch's name of it. Raises PrerequisiteError where this machine has no such device."""
-    import torch
-
-    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
-    if wanted == "auto":
-        return "cuda" if cuda else "cpu"
-    number = int(wanted.partition(":")[2] or 0)
-    there = {"cpu": True, "cuda": cuda and number < torch.cuda.device_count(), "mps": mps}[wanted.partition(":")[0]]
-    if not there:
-        raise PrerequisiteError(f"--device {wanted}: torch {torch.__version__} sees no such device here", "--device cpu")
-    return wanted
-
-
-def _dtype(wanted: str, device: str) -> str:
-    if wanted != "auto":
-        return wanted
-    return "float16" if device.startswith("cuda") else "float32"

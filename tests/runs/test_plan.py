@@ -16,6 +16,7 @@ from tiny_suite import BLOCK, GENERATED, write_tiny_suite
 
 from sbv2bench.errors import InputError, IntegrityError, PrerequisiteError, SBV2BenchError
 from sbv2bench.registry import Registry
+from sbv2bench.runs import checks
 from sbv2bench.runs import evaluate as evaluate_module
 from sbv2bench.runs import plan as plan_module
 from sbv2bench.runs.options import EvalOptions
@@ -104,15 +105,15 @@ def test_results_folder_is_proven_writable(registry: Registry, tmp_path: Path) -
 
 def test_full_disk(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(plan_module.shutil, "disk_usage", lambda place: usage(10**9, 10**9, 2**20))
+    monkeypatch.setattr(checks.shutil, "disk_usage", lambda place: usage(10**9, 10**9, 2**20))
     with pytest.raises(IntegrityError, match="found 1 MB free"):
         planned(registry)
     planned(registry, use_cache=False)
 
 
 def test_missing_package(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = plan_module.importlib.util.find_spec
-    monkeypatch.setattr(plan_module.importlib.util, "find_spec", lambda name: None if name == "open_clip" else real(name))
+    real = checks.importlib.util.find_spec
+    monkeypatch.setattr(checks.importlib.util, "find_spec", lambda name: None if name == "open_clip" else real(name))
     with pytest.raises(PrerequisiteError, match="open_clip_torch"):
         planned(registry)
 

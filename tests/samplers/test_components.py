@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import socket
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -170,6 +173,46 @@ def test_half_precision_files_are_cast_to_the_runs_dtype(folder: Path) -> None:
             torch.testing.assert_close(value, other.state_dict()[key], rtol=1e-3, atol=1e-3)
     assert not any(parameter.requires_grad for parameter in parts.unet.parameters())
     assert not parts.unet.training
+
+
+def test_a_run_in_half_precision_keeps_latents_in_float32(folder: Path, make_block: Make) -> None:
+    spec = ModelSpec(id="local/tiny", sampler="multi_step", location=str(folder), steps=2, guidance_scale=2.0)
+    block = make_block()
+    exact = MultiStepSampler(spec, "cpu", torch.float32).generate(block, Stopwatch())
+    model = MultiStepSampler(spec, "cpu", torch.bfloat16)
+    parts = model._components
+    for network in (parts.unet, parts.vae, parts.text_encoder):
+        assert {parameter.dtype for parameter in network.parameters()} == {torch.bfloat16}
+    with torch.no_grad():
+        text = parts.encode_text(block.captions, True)
+        output = parts.predict(torch.randn(4, 8, 8, 8), 999, text, 2.0)
+    assert text.dtype == torch.bfloat16
+    assert output.dtype == torch.float32
+    difference = np.abs(model.generate(block, Stopwatch()).astype(int) - exact)
+    assert 0 < difference.mean() < 4
+
+
+def test_a_tokenizer_is_asked_by_one_thread_at_a_time(folder: Path) -> None:
+    """A fast tokenizer changes its padding in place and fails, or pads wrongly, when another thread is in it."""
+    parts = load(folder)
+    inside: list[int] = []
+    overlaps: list[int] = []
+
+    class Slow:
+        model_max_length = TOKENS
+
+        def __call__(self, captions: list[str], **settings: object) -> object:
+            inside.append(1)
+            time.sleep(0.02)
+            overlaps.append(len(inside))
+            inside.pop()
+            return tokenizer(captions, **settings)
+
+    tokenizer = parts.tokenizer
+    parts = dataclasses.replace(parts, tokenizer=Slow())
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(lambda caption: parts.encode_text([caption], True), ["red", "blue", "star", "ring"]))
+    assert overlaps == [1] * 8
 
 
 def test_convolutions_are_stored_channels_last(folder: Path) -> None:

@@ -20,9 +20,10 @@ from tiny_models import write_tiny_pipeline
 
 import sbv2bench
 from sbv2bench.errors import InputError, IntegrityError, PrerequisiteError
+from sbv2bench.paths import package_weights
 from sbv2bench.registry import Registry
 from sbv2bench.samplers import load_model, load_sampler
-from sbv2bench.samplers.base import PromptBlock, Stopwatch
+from sbv2bench.samplers.base import PromptBlock, Stopwatch, generators, initial_noise
 from sbv2bench.samplers.image_folder import ImageFolderSampler
 from sbv2bench.samplers.multi_step import MultiStepSampler
 from sbv2bench.samplers.one_step import OneStepSampler
@@ -79,6 +80,24 @@ def test_load_model_by_folder(v_folder: Path, other_folder: Path, make_block: Ma
     assert np.array_equal(images, load(one_step(other_folder)).generate(make_block(), Stopwatch()))
     with pytest.raises(InputError):
         load_model("no-such-model-anywhere")
+
+
+@pytest.mark.weights
+def test_the_shipped_teacher_by_its_id(make_block: Make) -> None:
+    if not (package_weights() / "sd21").is_dir():
+        pytest.skip("this checkout has no shipped weights")
+    teacher = load_model("sd21")
+    assert teacher.spec.id == "mini/sd21"
+    assert isinstance(teacher, MultiStepSampler)
+    block = make_block(count=2)
+    pipeline = teacher.pipeline()
+    pipeline.set_progress_bar_config(disable=True)
+    noise = initial_noise(generators(block.noise_seeds), teacher._components.latent_shape)
+    steps, scale = teacher.spec.steps, teacher.spec.guidance_scale
+    images = pipeline(
+        list(block.captions), num_inference_steps=steps, guidance_scale=scale, latents=noise, output_type="np"
+    ).images
+    assert np.abs(teacher.generate(block, Stopwatch()) - 255 * images).max() <= 0.51
 
 
 def unet_of(folder: Path) -> dict[str, torch.Tensor]:

@@ -81,6 +81,19 @@ def test_seeds_belong_to_images_in_threads_too(tmp_path: Path, make_block: Make)
     assert (difference > 0).mean() <= 1e-3
 
 
+def test_threads_share_networks_and_nothing_that_is_written_to(v_folder: Path) -> None:
+    """A fast tokenizer's padding is changed in place by every call, a scheduler by every step."""
+    model = sampler(v_folder)
+    with ThreadPoolExecutor(1) as pool:
+        theirs = pool.submit(model.pipeline).result()
+    first, second = model.pipeline(), model.pipeline()
+    assert first.tokenizer is second.tokenizer
+    assert first.tokenizer is not theirs.tokenizer
+    assert first.scheduler is not second.scheduler
+    assert first.unet is theirs.unet
+    assert theirs.tokenizer(["a red star"]).input_ids == first.tokenizer(["a red star"]).input_ids
+
+
 def test_half_precision_gets_the_noise_of_float32(v_folder: Path) -> None:
     """float16 would draw other numbers of the same seed."""
     rngs = generators([1, 2])
