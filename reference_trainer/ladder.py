@@ -21,16 +21,20 @@ from sbv2bench.errors import InputError, PrerequisiteError
 
 @dataclass(frozen=True)
 class Rung:
-    """target: "module:Stage:Config" under reference_trainer.base_models; needs: rungs whose exports it reads."""
+    """target: "module:Stage:Config" under reference_trainer.base_models; needs: rungs whose exports it reads.
+
+    shipped: whether the package carries it by itself; the autoencoder is inside the teacher's folder.
+    """
 
     name: str
     target: str
     needs: tuple[str, ...] = ()
+    shipped: bool = True
 
 
 RUNGS = (
     Rung("extractor", "extractor:ExtractorStage:ExtractorConfig"),
-    Rung("autoencoder", "autoencoder:AutoencoderStage:AutoencoderConfig"),
+    Rung("autoencoder", "autoencoder:AutoencoderStage:AutoencoderConfig", shipped=False),
     Rung("taesd", "autoencoder:TinyAutoencoderStage:TinyAutoencoderConfig", ("autoencoder",)),
     Rung("clip", "clip:ClipStage:ClipConfig", ("tokenizer",)),
     Rung("clip-train", "clip:ClipStage:ClipConfig", ("tokenizer",)),

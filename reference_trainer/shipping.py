@@ -39,6 +39,9 @@ def ship_family(runs: Path, output: Path) -> None:
     (output / "training").mkdir(parents=True, exist_ok=True)
     for rung in RUNGS:
         shutil.rmtree(output / rung.name, ignore_errors=True)
+        _ship_training(runs / rung.name, output / "training", rung.name)
+        if not rung.shipped:
+            continue
         for source in sorted(path for path in (runs / rung.name / "export").rglob("*") if path.is_file()):
             target = output / rung.name / source.relative_to(runs / rung.name / "export")
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -48,7 +51,6 @@ def ship_family(runs: Path, output: Path) -> None:
                 shutil.copy(source, target)
             content = target.read_bytes()
             files[target.relative_to(output).as_posix()] = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
-        _ship_training(runs / rung.name, output / "training", rung.name)
     (output / "manifest.json").write_text(json.dumps({"files": files}, indent=1) + "\n")
 
 

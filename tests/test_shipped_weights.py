@@ -77,7 +77,7 @@ def test_stock_diffusers_loads_the_teacher_and_draws_what_is_asked(scenes: world
 def test_stock_autoencoders_reconstruct(images: torch.Tensor) -> None:
     from diffusers import AutoencoderKL, AutoencoderTiny
 
-    full = AutoencoderKL.from_pretrained(package_weights() / "autoencoder", local_files_only=True).eval()
+    full = AutoencoderKL.from_pretrained(package_weights() / "sd21" / "vae", local_files_only=True).eval()
     tiny = AutoencoderTiny.from_pretrained(package_weights() / "taesd", local_files_only=True).eval()
     with torch.inference_mode():
         latents = full.encode(images).latent_dist.mean

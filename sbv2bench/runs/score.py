@@ -190,27 +190,20 @@ def _over_seeds(values: list[MetricValue]) -> MetricValue:
             "ci95": uncertainty.t_interval(numbers, 0.95),
             "uncertainty": _OVER_SEEDS,
             "repeats": tuple(numbers),
-            "styles": _styles_over_seeds([value.styles for value in values if value.styles is not None]),
+            "styles": _mean([value.styles for value in values]),
             "details": _mean([value.details for value in values]),
         }
     )
 
 
-def _styles_over_seeds(styles: list[dict[str, dict[str, float]]]) -> dict[str, dict[str, float]] | None:
-    """Means over seeds; the standard error of a style is that of its mean over seeds."""
-    if not styles:
-        return None
-    found: dict[str, dict[str, float]] = _mean(styles)
-    for style, numbers in found.items():
-        std_err = uncertainty.mean_and_std_err([each[style]["value"] for each in styles])[1]
-        found[style] = numbers if std_err is None else {**numbers, "std_err": std_err}
-    return found
-
-
 def _mean(values: list[Any]) -> Any:
-    """Mean of equal nests of dictionaries over their numbers."""
-    if isinstance(values[0], dict):
-        return {key: _mean([value[key] for value in values]) for key in values[0]}
-    if isinstance(values[0], int | float):
-        return float(np.mean(values)) if len(set(values)) > 1 else values[0]
-    return values[0]
+    """Mean of equal nests of dictionaries over their numbers; beside a "value", "std_err" is that of its mean over seeds."""
+    first = values[0]
+    if isinstance(first, dict):
+        found = {key: _mean([value[key] for value in values]) for key in first}
+        if "std_err" in first:
+            found["std_err"] = uncertainty.mean_and_std_err([value["value"] for value in values])[1]
+        return found
+    if isinstance(first, int | float):
+        return float(np.mean(values)) if len(set(values)) > 1 else first
+    return first

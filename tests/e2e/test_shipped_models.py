@@ -45,7 +45,7 @@ def write_random_twin(folder: Path) -> Path:
     """The teacher's folder with a UNet of the same shape that was never trained."""
     from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 
-    pipeline = StableDiffusionPipeline.from_pretrained(paths.package_weights() / "sd21", torch_dtype=torch.float32)
+    pipeline = StableDiffusionPipeline.from_pretrained(paths.package_weights() / "sd21").to(torch.float32)
     torch.manual_seed(0)
     pipeline.unet = UNet2DConditionModel.from_config(pipeline.unet.config)
     pipeline.save_pretrained(folder)

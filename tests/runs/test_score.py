@@ -78,6 +78,27 @@ def test_clip_is_a_mean_with_its_standard_error(sets: FeatureSets) -> None:
     assert clip.n_reference is None
 
 
+def test_clip_margin_over_hard_negatives(sets: FeatureSets, registry: Registry) -> None:
+    assert scoring.clip(sets)["clip_score"].details is None
+    rng = np.random.default_rng(1)
+
+    def with_negatives(by: float) -> FeatureSets:
+        return replace(sets, generated={**sets.generated, "clip_false": sets.generated["clip"] - by * rng.uniform(0.5, 1.5, N)})
+
+    seeds = [with_negatives(by) for by in (0.1, 0.2, 0.4)]
+    differences = [one.generated["clip"] - one.generated["clip_false"] for one in seeds]
+    first = scoring.clip(seeds[0])["clip_score"].details
+    assert first is not None
+    assert first["margin"]["value"] == pytest.approx(differences[0].mean())
+    assert first["margin"]["std_err"] == pytest.approx(differences[0].std(ddof=1) / np.sqrt(N))
+    over_seeds = score([registry.metric("clip")], seeds)["clip_score"].details
+    assert over_seeds is not None
+    means = [difference.mean() for difference in differences]
+    assert over_seeds["margin"]["value"] == pytest.approx(np.mean(means))
+    assert over_seeds["margin"]["std_err"] == pytest.approx(np.std(means, ddof=1) / np.sqrt(3))
+    assert over_seeds["margin"]["n"] == N
+
+
 def test_hps_by_style(sets: FeatureSets) -> None:
     hps = scoring.hps(sets)["hps"]
     values, neon = sets.generated["hps"], np.arange(N) % 4 == 3
