@@ -193,7 +193,7 @@ class Run:
     def latency(self) -> dict[str, Any]:
         """The clock, on an otherwise idle process."""
         began = time.perf_counter()
-        found = quick_latency(self.sampler, self.plan.prompts, self.plan.seeds[0])
+        found = quick_latency(self.sampler, self.plan.prompts, self.plan.seeds[0], self.plan.device)
         self.seconds["latency"] = time.perf_counter() - began
         return found
 

@@ -16,7 +16,7 @@ SECONDS = 8.0  # with the last image that begins within them, under 10 s for any
 MOST_RUNS = 50  # the paper's count (section 7.5)
 
 
-def quick_latency(sampler: Sampler, prompts: Prompts, seed: int = 0) -> dict[str, Any]:
+def quick_latency(sampler: Sampler, prompts: Prompts, seed: int = 0, device: str = "cpu") -> dict[str, Any]:
     """Wall time of single images, caption to pixels, one after another, after a warm-up, with every core.
 
     Returns milliseconds: "median_ms", "p5_ms", "p95_ms", "stages_ms" {stage: median}, and "runs", "warm_up", "batch_size",
@@ -26,10 +26,10 @@ def quick_latency(sampler: Sampler, prompts: Prompts, seed: int = 0) -> dict[str
     torch.set_num_threads(cores())
     try:
         began = time.perf_counter()
-        _one(sampler, prompts, 0, seed)
+        _one(sampler, prompts, 0, seed, device)
         runs: list[tuple[float, dict[str, float]]] = []
         while not runs or (len(runs) < MOST_RUNS and time.perf_counter() - began < SECONDS):
-            runs.append(_one(sampler, prompts, len(runs) % len(prompts), seed))
+            runs.append(_one(sampler, prompts, len(runs) % len(prompts), seed, device))
     finally:
         torch.set_num_threads(threads)
     totals = 1000.0 * np.array([total for total, _ in runs])
@@ -48,11 +48,11 @@ def quick_latency(sampler: Sampler, prompts: Prompts, seed: int = 0) -> dict[str
     }
 
 
-def _one(sampler: Sampler, prompts: Prompts, row: int, seed: int) -> tuple[float, dict[str, float]]:
+def _one(sampler: Sampler, prompts: Prompts, row: int, seed: int, device: str) -> tuple[float, dict[str, float]]:
     """Seconds of one image in all, and by stage."""
     index = prompts.first_index + row
     block = PromptBlock(index=0, first=index, count=1, captions=(prompts.captions[row],), noise_seeds=(image_seed(seed, index),))
-    stopwatch = Stopwatch()
+    stopwatch = Stopwatch(device)  # waits for the device at each stage's ends
     began = time.perf_counter()
     sampler.generate(block, stopwatch)
     return time.perf_counter() - began, {str(stage): seconds for stage, seconds in stopwatch.seconds.items()}

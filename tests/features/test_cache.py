@@ -115,6 +115,7 @@ def test_killed_while_writing_is_not_an_entry(cache: FeatureCache, monkeypatch: 
         cache.put("k", {"a": np.ones(2)}, {})
     assert calls == ["arrays.safetensors", "manifest.json"]
     assert cache.get("k") is None
+    assert cache.notes == []  # not even a broken entry: nothing
 
 
 def test_full_disk_is_an_integrity_error(cache: FeatureCache, monkeypatch: pytest.MonkeyPatch) -> None:
