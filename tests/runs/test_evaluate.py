@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from running import Watched, block_of, cache_of, run
+from running import Watched, block_of, cache_of, nothing, run
 from tiny_suite import BLOCK, GENERATED, METRICS, REFERENCE
 
 import sbv2bench
 from sbv2bench.errors import InputError, IntegrityError
+from sbv2bench.features.cache import FeatureCache
 from sbv2bench.registry import Registry
 from sbv2bench.results import store
 from sbv2bench.results.records import EvalResult
@@ -24,6 +25,7 @@ from sbv2bench.runs import measure as measuring
 from sbv2bench.runs.evaluate import evaluate, evaluate_and_store
 from sbv2bench.runs.options import EvalOptions
 from sbv2bench.runs.plan import plan
+from sbv2bench.runs.workers import Processes
 from sbv2bench.samplers.base import PromptBlock
 
 Watch = Callable[[Callable[[PromptBlock, int], None]], list[Watched]]
@@ -229,6 +231,29 @@ def test_latency_keeps_its_time_and_samples_nothing_else(
     assert found.value > 100
     assert len(blocks) == found.n_generated + 1  # and the warm-up
     assert {len(block.captions) for block in blocks} == {1}
+
+
+class SecondOfTwo(Processes):
+    """Rank 1 of 2, with nobody at the other end."""
+
+    def broadcast(self, value: Any) -> Any:
+        return value
+
+    def gather(self, value: Any) -> list[Any]:
+        self.__dict__["sent"] = value
+        return []
+
+
+def test_a_process_makes_its_own_blocks_only(registry: Registry, watch: Watch, home: Path) -> None:
+    loaded = watch(nothing)
+    planned = plan("student", "tiny", EvalOptions.validated(), registry)
+    processes, steps = SecondOfTwo(rank=1, size=2), []
+    rows = spine.Run(planned, registry, processes, lambda *step: steps.append(step)).seed_rows(0)
+    assert rows == {}  # they are on rank 0
+    assert loaded[0].begun == 2
+    assert FeatureCache(home / "features").block_numbers(planned.generated_key(0)) == [1, 3]
+    assert sorted(processes.__dict__["sent"][0]) == [1, 3]
+    assert steps[-1] == ("generate", 2 * BLOCK, 2 * BLOCK)
 
 
 def test_python_api(catalog: Path) -> None:
