@@ -71,7 +71,8 @@ def test_trained_random_and_real_are_far_apart(catalog: Path, tmp_path: Path) ->
 
 def test_main_job_in_an_empty_folder(tmp_path: Path) -> None:
     environment = {**os.environ, "SBV2BENCH_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-m", "sbv2bench", "eval", "--model", "sd21", "--limit", "60", "--save-images", "sample", "--json"]
+    options = ["--limit", "60", "--metrics", "fid,pr,kid,clip,hps,attributes", "--save-images", "sample", "--json"]  # no clock
+    command = [sys.executable, "-m", "sbv2bench", "eval", "--model", "sd21", *options]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=800, check=False)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
@@ -80,7 +81,7 @@ def test_main_job_in_an_empty_folder(tmp_path: Path) -> None:
     assert path.relative_to(tmp_path / "results").parts[:3] == ("mini", "sd21", "mini@v1")
     assert result["status"] == "partial"
     assert result["metrics"]["fid"]["label"] == "FID-mini@60"
-    assert result["metrics"]["latency_ms"]["value"] > 0
+    assert len(result["metrics"]) == 9
     assert "suite mini@v1" in done.stderr.splitlines()[0]
     images = [np.asarray(Image.open(image)) for image in sorted(path.with_name(f"{path.stem}-images").iterdir())]
     assert len(images) == 32
