@@ -62,6 +62,14 @@ def test_a_sitting_ends_in_time_and_is_resumed(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "done.json").read_text())["steps"] == 7
 
 
+def test_no_run_trains_on_the_reference_pictures() -> None:
+    from sbv2bench.data.reference import _KEY_START
+
+    with pytest.raises(ValueError, match="reference"):
+        config(seed=_KEY_START // 2**40)
+    assert _KEY_START not in training_batch(config(seed=3), 0, 0, 1).keys
+
+
 def test_processes_share_the_batch_without_overlap() -> None:
     whole = training_batch(config(), 4, 0, 1)
     halves = [training_batch(config(), 4, rank, 2) for rank in range(2)]
