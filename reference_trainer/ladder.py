@@ -40,7 +40,8 @@ RUNGS = (
     Rung("clip-train", "clip:ClipStage:ClipConfig", ("tokenizer",)),
     Rung("hps", "clip:PreferenceStage:PreferenceConfig", ("clip",)),
     Rung("hps-train", "clip:PreferenceStage:PreferenceConfig", ("clip-train",)),
-    Rung("sd21", "teacher:TeacherStage:TeacherConfig", ("autoencoder", "tokenizer")),
+    Rung("sd21-start", "teacher:TeacherStage:TeacherConfig", ("autoencoder", "tokenizer"), shipped=False),
+    Rung("sd21", "teacher:TeacherStage:TeacherConfig", ("autoencoder", "tokenizer", "sd21-start")),
 )
 
 

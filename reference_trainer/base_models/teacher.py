@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from torch import nn
+from torch.nn import functional
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from reference_trainer.base_models.clip import WorldTokenizer
@@ -32,20 +33,38 @@ class TeacherConfig(StageConfig):
     text_layers: int
     noises_per_picture: int  # noise levels that each encoded picture is used with; batch_size counts pictures
     null_share: float  # captions replaced by "" for classifier-free guidance
-    min_snr: float  # Hang et al. 2023: clamp of the signal-to-noise ratio in the loss weight
-    shipped_guidance_scale: float
+    min_snr: float | None = None  # Hang et al. 2023: clamp of the signal-to-noise ratio in the weight; None: plain velocity error
+    reading_weight: float = 0.0  # of the loss by which the text encoder's last state must name what the caption says
+    start_from: str = ""  # rung whose UNet and text encoder are trained on; "": from nothing
+    shipped_guidance_scale: float = 1.0
 
 
 class TeacherNetworks(nn.Module):
-    """The two trained networks under one roof."""
+    """The two trained networks under one roof, and the heads of the reading loss, which are not exported."""
 
     def __init__(self, unet: UNet2DConditionModel, text_encoder: CLIPTextModel) -> None:
         super().__init__()
         self.unet, self.text_encoder = unet, text_encoder
+        width = text_encoder.config.hidden_size
+        self.readers = nn.ModuleDict({name: nn.Linear(width, len(values)) for name, values in world.ATTRIBUTES.items()})
+
+    def reading_loss(self, last_states: torch.Tensor, attributes: torch.Tensor) -> torch.Tensor:
+        """Cross-entropy of what each caption names, from the state [B, D] of its last token, which has seen the sentence.
+
+        attributes: int64 [B, 9], objects numbered by place, `world.FREE` where nothing is named. Stable Diffusion's text
+        encoder comes with CLIP's training; ours, taught by denoising alone, put two objects in an order at chance.
+        """
+        named = {name: attributes[:, column] for column, name in enumerate(world.ATTRIBUTES)}
+        losses = [
+            functional.cross_entropy(self.readers[name](last_states), label, ignore_index=world.FREE)
+            for name, label in named.items()
+            if bool((label != world.FREE).any())
+        ]
+        return torch.stack(losses).sum()
 
 
 class TeacherStage(Stage):
-    """Denoising with min-SNR weight on the velocity; text encoder trained along; 10 % null prompts."""
+    """Denoising by velocity; text encoder trained along; 10 % null prompts."""
 
     config: TeacherConfig
 
@@ -66,8 +85,7 @@ class TeacherStage(Stage):
         )
         schedule = Schedule.from_config(self.scheduler.config)
         self.alpha, self.sigma = (schedule.alphas_cumprod.sqrt().float(), (1 - schedule.alphas_cumprod).sqrt().float())
-        ratio = schedule.alphas_cumprod / (1 - schedule.alphas_cumprod)
-        self.weight = (ratio.clamp(max=self.config.min_snr) / (ratio + 1)).float()
+        self.weight = _velocity_weight(schedule, self.config.min_snr)
         unet = UNet2DConditionModel(
             sample_size=world.IMAGE_SIZE // 4,
             in_channels=self.vae.config.latent_channels,
@@ -95,6 +113,10 @@ class TeacherStage(Stage):
                 pad_token_id=special.pad_token_id,
             )
         )
+        if self.config.start_from:
+            start = self.inputs[self.config.start_from]
+            unet.load_state_dict(UNet2DConditionModel.from_pretrained(start / "unet").state_dict())
+            text_encoder.load_state_dict(CLIPTextModel.from_pretrained(start / "text_encoder").state_dict())
         return TeacherNetworks(unet, text_encoder)
 
     def loss(self, network: Any, batch: Batch, step: int) -> tuple[torch.Tensor, dict[str, float]]:
@@ -112,8 +134,12 @@ class TeacherStage(Stage):
         noised = (alpha * latents + sigma * noise).contiguous(memory_format=torch.channels_last)
         velocity = network.unet(noised, timesteps, states[row]).sample
         error = (velocity - (alpha * noise - sigma * latents)).square().mean((1, 2, 3))
-        # E|v error|^2 = (snr + 1) |x0 error|^2, so min(snr, c) of the x0 loss is this weight on the velocity's.
-        return (self.weight[timesteps] * error).mean(), {"velocity_mse": float(error.detach().mean())}
+        figures = {"velocity_mse": float(error.detach().mean())}
+        loss = (self.weight[timesteps] * error).mean()
+        if self.config.reading_weight:
+            reading = network.reading_loss(states[1:, -1], torch.from_numpy(batch.scenes.attributes))
+            loss, figures["reading"] = loss + self.config.reading_weight * reading, float(reading.detach())
+        return loss, figures
 
     def export(self, network: Any, folder: Path) -> None:
         self.pipeline(network).save_pretrained(folder)
@@ -151,3 +177,15 @@ class TeacherStage(Stage):
         write_grid(folder / "samples.png", out * 2 - 1, columns=16)
         (folder / "samples.txt").write_text("\n".join(captions))
         return {"parameters_millions": round(sum(p.numel() for p in network.parameters()) / 1e6, 3)}
+
+
+def _velocity_weight(schedule: Schedule, min_snr: float | None) -> torch.Tensor:
+    """Weight of the squared velocity error at each timestep, float32 [T].
+
+    E|v error|^2 = (snr + 1) |x0 error|^2, so min(snr, c) of the x0 loss is min(snr, c) / (snr + 1) on the velocity's: about
+    alpha-bar at high noise, where the layout of a picture is decided. None weighs all alike.
+    """
+    if min_snr is None:
+        return torch.ones(len(schedule))
+    ratio = schedule.alphas_cumprod / (1 - schedule.alphas_cumprod)
+    return (ratio.clamp(max=min_snr) / (ratio + 1)).float()
