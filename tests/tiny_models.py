@@ -5,8 +5,11 @@ They make noise, not pictures: what is tested is plumbing and arithmetic, never 
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
+import peft
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
@@ -34,7 +37,7 @@ def write_tiny_pipeline(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         pipeline = StableDiffusionPipeline(
-            vae=_tiny_vae(latent_channels) if vae == "AutoencoderTiny" else _kl_vae(latent_channels),
+            vae=tiny_autoencoder(latent_channels) if vae == "AutoencoderTiny" else _kl_vae(latent_channels),
             text_encoder=_text_encoder(),
             tokenizer=tiny_tokenizer(),
             unet=tiny_unet(latent_channels),
@@ -101,6 +104,20 @@ def tiny_unet(latent_channels: int = 8) -> UNet2DConditionModel:
     )
 
 
+def write_tiny_adapter(folder: Path, unet: UNet2DConditionModel, base: str, seed: int = 0) -> Any:
+    """Write a random LoRA on a UNet, which it changes, to folder/unet_lora in peft's layout, as base's; returns peft's model."""
+    config = peft.LoraConfig(r=2, lora_alpha=4, target_modules=["to_q", "to_v", "conv1"], init_lora_weights=False)
+    adapted = peft.get_peft_model(unet, config)
+    random = torch.Generator().manual_seed(seed)
+    for name, parameter in adapted.named_parameters():
+        if "lora_" in name:
+            torch.nn.init.normal_(parameter, std=0.2, generator=random)
+    adapted.save_pretrained(folder / "unet_lora")
+    path = folder / "unet_lora" / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"base_model_name_or_path": base}))
+    return adapted.eval()
+
+
 def _text_encoder() -> CLIPTextModel:
     tokenizer = tiny_tokenizer()
     return CLIPTextModel(
@@ -133,7 +150,7 @@ def _kl_vae(latent_channels: int) -> AutoencoderKL:
     )
 
 
-def _tiny_vae(latent_channels: int) -> AutoencoderTiny:
+def tiny_autoencoder(latent_channels: int) -> AutoencoderTiny:
     vae = AutoencoderTiny(
         encoder_block_out_channels=(8, 8, 8),
         decoder_block_out_channels=(8, 8, 8),

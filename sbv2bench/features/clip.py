@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from safetensors import SafetensorError
+from torch.nn import functional
 
 from sbv2bench.data.assets import resolve_location
 from sbv2bench.errors import IntegrityError
@@ -73,6 +74,19 @@ class OpenClipScorer:
         with torch.inference_mode():
             embeds = self.model.encode_image(self._pixels(images_BHWC), normalize=True)
         return np.asarray(embeds.cpu().numpy(), dtype=np.float32)
+
+    def embed_pixels(self, pixels_BCHW: torch.Tensor) -> torch.Tensor:
+        """Unit embeddings [B, D] of square pictures [B, 3, S, S] in [0, 1], with gradient to the pixels: for training losses.
+
+        Resized by a tensor operation, bicubic with antialiasing, where `embed_images` resizes PIL images. Raises ValueError
+        where pictures are not square: a crop would hide pixels from the loss.
+        """
+        if pixels_BCHW.shape[-1] != pixels_BCHW.shape[-2]:
+            raise ValueError(f"pixels: found {tuple(pixels_BCHW.shape)}, expected square pictures")
+        if pixels_BCHW.shape[-2:] != self._size:
+            pixels_BCHW = functional.interpolate(pixels_BCHW, self._size, mode="bicubic", antialias=True)
+        embeds: torch.Tensor = self.model.encode_image((pixels_BCHW - self._mean) / self._std, normalize=True)
+        return embeds
 
     def _pixels(self, images_BHWC: NDArray[np.uint8]) -> torch.Tensor:
         """float32 [B, 3, S, S], normalised by the model's mean and deviation."""

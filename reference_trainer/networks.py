@@ -1,0 +1,260 @@
+"""The cast: a student, a frozen teacher and its LoRA, a text encoder, decoders and scorers; and what each is asked for.
+
+One copy of the teacher's UNet plays both teachers: with its adapter off it is the frozen one, with it on the LoRA teacher.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+from diffusers import AutoencoderTiny, UNet2DConditionModel
+from diffusers.training_utils import EMAModel
+from peft import LoraConfig
+from torch import Tensor, nn
+
+from reference_trainer.config import Lora, Recipe, ScoreLoss
+from sbv2bench import diffusion
+from sbv2bench.data.assets import hash_weights, resolve_location
+from sbv2bench.data.chain import model_files
+from sbv2bench.errors import InputError
+from sbv2bench.features.base import load_extractor
+from sbv2bench.registry import Registry
+from sbv2bench.samplers.components import Components, load_components, load_unet
+from sbv2bench.samplers.networks import quiet
+from sbv2bench.specs import ModelSpec
+
+STUDENT, LORA_TEACHER = "student", "lora_teacher"  # names of the adapters
+
+
+class Networks:
+    """Everything that a recipe loads, on one device. What is trained is float32; the frozen base may be bfloat16."""
+
+    def __init__(self, recipe: Recipe, device: torch.device, registry: Registry) -> None:
+        """Raises what loading raises, and InputError where teacher, student and recipe do not fit each other."""
+        self.recipe, self.device, self.registry = recipe, device, registry
+        self.teacher_spec = registry.model(recipe.teacher)
+        self.start_spec = registry.model(recipe.student.start)
+        dtype = getattr(torch, recipe.teacher_dtype)
+        self.components: Components = load_components(self.teacher_spec, str(device), dtype, registry)
+        self.prediction_type = self.components.prediction_type
+        if self.prediction_type != recipe.prediction_type:
+            raise InputError(
+                f"recipe {recipe.name}: teacher {self.teacher_spec.id} predicts {self.prediction_type}, "
+                f"the recipe is for {recipe.prediction_type}",
+                f"prediction_type={self.prediction_type}, or the teacher that the recipe means",
+            )
+        self.schedule = diffusion.Schedule.from_config(self.components.scheduler.config)
+        self.latent_shape = self.components.latent_shape
+        self.teacher = self.components.unet
+        _last_layer_in_float32(self.teacher)
+        self.student: Any = load_unet(self.start_spec, torch.float32, registry).to(device, memory_format=torch.channels_last)
+        self._check_student()
+        torch.manual_seed(recipe.seed)  # of the adapters' random halves
+        _prepare(self.student, recipe.student.lora, STUDENT)
+        if recipe.lora_teacher is not None:
+            _prepare(self.teacher, recipe.lora_teacher.lora, LORA_TEACHER)
+        self._trained = {STUDENT: _trainable(self.student), LORA_TEACHER: _trainable(self.teacher)}
+        self._switch_adapter(on=False)
+        if recipe.gradient_checkpointing:
+            self.student.enable_gradient_checkpointing()
+            self.teacher.enable_gradient_checkpointing()
+        self.average = self._moving_average()
+        self.tiny_decoder = self._load_tiny_decoder()
+        self.scorers = {name: self._load_scorer(loss) for name, loss in (("clip", recipe.clip), ("hps", recipe.hps)) if loss}
+        self.alpha_T, self.sigma_T = self.schedule.alpha(recipe.student.timestep), self.schedule.sigma(recipe.student.timestep)
+
+    def trained(self, network: str) -> dict[str, nn.Parameter]:
+        """Name -> parameter of what is trained of the "student" or the "lora_teacher", in a fixed order."""
+        return self._trained[network]
+
+    def encode_text(self, captions: Sequence[str]) -> Tensor:
+        """Text states [B, L, D]."""
+        with torch.no_grad():
+            return self.components.encode_text(captions, guided=False)
+
+    def generate(self, z: Tensor, text: Tensor) -> Tensor:
+        """The student's clean latents x0 [B, C, h, w] float32 of noise z, with gradient (equation 1, at the recipe's timestep)."""
+        output = self._predict(self.student, z, self.recipe.student.timestep, text)
+        return diffusion.predict_x0(output, z, self.alpha_T, self.sigma_T, self.prediction_type)
+
+    def teacher_epsilon(self, x_t: Tensor, timesteps: Tensor, text: Tensor, null: Tensor, scale: float, *, lora: bool) -> Tensor:
+        """Guided noise prediction [B, C, h, w] of the frozen teacher, or with lora of the LoRA teacher; no gradient.
+
+        text, null: states [B, L, D] of the captions and of "". Scale 1 asks for no unconditional half.
+        """
+        with torch.no_grad(), self.lora_teacher() if lora else nullcontext():
+            if scale == 1.0:
+                return self._epsilon(x_t, timesteps, text)
+            twice = torch.cat([x_t, x_t]), torch.cat([timesteps, timesteps]), torch.cat([null, text])
+            unconditional, conditional = self._epsilon(*twice).chunk(2)
+            return diffusion.guide(unconditional, conditional, scale)
+
+    def lora_teacher_epsilon(self, x_t: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
+        """Noise prediction [B, C, h, w] of the LoRA teacher, unguided, with gradient to its adapter."""
+        with self.lora_teacher():
+            return self._epsilon(x_t, timesteps, text)
+
+    @contextmanager
+    def lora_teacher(self) -> Iterator[None]:
+        """The teacher with its adapter on."""
+        self._switch_adapter(on=True)
+        try:
+            yield
+        finally:
+            self._switch_adapter(on=False)
+
+    def _switch_adapter(self, *, on: bool) -> None:
+        """peft's switch also freezes what it switches off, and a frozen weight gets no gradient from a graph that waits."""
+        if self.recipe.lora_teacher is None:
+            return
+        (self.teacher.enable_adapters if on else self.teacher.disable_adapters)()
+        for parameter in self._trained[LORA_TEACHER].values():
+            parameter.requires_grad_(True)
+
+    def levels(self, timesteps: Tensor) -> tuple[Tensor, Tensor]:
+        """alpha and sigma float32 [B] at timesteps, on the device."""
+        return self.schedule.alpha(timesteps).float().to(self.device), self.schedule.sigma(timesteps).float().to(self.device)
+
+    def pixels(self, x0: Tensor, decoder: str = "tiny") -> Tensor:
+        """Pictures [B, 3, H, W] in [0, 1] of scaled latents, with gradient; clamping kills it where a pixel is saturated."""
+        vae = self.tiny_decoder if decoder == "tiny" else self.components.vae
+        unscaled = x0 / vae.config.scaling_factor + (vae.config.get("shift_factor") or 0.0)
+        with self.autocast():
+            decoded = vae.decode(unscaled.to(next(vae.parameters()).dtype)).sample
+        return (decoded.float() / 2 + 0.5).clamp(0, 1)
+
+    def cosines(self, name: str, x0: Tensor, captions: Sequence[str], decoder: str) -> Tensor:
+        """Cosine [B] of decoded latents and their captions under the "clip" or the "hps" scorer, with gradient to x0."""
+        scorer = self.scorers[name]
+        text = torch.from_numpy(scorer.embed_text(captions)).to(self.device)
+        return (scorer.embed_pixels(self.pixels(x0, decoder)) * text).sum(1)
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """The student with its moving average for weights, where it has one."""
+        if self.average is None:
+            yield
+            return
+        parameters = list(self.trained(STUDENT).values())
+        self.average.store(parameters)
+        self.average.copy_to(parameters)
+        try:
+            yield
+        finally:
+            self.average.restore(parameters)
+
+    def student_components(self) -> Components:
+        """The teacher's parts around the student's UNet: what a sampler of sbv2bench needs. Shared, not copied."""
+        own = vars(self.components) | {"unet": self.student}
+        return Components(**{name: own[name] for name in Components.__dataclass_fields__})
+
+    def student_spec(self) -> ModelSpec:
+        """How the student is sampled: what sbv2bench.json says of every export."""
+        return ModelSpec(
+            id=f"local/{self.recipe.name.rpartition('/')[2]}",
+            sampler="one_step",
+            steps=1,
+            timestep=self.recipe.student.timestep,
+            alpha_T=self.alpha_T,
+            prediction_type=self.prediction_type,
+        )
+
+    def base_hashes(self) -> dict[str, str]:
+        """SHA-256 of every file of the models that training starts from, "teacher:<path>" and "student:<path>"."""
+        specs = {"teacher": self.teacher_spec, "student": self.start_spec}
+        return {
+            f"{role}:{file.path}": file.sha256 for role, spec in specs.items() for file in model_files(spec, self.registry.model)
+        }
+
+    def autocast(self) -> torch.autocast:
+        """Half precision where the recipe says so."""
+        half = self.recipe.precision == "bfloat16"
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=half)
+
+    def _epsilon(self, x_t: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
+        alpha, sigma = self.levels(timesteps)
+        return diffusion.predict_epsilon(self._predict(self.teacher, x_t, timesteps, text), x_t, alpha, sigma, self.prediction_type)
+
+    def _predict(self, unet: Any, x_t: Tensor, timesteps: Tensor | int, text: Tensor) -> Tensor:
+        """A UNet's output float32 [B, C, h, w]; a learned variance is dropped."""
+        with self.autocast():
+            output: Tensor = unet(x_t.to(unet.dtype), timesteps, encoder_hidden_states=text.to(unet.dtype)).sample
+        return output[:, : self.latent_shape[0]].float()
+
+    def _check_student(self) -> None:
+        student, teacher = self.student.config, self.teacher.config
+        for name in ("in_channels", "sample_size", "cross_attention_dim"):
+            if student[name] != teacher[name]:
+                raise InputError(
+                    f"recipe {self.recipe.name}: student starts from {self.start_spec.id} with {name} {student[name]}, "
+                    f"its teacher {self.teacher_spec.id} has {teacher[name]}"
+                )
+        declared = self.start_spec.prediction_type
+        if declared not in {None, self.prediction_type}:
+            raise InputError(f"recipe {self.recipe.name}: {self.start_spec.id} predicts {declared}, its teacher {self.prediction_type}")
+        _last_layer_in_float32(self.student)
+
+    def _moving_average(self) -> EMAModel | None:
+        if self.recipe.ema is None:
+            return None
+        average = EMAModel(list(self.trained(STUDENT).values()), decay=self.recipe.ema.decay, foreach=True)
+        average.to(device="cpu" if self.recipe.ema_on_cpu else self.device)
+        return average
+
+    def _load_tiny_decoder(self) -> Any:
+        if not self.recipe.tiny_decoder:
+            return None
+        folder = resolve_location(self.recipe.tiny_decoder)
+        hash_weights(folder)
+        with quiet():
+            decoder = AutoencoderTiny.from_pretrained(folder, local_files_only=True).eval().requires_grad_(False).to(self.device)
+        if decoder.config.latent_channels != self.latent_shape[0]:
+            found, expected = decoder.config.latent_channels, self.latent_shape[0]
+            raise InputError(f"tiny_decoder {self.recipe.tiny_decoder}: decodes {found} latent channels, the teacher has {expected}")
+        return decoder
+
+    def _load_scorer(self, loss: ScoreLoss) -> Any:
+        scorer = load_extractor(self.registry.extractor(loss.scorer), str(self.device))
+        if not hasattr(scorer, "embed_pixels"):
+            raise InputError(f"scorer {loss.scorer}: no picture's gradient passes it, expected an extractor of kind open_clip")
+        return scorer
+
+
+def _prepare(unet: Any, lora: Lora | None, name: str) -> None:
+    """Make a UNet trainable: all of it, or an adapter that starts as nothing (B = 0). Raises InputError for targets it has not."""
+    if lora is None:
+        unet.requires_grad_(True)
+        return
+    unet.requires_grad_(False)
+    known = [module for module, layer in unet.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
+    lost = [target for target in lora.targets if not any(module == target or module.endswith(f".{target}") for module in known)]
+    if lost:
+        endings = sorted({module.rpartition(".")[2] if not module[-1].isdigit() else module for module in known})[:12]
+        raise InputError(f"{name}.lora.targets: the UNet has no layer {lost[0]!r}, expected ends of names such as {', '.join(endings)}")
+    unet.add_adapter(LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=list(lora.targets), bias="none"), name)
+    for parameter in unet.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()  # half-precision weights would swallow small updates
+
+
+def _trainable(unet: Any) -> dict[str, nn.Parameter]:
+    return {name: parameter for name, parameter in unet.named_parameters() if parameter.requires_grad}
+
+
+def _last_layer_in_float32(unet: Any) -> None:
+    """The one-step formula multiplies rounding errors of the output by up to 1 / alpha_T = 14.65, so it is not rounded.
+
+    In bfloat16 the last layer alone would add noise of rms 0.024 to latents of deviation about 1.
+    """
+    layer = unet.conv_out
+    layer.float()
+    forward = layer.forward
+
+    def in_float32(x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            return forward(x.float())
+
+    layer.forward = in_float32

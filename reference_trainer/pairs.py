@@ -1,0 +1,181 @@
+"""Image regularisation's data: captions with the clean latents that the student should make, and the inputs to make them of.
+
+Latents are made once for a teacher, prompts and settings, in shards below the cache folder, whatever run asks for them.
+Inputs are not stored: they are noise keyed by the pair's number (paired), or the noised latents themselves (real).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from filelock import FileLock
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from reference_trainer import losses, noise
+from reference_trainer.config import Recipe, Regularisation
+from reference_trainer.networks import Networks
+from reference_trainer.prompts import PromptSource, shuffled_index
+from sbv2bench import paths
+from sbv2bench.data.images import ImageFolder
+from sbv2bench.diffusion import add_noise
+from sbv2bench.errors import InputError, PrerequisiteError
+from sbv2bench.mini import rendering, world
+from sbv2bench.samplers.schedulers import make_scheduler
+from sbv2bench.specs import fingerprint
+
+SHARD = 250  # pairs a file
+_SEED = 0  # of the pairs' inputs and captions: theirs, not the run's, so that runs of all seeds share them
+_WORLD_KEYS = 5 * 2**40  # of the world's pictures: no base model's run and no suite's reference has these
+
+
+class Pairs:
+    """A table of `count` captions and latents, and how far the student's latents are from them."""
+
+    def __init__(self, recipe: Recipe, networks: Networks, prompts: PromptSource, progress: Callable[[int, int], None]) -> None:
+        """Makes what is not in the cache, telling progress(done, count). Raises InputError or PrerequisiteError for the source."""
+        assert recipe.regularisation is not None
+        self.settings: Regularisation = recipe.regularisation
+        self.recipe, self.networks, self.batch_size = recipe, networks, recipe.regularisation.batch_size
+        source = _paired if self.settings.kind == "paired" else _real
+        self._captions, make, identity = source(self.settings, networks, prompts)
+        self.count = len(self._captions)
+        self._folder = paths.home() / "pairs" / fingerprint(identity)[:32]
+        self._latents = self._all_latents(make, progress)
+        self._perceptual = _lpips(networks) if self.settings.distance == "lpips" else None
+
+    def batch(self, step: int, rows: Sequence[int]) -> tuple[list[str], Tensor, Tensor]:
+        """Captions, inputs [B, C, h, w] and latents [B, C, h, w] float32 of some rows of a step's batch of pairs."""
+        place = step * self.batch_size + np.asarray(rows, dtype=np.int64)
+        numbers = shuffled_index(self.recipe.seed, place // self.count, place % self.count, self.count).tolist()
+        target = self._latents[numbers].float()
+        captions = [self._captions[number] for number in numbers]
+        shape = self.networks.latent_shape
+        if self.settings.kind == "paired":
+            return captions, noise.normal("pair", _SEED, 0, numbers, shape), target
+        fresh = noise.normal("real", self.recipe.seed, step, rows, shape)
+        return captions, add_noise(target, fresh, self.networks.alpha_T, self.networks.sigma_T), target
+
+    def distance(self, x0: Tensor, target: Tensor) -> Tensor:
+        """[B] between latents, or between the pictures that the tiny decoder makes of them."""
+        if self.settings.distance == "latents":
+            return losses.image_distance(x0, target)
+        generated = self.networks.pixels(x0)
+        with torch.no_grad():
+            reference = self.networks.pixels(target)
+        if self._perceptual is None:
+            return losses.image_distance(generated, reference)
+        distance: Tensor = self._perceptual(generated, reference, normalize=True)
+        return distance.flatten()
+
+    def _all_latents(self, make: Callable[[list[int]], Tensor], progress: Callable[[int, int], None]) -> Tensor:
+        """float16 [count, C, h, w], each shard from its file, or made and written whole."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        shards = []
+        for start in range(0, self.count, SHARD):
+            path = self._folder / f"{start:08d}.safetensors"
+            with FileLock(f"{path}.lock"):  # processes of one run take the shards that nobody has begun
+                if not path.is_file():
+                    part = path.with_suffix(".part")
+                    save_file({"latents": make(list(range(start, min(start + SHARD, self.count)))).half().cpu().contiguous()}, part)
+                    part.replace(path)
+            shards.append(load_file(path)["latents"])
+            progress(min(start + SHARD, self.count), self.count)
+        return torch.cat(shards)
+
+
+def _paired(
+    settings: Regularisation, networks: Networks, prompts: PromptSource
+) -> tuple[list[str], Callable[[list[int]], Tensor], dict[str, object]]:
+    """The teacher's deterministic samples (DDIM, trailing timesteps) from known noise (DMD, section 3.3: 50 steps, scale 3)."""
+    parts, count = networks.components, settings.pairs
+    captions = prompts.prompts_at(_SEED, 0, count, range(count))
+    solver = {"scheduler": "ddim", "steps": settings.teacher_steps, "guidance_scale": settings.teacher_guidance_scale}
+    spec = networks.teacher_spec.model_copy(update=solver)
+    template = make_scheduler(spec, parts.scheduler)
+
+    def make(numbers: list[int]) -> Tensor:
+        scheduler = copy.deepcopy(template)
+        scheduler.set_timesteps(settings.teacher_steps, device=networks.device)
+        scale = settings.teacher_guidance_scale
+        with torch.inference_mode():
+            text = parts.encode_text([captions[n] for n in numbers], guided=scale > 1.0)
+            latents = noise.normal("pair", _SEED, 0, numbers, networks.latent_shape).to(networks.device)
+            for t in scheduler.timesteps:
+                latents = scheduler.step(parts.predict(latents, t, text, scale), t, latents).prev_sample
+        return latents
+
+    identity = {"kind": "paired", "teacher": networks.base_hashes(), "prompts": prompts.sha256, "count": count, **solver}
+    return captions, make, identity
+
+
+def _real(
+    settings: Regularisation, networks: Networks, prompts: PromptSource
+) -> tuple[list[str], Callable[[list[int]], Tensor], dict[str, object]]:
+    """Latents of real pictures and their captions: the world's, or those of a folder."""
+    if settings.images.startswith("world:"):
+        keys = _WORLD_KEYS + np.arange(settings.pairs, dtype=np.int64)
+        scenes = world.scenes(settings.images.removeprefix("world:"), keys)
+        captions = world.captions(scenes)
+
+        def pictures(numbers: list[int]) -> Tensor:
+            return torch.from_numpy(rendering.render(scenes[np.array(numbers)], keys[numbers], 0))
+    else:
+        folder = ImageFolder(_existing_folder(settings.images))
+        captions = [_caption_beside(path) for path in folder.files[: settings.pairs]]
+
+        def pictures(numbers: list[int]) -> Tensor:
+            size = networks.components.resolution
+            squares = [_square(Image.open(folder.files[n]).convert("RGB"), size) for n in numbers]
+            return torch.from_numpy(np.stack(squares))
+
+    def make(numbers: list[int]) -> Tensor:
+        vae = networks.components.vae
+        with torch.inference_mode():
+            images = pictures(numbers).permute(0, 3, 1, 2).to(networks.device).float() / 127.5 - 1.0
+            posterior = vae.encode(images.to(next(vae.parameters()).dtype)).latent_dist
+            return posterior.mean.float() * vae.config.scaling_factor
+
+    identity = {"kind": "real", "teacher": networks.base_hashes(), "images": settings.images, "captions": captions}
+    return captions, make, identity
+
+
+def _existing_folder(location: str) -> Path:
+    folder = Path(location).expanduser()
+    if not location or not folder.is_dir():
+        raise InputError(f"regularisation.images: {location!r} is no folder, expected world:training or a folder of pictures")
+    return folder
+
+
+def _caption_beside(path: Path) -> str:
+    text = path.with_suffix(".txt")
+    if not text.is_file():
+        raise InputError(f"regularisation.images: {path} has no caption, expected {text.name} beside it")
+    return text.read_text("utf-8").strip()
+
+
+def _square(image: Image.Image, size: int) -> np.ndarray:
+    """uint8 [size, size, 3]: the middle square, Lanczos."""
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    return np.asarray(image.resize((size, size), Image.Resampling.LANCZOS, (left, top, left + side, top + side)))
+
+
+def _lpips(networks: Networks) -> Callable[..., Tensor]:
+    """LPIPS on VGG features, by torchmetrics. Raises PrerequisiteError where its weights cannot be had."""
+    from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
+
+    try:
+        metric = LearnedPerceptualImagePatchSimilarity(net_type="vgg", normalize=True)
+    except (OSError, RuntimeError, ImportError) as error:
+        why = str(error).splitlines()[0]
+        raise PrerequisiteError(
+            f"regularisation.distance lpips: VGG's weights cannot be loaded ({why})", "regularisation.distance=pixels"
+        ) from error
+    net: Callable[..., Tensor] = metric.net.to(networks.device).eval().requires_grad_(False)
+    return net

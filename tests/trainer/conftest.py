@@ -1,0 +1,13 @@
+"""One tiny family for the trainer's tests of a module."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tiny_recipe import write_tiny_family
+
+
+@pytest.fixture(scope="session")
+def family(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_family(tmp_path_factory.mktemp("family"))

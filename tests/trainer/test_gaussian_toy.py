@@ -1,0 +1,132 @@
+"""VSD where the truth is known: two classes, each a Gaussian on the line, teacher and student scores in closed form.
+
+With equal guidance on both teachers the student finds the *unguided* teacher; with 4.5 on the frozen teacher alone it finds
+another distribution, farther apart and collapsed (trainer's section 1.5).
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from reference_trainer import losses
+from sbv2bench.diffusion import Schedule, add_noise, guide
+
+SCHEDULE = Schedule.scaled_linear()
+MEANS, DEVIATIONS = torch.tensor([-1.0, 1.0]).double(), torch.tensor([0.5, 0.3]).double()
+BATCH = 1024
+LEARNED_GUIDANCE = 1.0  # more than 1 would amplify what a small network gets wrong, on one side only
+
+
+def class_score(x_t: Tensor, mean: Tensor, deviation: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+    """The noise that a perfect network predicts in x_t of N(mean, deviation^2) noised: -sigma times the score."""
+    variance = (alpha * deviation) ** 2 + sigma**2
+    return sigma * (x_t - alpha * mean) / variance
+
+
+def perfect(x_t: Tensor, label: Tensor, means: Tensor, deviations: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+    """Unconditional and conditional noise predictions of two equally likely classes."""
+    both = torch.stack([class_score(x_t, means[c], deviations[c], alpha, sigma) for c in (0, 1)])
+    variances = torch.stack([(alpha * deviations[c]) ** 2 + sigma**2 for c in (0, 1)])
+    logits = torch.stack([-0.5 * (x_t - alpha * means[c]) ** 2 / variances[c] - 0.5 * variances[c].log() for c in (0, 1)])
+    unconditional = (both * logits.softmax(0)).sum(0)
+    return unconditional, both.gather(0, label[None])[0]
+
+
+class Student(nn.Module):
+    """x0 = mean_c + deviation_c z."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.means = nn.Parameter(torch.tensor([-0.2, 0.3]).double())
+        self.logs = nn.Parameter(torch.tensor([0.0, 0.0]).double())
+
+    def forward(self, z: Tensor, label: Tensor) -> Tensor:
+        return self.means[label] + self.logs.exp()[label] * z
+
+
+def distill(teacher_scale: float, lora_scale: float, steps: int) -> Student:
+    generator = torch.Generator().manual_seed(0)
+    student = Student()
+    optimiser = torch.optim.Adam(student.parameters(), lr=0.02)
+    for step in range(steps):
+        for group in optimiser.param_groups:
+            group["lr"] = 0.03 * (1 - step / steps)
+        z = torch.randn(BATCH, generator=generator, dtype=torch.float64)
+        label = torch.arange(BATCH) % 2
+        x0 = student(z, label)
+        timesteps = torch.randint(20, 981, (BATCH,), generator=generator)
+        alpha, sigma = SCHEDULE.alpha(timesteps), SCHEDULE.sigma(timesteps)
+        x_t = add_noise(x0.detach(), torch.randn(BATCH, generator=generator, dtype=torch.float64), alpha, sigma)
+        frozen = guide(*perfect(x_t, label, MEANS, DEVIATIONS, alpha, sigma), teacher_scale)
+        lora = guide(*perfect(x_t, label, student.means.detach(), student.logs.detach().exp(), alpha, sigma), lora_scale)
+        gradient = losses.vsd_gradient(frozen[:, None], lora[:, None], x_t[:, None], x0[:, None], alpha, sigma, "sigma2")
+        optimiser.zero_grad()
+        losses.stop_gradient_loss(x0[:, None], gradient).mean().backward()
+        optimiser.step()
+    return student
+
+
+@pytest.mark.parametrize("scale", [1.0, 4.5])
+def test_equal_guidance_finds_the_unguided_teacher(scale: float) -> None:
+    student = distill(scale, scale, 2000)
+    assert student.means.tolist() == pytest.approx(MEANS.tolist(), abs=0.01)
+    assert student.logs.exp().tolist() == pytest.approx(DEVIATIONS.tolist(), rel=0.01)
+
+
+def test_guidance_on_the_frozen_teacher_alone_does_not() -> None:
+    student = distill(4.5, 1.0, 2000)
+    means = student.means.tolist()
+    assert means == pytest.approx([-2.43, 2.29], abs=0.03)  # trainer's section 1.5 has the same numbers
+    assert max(student.logs.exp().tolist()) < 0.2
+
+
+class LearnedScore(nn.Module):
+    """A small network in the LoRA teacher's place: noise predicted from x_t, log SNR and the class (2: none)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(3, 16)
+        self.layers = nn.Sequential(nn.Linear(18, 64), nn.SiLU(), nn.Linear(64, 64), nn.SiLU(), nn.Linear(64, 1))
+
+    def forward(self, x_t: Tensor, label: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        level = (alpha / sigma).log() / 3
+        # A Gaussian's answer, sigma x_t, and the network for the rest.
+        inputs = torch.cat([x_t[:, None], level[:, None], self.embed(label)], 1)
+        return sigma * x_t + alpha * self.layers(inputs)[:, 0]
+
+
+def test_a_learned_score_alternating_with_the_student_finds_the_teacher() -> None:
+    """One update each in turn, 10 % null prompts a sample, as in training; within 10 %."""
+    torch.manual_seed(0)
+    student, score = Student().float(), LearnedScore()
+    optimiser = torch.optim.Adam(student.parameters(), lr=0.02, betas=(0.5, 0.999))
+    score_optimiser = torch.optim.Adam(score.parameters(), lr=5e-3)
+    steps, batch = 1500, 512
+    label = torch.arange(batch) % 2
+    for step in range(steps):
+        for group in optimiser.param_groups:
+            group["lr"] = 0.02 * (1 - step / steps)
+        x0 = student(torch.randn(batch), label)
+        timesteps = torch.randint(20, 981, (batch,))
+        alpha, sigma = SCHEDULE.alpha(timesteps).float(), SCHEDULE.sigma(timesteps).float()
+        x_t = add_noise(x0.detach(), torch.randn(batch), alpha, sigma)
+        frozen = guide(*perfect(x_t, label, MEANS.float(), DEVIATIONS.float(), alpha, sigma), LEARNED_GUIDANCE)
+        with torch.no_grad():
+            learned = guide(
+                score(x_t, torch.full_like(label, 2), alpha, sigma), score(x_t, label, alpha, sigma), LEARNED_GUIDANCE
+            )
+        gradient = losses.vsd_gradient(frozen[:, None], learned[:, None], x_t[:, None], x0[:, None], alpha, sigma, "sigma2")
+        optimiser.zero_grad()
+        losses.stop_gradient_loss(x0[:, None], gradient).mean().backward()
+        optimiser.step()
+        timesteps = torch.randint(0, 1000, (batch,))
+        alpha, sigma, noise = SCHEDULE.alpha(timesteps).float(), SCHEDULE.sigma(timesteps).float(), torch.randn(batch)
+        asked = torch.where(torch.rand(batch) < 0.1, 2, label)
+        predicted = score(add_noise(x0.detach(), noise, alpha, sigma), asked, alpha, sigma)
+        score_optimiser.zero_grad()
+        losses.lora_teacher_loss(predicted[:, None], noise[:, None], alpha, "alpha_bar").mean().backward()
+        score_optimiser.step()
+    assert student.means.tolist() == pytest.approx(MEANS.tolist(), abs=0.1)
+    assert student.logs.exp().tolist() == pytest.approx(DEVIATIONS.tolist(), rel=0.1)

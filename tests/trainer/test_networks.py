@@ -1,0 +1,178 @@
+"""The cast of a run: adapters that start as nothing, one copy of the base, gradients that arrive, dtypes, what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny_clip import write_tiny_clip
+from tiny_models import write_tiny_pipeline
+from tiny_recipe import CAPTIONS, CLIP, LORA, make_trainer, take_steps, tiny_recipe
+
+from reference_trainer.networks import LORA_TEACHER, STUDENT, Networks
+from sbv2bench import diffusion
+from sbv2bench.errors import InputError
+from sbv2bench.features.clip import OpenClipScorer
+from sbv2bench.registry import Registry
+from sbv2bench.specs import ExtractorSpec
+
+
+def load(family: Path, **changes: object) -> Networks:
+    return Networks(tiny_recipe(family, **changes), torch.device("cpu"), Registry.load(family / "catalog.yaml"))
+
+
+def some_latents(networks: Networks, count: int = 3) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    torch.manual_seed(3)
+    text = networks.encode_text(CAPTIONS[:count])
+    return (
+        torch.randn(count, *networks.latent_shape),
+        torch.tensor([20, 500, 980][:count]),
+        text,
+        networks.encode_text([""]).expand_as(text),
+    )
+
+
+def test_the_lora_teacher_begins_as_the_frozen_teacher_to_the_bit(family: Path) -> None:
+    networks = load(family)
+    arguments = some_latents(networks)
+    frozen = networks.teacher_epsilon(*arguments, 4.5, lora=False)
+    assert torch.equal(frozen, networks.teacher_epsilon(*arguments, 4.5, lora=True))
+    with torch.no_grad():
+        for name, parameter in networks.trained(LORA_TEACHER).items():
+            if "lora_B" in name:
+                parameter.add_(0.1)
+    assert torch.equal(frozen, networks.teacher_epsilon(*arguments, 4.5, lora=False))
+    assert not torch.allclose(frozen, networks.teacher_epsilon(*arguments, 4.5, lora=True))
+
+
+def test_training_moves_what_is_trained_and_nothing_else(family: Path) -> None:
+    trainer, prompts = make_trainer(family)
+    networks = trainer.networks
+    arguments = some_latents(networks)
+    teacher_before = networks.teacher_epsilon(*arguments, 1.0, lora=False)
+    frozen = {k: v.clone() for k, v in networks.teacher.state_dict().items() if "lora_" not in k}
+    before = {name: {k: v.detach().clone() for k, v in networks.trained(name).items()} for name in (STUDENT, LORA_TEACHER)}
+    take_steps(trainer, prompts, 2)
+    assert torch.equal(teacher_before, networks.teacher_epsilon(*arguments, 1.0, lora=False))
+    assert all(torch.equal(value, networks.teacher.state_dict()[key]) for key, value in frozen.items())
+    for name, old in before.items():
+        moved = [not torch.equal(old[key], value) for key, value in networks.trained(name).items()]
+        assert np.mean(moved) > 0.95, name
+    assert all(p.grad is None for n in (STUDENT, LORA_TEACHER) for p in networks.trained(n).values())
+
+
+def test_only_the_adapter_of_a_lora_student_is_trained(family: Path) -> None:
+    trainer, prompts = make_trainer(family, student={"start": str(family / "start"), "learning_rate": 1e-3, "lora": LORA})
+    student = trainer.networks.student
+    before = {key: value.clone() for key, value in student.state_dict().items()}
+    take_steps(trainer, prompts, 2)
+    changed = {key for key, value in student.state_dict().items() if not torch.equal(before[key], value)}
+    assert changed and all("lora_" in key for key in changed)
+    modules = {key.partition(".lora_")[0] for key in changed}
+    assert {m.rpartition(".")[2] for m in modules} == {"to_q", "to_v", "conv1"}
+
+
+@pytest.mark.parametrize("scale", [0.0, 0.5, 1.0, 4.5])
+def test_guidance_is_the_usual_convention_in_one_call_of_two_halves(family: Path, scale: float) -> None:
+    networks = load(family)
+    x_t, timesteps, text, null = some_latents(networks)
+    conditional = networks.teacher_epsilon(x_t, timesteps, text, null, 1.0, lora=False)
+    unconditional = networks.teacher_epsilon(x_t, timesteps, null, null, 1.0, lora=False)
+    guided = networks.teacher_epsilon(x_t, timesteps, text, null, scale, lora=False)
+    assert torch.allclose(guided, unconditional + scale * (conditional - unconditional), atol=1e-4)
+
+
+def test_the_null_prompt_is_the_encoding_of_the_empty_string(family: Path) -> None:
+    networks = load(family)
+    parts = networks.components
+    ids = parts.tokenizer([""], padding="max_length", max_length=parts.tokenizer.model_max_length, return_tensors="pt").input_ids
+    assert torch.equal(networks.encode_text([""]), parts.text_encoder(ids)[0])
+    assert not torch.allclose(networks.encode_text([""]), torch.zeros(()))
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample"])
+def test_every_prediction_type_gives_the_same_noise(tmp_path: Path, family: Path, prediction_type: str) -> None:
+    """An output read as epsilon, velocity or sample, and then as noise: `diffusion` is the only place that knows."""
+    write_tiny_pipeline(tmp_path / "teacher", prediction_type, seed=0)
+    networks = load(family, teacher=str(tmp_path / "teacher"), prediction_type=prediction_type)
+    x_t, timesteps, text, null = some_latents(networks)
+    found = networks.teacher_epsilon(x_t, timesteps, text, null, 1.0, lora=False)
+    raw = networks.teacher(x_t, timesteps, encoder_hidden_states=text).sample
+    assert torch.allclose(found, diffusion.predict_epsilon(raw, x_t, *networks.levels(timesteps), prediction_type), atol=1e-5)
+
+
+def test_gradient_of_the_clip_loss_reaches_the_student_through_the_decoder(family: Path) -> None:
+    networks = load(family, clip=CLIP)
+    z = torch.randn(2, *networks.latent_shape)
+    x0 = networks.generate(z, networks.encode_text(CAPTIONS[:2]))
+    cosine = networks.cosines("clip", x0, CAPTIONS[:2], "tiny")
+    assert cosine.shape == (2,) and (cosine < 0.9).all()
+    (0.9 - cosine).relu().mean().backward()
+    gradients = [p.grad for p in networks.trained(STUDENT).values()]
+    assert all(g is not None for g in gradients) and sum(float(g.square().sum()) for g in gradients) > 1e-12
+    assert all(p.grad is None for p in networks.tiny_decoder.parameters())
+
+
+@pytest.mark.parametrize("size", [32, 48])
+def test_differentiable_preprocessing_is_openclips_to_a_hundredth(tmp_path: Path, size: int) -> None:
+    scorer = OpenClipScorer(ExtractorSpec(id="c", kind="open_clip", location=str(write_tiny_clip(tmp_path / "clip"))))
+    smooth = torch.nn.functional.interpolate(
+        torch.rand(8, 3, 6, 6, generator=torch.Generator().manual_seed(0)), size=size, mode="bicubic"
+    )
+    pixels = (smooth.clamp(0, 1) * 255).round() / 255
+    by_pil = scorer.embed_images((pixels * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy())
+    by_tensor = scorer.embed_pixels(pixels.requires_grad_())
+    assert float((1 - (torch.from_numpy(by_pil) * by_tensor).sum(1)).detach().max()) < 0.01
+    by_tensor.sum().backward()
+    assert float(pixels.grad.abs().max()) > 0
+    with pytest.raises(ValueError, match="square"):
+        scorer.embed_pixels(torch.rand(1, 3, 32, 48))
+
+
+def test_dtypes(family: Path) -> None:
+    """What is trained is float32 though the base is not; z and the formula stay float32."""
+    networks = load(
+        family,
+        teacher_dtype="bfloat16",
+        precision="bfloat16",
+        student={"start": str(family / "start"), "learning_rate": 1e-3, "lora": LORA},
+    )
+    assert {p.dtype for name in (STUDENT, LORA_TEACHER) for p in networks.trained(name).values()} == {torch.float32}
+    assert {p.dtype for n, p in networks.teacher.named_parameters() if "lora_" not in n and "conv_out" not in n} == {
+        torch.bfloat16
+    }
+    assert networks.teacher.conv_out.weight.dtype == torch.float32
+    x0 = networks.generate(torch.randn(2, *networks.latent_shape), networks.encode_text(CAPTIONS[:2]))
+    assert x0.dtype == torch.float32
+    assert networks.teacher_epsilon(*some_latents(networks), 4.5, lora=True).dtype == torch.float32
+
+
+def test_the_output_that_the_formula_amplifies_is_not_rounded(family: Path) -> None:
+    """1 / alpha_T = 14.65 multiplies rounding of the output: the last layer is float32 where the passes are bfloat16."""
+    networks = load(family, precision="bfloat16")
+    seen = []
+    networks.student.conv_out.register_forward_hook(lambda layer, inputs, output: seen.append(output.detach()))
+    z, text = torch.randn(4, *networks.latent_shape), networks.encode_text(CAPTIONS[:4])
+    x0 = networks.generate(z, text).detach()
+    assert seen[0].dtype == torch.float32
+    assert float((seen[0].bfloat16().float() != seen[0]).double().mean()) > 0.9
+    in_float64 = diffusion.predict_x0(seen[0].double(), z.double(), networks.alpha_T, networks.sigma_T, "v_prediction")
+    assert float((x0 - in_float64).square().mean().sqrt()) < 1e-5
+
+
+def test_what_does_not_fit_is_refused_before_anything_is_trained(family: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"predicts v_prediction.*recipe is for epsilon"):
+        load(family, prediction_type="epsilon")
+    write_tiny_pipeline(tmp_path / "narrow", latent_channels=4)
+    with pytest.raises(InputError, match="in_channels 4.*has 8"):
+        load(family, student={"start": str(tmp_path / "narrow"), "learning_rate": 1e-3})
+    with pytest.raises(InputError, match="no layer 'to_qq'"):
+        load(family, student={"start": str(family / "start"), "learning_rate": 1e-3, "lora": LORA | {"targets": ["to_qq"]}})
+    with pytest.raises(InputError, match="unknown model"):
+        load(family, teacher="mini/sd21x")
+    with pytest.raises(InputError, match="unknown extractor 'tiny-clop', did you mean 'tiny-clip'"):
+        load(family, clip=CLIP | {"scorer": "tiny-clop"})
+    with pytest.raises(InputError, match="no picture's gradient"):
+        load(family, clip=CLIP | {"scorer": "world-128"})

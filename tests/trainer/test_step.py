@@ -1,0 +1,129 @@
+"""One training step: its first loss, its parts, its independence of how the batch is cut, and what it does with a NaN."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_recipe import CLIP, HPS, LORA, PAIRED, make_trainer, take_steps, weights
+
+from reference_trainer.networks import STUDENT, Networks
+from sbv2bench.errors import InputError, IntegrityError
+
+EVERYTHING = {"clip": CLIP, "hps": HPS | {"share": 0.5}, "regularisation": PAIRED}
+
+
+def test_the_first_vsd_loss_is_exactly_zero(family: Path) -> None:
+    """The LoRA teacher begins as the frozen one: whatever is wrong between them shows here."""
+    trainer, prompts = make_trainer(family)
+    first, second = take_steps(trainer, prompts, 2)
+    assert first["vsd"] == first["vsd_gradient_at_x0"] == 0.0
+    assert second["vsd"] > 0.0
+
+
+def test_figures_of_a_step(family: Path) -> None:
+    trainer, prompts = make_trainer(family, **EVERYTHING)
+    figures = take_steps(trainer, prompts, 2)[-1]
+    for name in ("vsd", "clip_cosine", "clip_loss", "hps_cosine", "regularisation", "lora_teacher", "x0_mean", "x0_deviation",
+                 "vsd_gradient_at_x0", "clip_gradient_at_x0", "regularisation_gradient_at_x0", "student_gradient_norm"):  # fmt: skip
+        assert name in figures
+    assert figures["clip_loss"] == pytest.approx(0.9 - figures["clip_cosine"], abs=1e-5)  # all are below the threshold
+    assert figures["clip_under_threshold"] == figures["hps_under_threshold"] == 1.0
+    assert sum(name.startswith("lora_teacher_t") for name in figures) > 1
+
+
+def test_gradient_accumulation_is_the_large_batch(family: Path) -> None:
+    ends = []
+    for micro in (None, 1, 2):
+        # Adam divides by a gradient's size: without a larger epsilon a rounding error near zero would be a whole step.
+        trainer, prompts = make_trainer(family, micro_batch_size=micro, optimiser={"epsilon": 1e-3}, **EVERYTHING)
+        figures = take_steps(trainer, prompts, 3)
+        ends.append((weights(trainer), figures[-1]))
+    for other, figures in ends[1:]:
+        for key, value in ends[0][0].items():
+            assert torch.allclose(value, other[key], atol=2e-5), key
+        assert figures["vsd"] == pytest.approx(ends[0][1]["vsd"], rel=1e-3)
+        assert figures["clip_cosine"] == pytest.approx(ends[0][1]["clip_cosine"], rel=1e-4)
+
+
+def test_parts_of_two_processes_add_up_to_the_whole_batch(family: Path) -> None:
+    """Gradients before the first update: the sum over two processes' shares is the gradient of the batch."""
+    gradients = []
+    for rank, processes in ((0, 1), (0, 2), (1, 2)):
+        trainer, prompts = make_trainer(family, rank, processes, **EVERYTHING)
+        trainer._update = lambda name, step: {}  # type: ignore[method-assign]
+        trainer._averaged = lambda report: {}  # type: ignore[method-assign]
+        take_steps(trainer, prompts, 1)
+        gradients.append({k: p.grad for n in trainer.rates for k, p in trainer.networks.trained(n).items()})
+    for key, whole in gradients[0].items():
+        assert torch.allclose(whole, gradients[1][key] + gradients[2][key], atol=1e-6), key
+
+
+def test_the_lora_teacher_learns_from_latents_made_before_the_students_update(family: Path) -> None:
+    trainer, prompts = make_trainer(family)
+    kept = []
+    original = trainer._lora_teacher_batch
+    trainer._lora_teacher_batch = lambda *a: (kept.append(a[2]), original(*a))  # type: ignore[method-assign]
+    networks: Networks = trainer.networks
+    from reference_trainer import noise
+
+    recipe = trainer.recipe
+    z = noise.student_draws(recipe.seed, 0, range(4), networks.latent_shape, recipe.vsd).z
+    with torch.no_grad():
+        expected = networks.generate(z, networks.encode_text(prompts.prompts_at(recipe.seed, 0, 4, range(4))))
+    take_steps(trainer, prompts, 1)
+    assert torch.allclose(kept[0][0].x0, expected, atol=1e-5)
+    assert not kept[0][0].x0.requires_grad
+
+
+def test_more_lora_teacher_steps_than_student_steps(family: Path) -> None:
+    settings = {"lora": LORA, "learning_rate": 1e-2, "steps_per_student_step": 3}
+    trainer, prompts = make_trainer(family, lora_teacher=settings)
+    take_steps(trainer, prompts, 2)
+    counts = {name: {int(s["step"]) for s in o.state.values()} for name, o in trainer.optimisers.items()}
+    assert counts == {"student": {2}, "lora_teacher": {6}}
+
+
+def test_moving_average_is_diffusers_formula(family: Path) -> None:
+    trainer, prompts = make_trainer(family, ema={"decay": 0.24})
+    networks = trainer.networks
+    key = next(iter(networks.trained(STUDENT)))
+    shadow = networks.trained(STUDENT)[key].detach().clone()
+    for decay in (0.0, 2 / 11, 0.24, 0.24):
+        take_steps(trainer, prompts, 1)
+        shadow = decay * shadow + (1 - decay) * networks.trained(STUDENT)[key].detach()
+        assert torch.allclose(networks.average.shadow_params[0], shadow, atol=1e-6)
+    before = networks.trained(STUDENT)[key].detach().clone()
+    with networks.averaged():
+        assert torch.equal(networks.trained(STUDENT)[key], networks.average.shadow_params[0])
+    assert torch.equal(networks.trained(STUDENT)[key], before)
+
+
+def test_clip_weight_falls_to_zero_and_with_it_its_pull(family: Path) -> None:
+    constant, linear = (make_trainer(family, clip=CLIP | {"schedule": s}, steps=2) for s in ("constant", "linear"))
+    ends = []
+    for trainer, prompts in (constant, linear):
+        take_steps(trainer, prompts, 1)
+        ends.append(weights(trainer))
+    key = next(iter(ends[0]))
+    assert torch.equal(ends[0][key], ends[1][key])  # step 0: both weigh 0.1
+    for (trainer, prompts), end in zip((constant, linear), ends, strict=True):
+        take_steps(trainer, prompts, 1)
+        end |= weights(trainer)
+    assert not torch.equal(ends[0][key], ends[1][key])
+
+
+def test_a_nan_stops_the_run_and_leaves_the_weights(family: Path) -> None:
+    trainer, prompts = make_trainer(family)
+    take_steps(trainer, prompts, 1)
+    before = weights(trainer)
+    trainer.networks.levels = lambda t: (torch.full(t.shape, float("nan")), torch.ones(t.shape))  # type: ignore[method-assign]
+    with pytest.raises(IntegrityError, match=r"step 1: the gradient of the student is not a number"):
+        take_steps(trainer, prompts, 1)
+    assert all(torch.equal(value, before[key]) for key, value in weights(trainer).items())
+
+
+def test_a_batch_that_processes_cannot_share_is_refused(family: Path) -> None:
+    with pytest.raises(InputError, match="3 processes cannot share"):
+        make_trainer(family, 0, 3)
