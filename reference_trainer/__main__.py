@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
 from sbv2bench.errors import SBV2BenchError
 
@@ -22,7 +24,11 @@ def main() -> None:
 @app.command()
 def ladder(
     family: Annotated[str, typer.Argument(help="mini")] = "mini",
-    until: Annotated[str, typer.Option(help="last rung to train")] = "sd21",
+    *,
+    until: Annotated[str, typer.Option(help="last rung to train")] = "sbv2-b",
+    start: Annotated[
+        str | None, typer.Option(help="first rung to train; what it needs comes from the runs or the package")
+    ] = None,
     runs: Annotated[Path, typer.Option(help="where checkpoints, logs and exports go")] = Path("runs/mini"),
     processes: Annotated[int, typer.Option(help="data-parallel processes of one thread each; 0: one for each core", min=0)] = 0,
     sitting_minutes: Annotated[float | None, typer.Option(help="stop after this long; run again to resume", min=0.1)] = None,
@@ -30,9 +36,103 @@ def ladder(
     """Train a family from nothing but seeds, rung by rung; run again to resume."""
     from reference_trainer.ladder import climb
 
-    if not climb(family, runs, until, processes or os.cpu_count() or 1, sitting_minutes):
-        again = f"python -m reference_trainer ladder {family} --until {until} --runs {runs}"
+    if not climb(family, runs, until, processes or os.cpu_count() or 1, sitting_minutes, start=start):
+        again = f"python -m reference_trainer ladder {family} --until {until} --runs {runs}" + (
+            f" --start {start}" if start else ""
+        )
         typer.echo(f"the sitting is over; resume with: {again}", err=True)
+
+
+@app.command()
+def train(
+    recipe: Annotated[str, typer.Argument(help="a recipe of the package (mini/sbv2-a) or a YAML file")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="key.path=value over the recipe")] = None,
+    *,
+    output: Annotated[Path | None, typer.Option(help="the run's folder; default runs/<recipe>")] = None,
+    device: Annotated[str, typer.Option(help="auto, or cpu")] = "auto",
+    whole_export: Annotated[bool, typer.Option(help="export a whole pipeline, or the student's part alone")] = True,
+    sitting_minutes: Annotated[float | None, typer.Option(help="stop after this long; run again to resume", min=0.01)] = None,
+) -> None:
+    """Train a student by a recipe; run again to resume. Several processes: torchrun or accelerate launch -m reference_trainer."""
+    from reference_trainer.config import read_recipe
+
+    read = read_recipe(recipe, overrides or ())
+    folder = output or Path("runs") / read.name
+    from reference_trainer.loop import train as train_recipe
+
+    seconds = None if sitting_minutes is None else 60 * sitting_minutes
+    if not train_recipe(read, folder, device=device, whole_export=whole_export, stop_after_seconds=seconds):
+        typer.echo(f"the sitting is over; run the same command again to resume from {folder}", err=True)
+
+
+@app.command()
+def merge(
+    a: Annotated[str, typer.Argument(help="model id or folder", metavar="A")],
+    b: Annotated[str, typer.Argument(help="model id or folder", metavar="B")],
+    *,
+    weight: Annotated[float, typer.Option(help="w of w A + (1 - w) B: 1 is a copy of A, 0 of B")],
+    output: Annotated[Path, typer.Option(help="a new folder")],
+    half: Annotated[bool, typer.Option("--half", help="write float16 files")] = False,
+) -> None:
+    """Write w A + (1 - w) B as a folder that sbv2bench and diffusers load; everything but the UNet is A's."""
+    from reference_trainer.merge import merge as merge_models
+
+    written = merge_models(a, b, weight, output, half=half)
+    typer.echo(f"{output}: {written.description}; measure it with: sbv2bench eval --model {output}", err=True)
+
+
+@app.command()
+def sweep(
+    a: Annotated[str, typer.Argument(help="model id or folder", metavar="A")],
+    b: Annotated[str, typer.Argument(help="model id or folder", metavar="B")],
+    *,
+    weights: Annotated[str, typer.Option(help="weights of A")] = "0,0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9,1",
+    suite: Annotated[str, typer.Option(help="what every weight is evaluated on")] = "mini-choosing",
+    seeds: Annotated[int, typer.Option(help="generation seeds of each weight, from 0", min=1)] = 1,
+    output: Annotated[Path, typer.Option(help="folder of the tables and the page")] = Path("sweep"),
+) -> None:
+    """Evaluate w A + (1 - w) B for every weight: sweep.csv, .md, .json, .html; run again to resume."""
+    from reference_trainer.sweep import parse_weights
+    from reference_trainer.sweep import sweep as sweep_weights
+
+    found = sweep_weights(a, b, parse_weights(weights), suite, output, seeds=seeds, say=lambda line: typer.echo(line, err=True))
+    typer.echo(f"{output}: {len(found.results)} values of the {found.axis}", err=True)
+
+
+@app.command()
+def show(
+    recipe: Annotated[str, typer.Argument(help="a recipe of the package or a YAML file")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="key.path=value over the recipe")] = None,
+    *,
+    processes: Annotated[int, typer.Option(help="devices that share the batch", min=1)] = 1,
+    json_output: Annotated[bool, typer.Option("--json", help="one JSON document on stdout")] = False,
+) -> None:
+    """What a recipe means: every setting, parameters, memory by component, work and hours. Nothing is loaded."""
+    from reference_trainer.config import read_recipe
+    from reference_trainer.show import describe, print_description
+
+    description = describe(read_recipe(recipe, overrides or ()), processes=processes)
+    if json_output:
+        typer.echo(json.dumps(description))
+        return
+    print_description(description, Console())
+
+
+@app.command("probe-memory")
+def probe_memory(
+    recipe: Annotated[str, typer.Argument(help="a recipe of the package or a YAML file")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="key.path=value over the recipe")] = None,
+    device: Annotated[str, typer.Option(help="auto, or cpu")] = "auto",
+) -> None:
+    """Take two steps of a recipe and tell its memory at the worst moment, measured and as `show` predicts it."""
+    from reference_trainer.config import read_recipe
+    from reference_trainer.probe import probe_memory as probe
+
+    found = probe(read_recipe(recipe, overrides or ()), device)
+    measured, predicted = found["measured_bytes"] / 1e9, found["predicted_bytes"] / 1e9
+    typer.echo(
+        f"{found['device']}: measured {measured:.2f} GB, predicted {predicted:.2f} GB, {found['images_per_step']} images a step"
+    )
 
 
 @app.command()
@@ -43,7 +143,7 @@ def ship(
     """Copy finished rungs as float16 safetensors, with hashes, figures, training time and logs, into the package."""
     from reference_trainer.shipping import ship_family
 
-    ship_family(runs, output)
+    typer.echo(f"{output}: wrote {', '.join(ship_family(runs, output)) or 'nothing'}", err=True)
 
 
 if __name__ == "__main__":

@@ -18,13 +18,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from reference_trainer.networks import STUDENT, Networks
+from reference_trainer.networks import STUDENT
 from reference_trainer.step import Trainer
 from sbv2bench.errors import InputError, IntegrityError
 from sbv2bench.provenance import sha256_file
 
 STATE = "state.json"
-START_AGAIN = "another --run folder, or remove this one to start again"
+START_AGAIN = "another --output folder, or remove this one to start again"
 
 
 def save_checkpoint(trainer: Trainer, folder: Path, identity: dict[str, Any], seconds: float) -> Path:
@@ -105,15 +105,17 @@ def _verified(checkpoint: Path) -> dict[str, Any]:
         path = checkpoint / name
         found = sha256_file(path) if path.is_file() else "no file"
         if found != sha256:
-            raise IntegrityError(f"{path}: found {found[:16]}, expected sha256 {sha256[:16]}", f"remove {checkpoint} to resume an older one")
+            raise IntegrityError(
+                f"{path}: found {found[:16]}, expected sha256 {sha256[:16]}", f"remove {checkpoint} to resume an older one"
+            )
     return state
 
 
 def _check_identity(checkpoint: Path, found: dict[str, Any], expected: dict[str, Any]) -> None:
-    for what in expected:
-        if found.get(what) == expected[what]:
+    for what, value in expected.items():
+        if found.get(what) == value:
             continue
-        change = _changes(found.get(what), expected[what])[0]
+        change = _changes(found.get(what), value)[0]
         raise InputError(f"{checkpoint}: a checkpoint of other {what.replace('_', ' ')}: {change}", START_AGAIN)
 
 

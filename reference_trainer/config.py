@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -239,7 +240,9 @@ def _read_tree(reference: str, seen: tuple[str, ...] = ()) -> tuple[dict[str, An
         known = recipe_names()
         close = difflib.get_close_matches(reference, [*known, *(name.partition("/")[2] for name in known)], 1)
         hint = f", did you mean {close[0]!r}?" if close else ""
-        raise InputError(f"recipe {reference!r}: neither a YAML file nor a recipe of the package{hint}", f"one of {', '.join(known)}")
+        raise InputError(
+            f"recipe {reference!r}: neither a YAML file nor a recipe of the package{hint}", f"one of {', '.join(known)}"
+        )
     try:
         tree = yaml.safe_load(text)
     except yaml.YAMLError as error:
@@ -274,10 +277,8 @@ def _override(tree: dict[str, Any], override: str) -> None:
             tree[key] = {}
         tree = tree[key]
     value = yaml.safe_load(text)
-    try:  # YAML reads 1e-5 as text
+    with suppress(ValueError):  # YAML reads 1e-5 as text
         value = float(value) if isinstance(value, str) else value
-    except ValueError:
-        pass
     tree[last] = value
 
 

@@ -1,10 +1,14 @@
 """The ladder: every network of a family in the order in which each can be made, resumable at any rung.
 
-A rung works in `<runs>/<name>/` and leaves `export/` (its genuine layout, float32) and `done.json` there.
+A rung works in `<runs>/<name>/` and leaves `export/` (its genuine layout, float32) and `done.json` there. What it needs is
+taken from the runs' folder, or else from the package's own weights, so any rung can be trained again from a clean clone.
 """
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import time
 from dataclasses import dataclass
 from functools import partial
@@ -16,18 +20,20 @@ import yaml
 
 from reference_trainer.base_models.stage import Stage, StageConfig, train
 from reference_trainer.base_models.tokenizer import write_tokenizer
+from sbv2bench import paths
 from sbv2bench.errors import InputError, PrerequisiteError
 
 
 @dataclass(frozen=True)
 class Rung:
-    """target: "module:Stage:Config" under reference_trainer.base_models; needs: rungs whose exports it reads.
+    """target: "module:Stage:Config" under reference_trainer.base_models, or "" for a student, trained by its recipe.
 
-    shipped: whether the package carries it by itself; the autoencoder is inside the teacher's folder.
+    needs: rungs that it reads; a student's teacher and start come last. shipped: whether the package carries it by itself;
+    the autoencoder is inside the teacher's folder.
     """
 
     name: str
-    target: str
+    target: str = ""
     needs: tuple[str, ...] = ()
     shipped: bool = True
 
@@ -42,44 +48,87 @@ RUNGS = (
     Rung("hps-train", "clip:PreferenceStage:PreferenceConfig", ("clip-train",)),
     Rung("sd21-start", "teacher:TeacherStage:TeacherConfig", ("autoencoder", "tokenizer"), shipped=False),
     Rung("sd21", "teacher:TeacherStage:TeacherConfig", ("autoencoder", "tokenizer", "sd21-start")),
+    Rung("sd-turbo", needs=("sd21", "sd21")),
+    Rung("swiftbrush", needs=("sd21", "sd21")),
+    Rung("sbv2-a", needs=("sd21", "sd-turbo")),
+    Rung("sbv2-b", needs=("sd21", "sd-turbo")),
 )
 
 
-def climb(family: str, runs: Path, until: str, processes: int, sitting_minutes: float | None) -> bool:
-    """Train every rung up to and including `until`; True when all are done, False when the sitting's time is over.
+def climb(
+    family: str, runs: Path, until: str, processes: int, sitting_minutes: float | None, *, start: str | None = None
+) -> bool:
+    """Train every rung from `start` (default: the first) to `until`; True when all are done, False when the time is over.
 
     Raises InputError for an unknown family or rung, PrerequisiteError for a rung whose inputs are missing.
     """
     if family != "mini":
         raise InputError(f"ladder: found family {family!r}, expected mini (full families start from published weights)")
     names = [rung.name for rung in RUNGS]
-    if until not in names:
-        raise InputError(f"ladder --until: found {until!r}, expected one of {', '.join(names)}")
+    for option, name in (("--start", start or names[0]), ("--until", until)):
+        if name not in names:
+            raise InputError(f"ladder {option}: found {name!r}, expected one of {', '.join(names)}")
     deadline = None if sitting_minutes is None else time.monotonic() + 60 * sitting_minutes
-    for rung in RUNGS[: names.index(until) + 1]:
+    for rung in RUNGS[names.index(start or names[0]) : names.index(until) + 1]:
         left = None if deadline is None else deadline - time.monotonic()
         if left is not None and left <= 0:
             return False
-        if not climb_rung(family, rung, runs, processes, left):
+        climbed = (
+            climb_rung(family, rung, runs, processes, left) if rung.target else climb_student(family, rung, runs, processes, left)
+        )
+        if not climbed:
             return False
     return True
 
 
 def climb_rung(family: str, rung: Rung, runs: Path, processes: int, seconds: float | None) -> bool:
-    """Train one rung until done (True) or out of time (False)."""
-    inputs = {}
-    for name in rung.needs:
-        inputs[name] = runs / name / "export"
-        if name == "tokenizer" and not inputs[name].is_dir():
-            write_tokenizer(inputs[name])
-        if not inputs[name].is_dir():
-            fix = f"python -m reference_trainer ladder {family} --until {name}"
-            raise PrerequisiteError(f"rung {rung.name} needs {inputs[name]}, which is missing", fix)
+    """Train one base model until done (True) or out of time (False)."""
+    inputs = {name: _input(family, name, runs) for name in rung.needs}
     module_name, stage_name, config_name = rung.target.split(":")
     module = import_module(f"reference_trainer.base_models.{module_name}")
     config = read_recipe(family, rung.name, getattr(module, config_name))
     stage: type[Stage] = getattr(module, stage_name)
     return train(partial(stage, config, inputs), runs / rung.name, processes, seconds)
+
+
+def climb_student(family: str, rung: Rung, runs: Path, processes: int, seconds: float | None) -> bool:
+    """Train one student by `recipes/<family>/<rung>.yaml` in processes of their own, until done (True) or out of time (False)."""
+    folder = runs / rung.name
+    if (folder / "done.json").is_file():
+        return True
+    teacher, start = (_model(family, name, runs) for name in rung.needs)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    command += ["-m", "reference_trainer", "train", f"{family}/{rung.name}", f"teacher={teacher}", f"student.start={start}"]
+    command += ["--output", str(folder), "--device", "cpu", "--no-whole-export"]
+    command += [] if seconds is None else ["--sitting-minutes", f"{seconds / 60:.3f}"]
+    # One thread a process is what the recipes' times are for; a trained rung's bits depend on both numbers.
+    code = subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=False).returncode
+    if code:
+        raise PrerequisiteError(f"rung {rung.name} did not train (exit code {code}); its own message is above")
+    return (folder / "done.json").is_file()
+
+
+def _model(family: str, name: str, runs: Path) -> str:
+    """A model for a student's recipe: the run's export, or the shipped one."""
+    export = runs / name / "export"
+    if export.is_dir():
+        return str(export)
+    if not (paths.package_weights() / name).is_dir():
+        raise PrerequisiteError(f"{export} is missing", f"python -m reference_trainer ladder {family} --until {name}")
+    return f"{family}/{name}"
+
+
+def _input(family: str, name: str, runs: Path) -> Path:
+    """The folder of a rung's weights: the run's export, or what the package has of it."""
+    export = runs / name / "export"
+    if name == "tokenizer" and not export.is_dir():
+        write_tokenizer(export)
+    if export.is_dir():
+        return export
+    shipped = paths.package_weights() / ("sd21/vae" if name == "autoencoder" else name)
+    if shipped.is_dir():
+        return shipped
+    raise PrerequisiteError(f"{export} is missing", f"python -m reference_trainer ladder {family} --until {name}")
 
 
 def read_recipe(family: str, name: str, config_type: type[StageConfig]) -> StageConfig:

@@ -45,11 +45,15 @@ def train(
     identity = {"recipe": recipe.identity(), "base_models": networks.base_hashes(), "prompts": {"sha256": prompts.sha256}}
     _write_recipe(recipe, run, main)
     console = Console(stderr=True)
-    pairs = Pairs(recipe, networks, prompts, lambda done, count: _tell(console, "pairs", done, count)) if recipe.regularisation else None
+    pairs = (
+        Pairs(recipe, networks, prompts, lambda done, count: _tell(console, "pairs", done, count))
+        if recipe.regularisation
+        else None
+    )
     trainer = Trainer(recipe, networks, pairs, rank, processes)
     before = resume(trainer, run / "checkpoints", identity)
     monitor = Monitor(recipe, run, trainer.step) if main else None
-    shown = prompts[range(GRID)]
+    shown = prompts[range(min(GRID, len(prompts)))]
     if trainer.step == 0:
         _warm_up(trainer, prompts)
         _look(networks, shown, run, 0, main)
@@ -78,16 +82,19 @@ def train(
     finally:
         if monitor is not None:
             monitor.close()
-    seconds = before + time.monotonic() - began
     if main:
-        record = _record(recipe, identity, seconds, processes, accelerator.device)
-        export_student(networks, run / "export", whole=whole_export, record=record)
+        _finish(trainer, run, _record(trainer, identity, before + time.monotonic() - began), whole_export)
         _look(networks, shown, run, trainer.step, main)
-        (run / "done.json.part").write_text(json.dumps(record, indent=1))
-        (run / "done.json.part").replace(run / "done.json")
-        console.print(f"{recipe.name} done in {seconds / 60:.1f} min: {run / 'export'}")
     accelerator.wait_for_everyone()
     return True
+
+
+def _finish(trainer: Trainer, run: Path, record: dict[str, Any], whole_export: bool) -> None:
+    """The export, and done.json last."""
+    export_student(trainer.networks, run / "export", whole=whole_export, record=record)
+    (run / "done.json.part").write_text(json.dumps(record, indent=1))
+    (run / "done.json.part").replace(run / "done.json")
+    Console(stderr=True).print(f"{trainer.recipe.name} done in {record['seconds'] / 60:.1f} min: {run / 'export'}")
 
 
 def _warm_up(trainer: Trainer, prompts: PromptSource) -> None:
@@ -133,19 +140,19 @@ def _write_recipe(recipe: Recipe, run: Path, main: bool) -> None:
         if main:
             (run / "recipe.json").write_text(recipe.model_dump_json(indent=1))
     except OSError as error:
-        raise InputError(f"--run: {run} cannot be written ({error.strerror})") from error
+        raise InputError(f"--output: {run} cannot be written ({error.strerror})") from error
 
 
-def _record(recipe: Recipe, identity: dict[str, Any], seconds: float, processes: int, device: torch.device) -> dict[str, Any]:
+def _record(trainer: Trainer, identity: dict[str, Any], seconds: float) -> dict[str, Any]:
     """How the exported weights came to be."""
     return {
-        "name": recipe.name,
-        "fingerprint": recipe.fingerprint(),
+        "name": trainer.recipe.name,
+        "fingerprint": trainer.recipe.fingerprint(),
         **identity,
-        "steps": recipe.steps,
+        "steps": trainer.recipe.steps,
         "seconds": round(seconds, 1),
-        "processes": processes,
-        "device": provenance.device_name(str(device)),
+        "processes": trainer.processes,
+        "device": provenance.device_name(str(trainer.networks.device)),
         "code": provenance.code_fingerprint(),
     }
 
@@ -159,7 +166,7 @@ def _any(accelerator: Accelerator, flag: bool) -> bool:
 
 
 def _again(recipe: Recipe, run: Path) -> str:
-    return f"python -m reference_trainer train {recipe.name} --run {run}"
+    return f"python -m reference_trainer train {recipe.name} --output {run}"
 
 
 def _tell(console: Console, what: str, done: int, count: int) -> None:

@@ -18,7 +18,14 @@ DECAY_END = 0.0014  # an exponential schedule ends at this share of its weight (
 
 
 def vsd_gradient(
-    teacher_epsilon: Tensor, lora_teacher_epsilon: Tensor, x_t: Tensor, x0: Tensor, alpha: Tensor, sigma: Tensor, weight: VsdWeight
+    teacher_epsilon: Tensor,
+    lora_teacher_epsilon: Tensor,
+    *,
+    x_t: Tensor,
+    x0: Tensor,
+    alpha: Tensor,
+    sigma: Tensor,
+    weight: VsdWeight,
 ) -> Tensor:
     """w(t) (eps_teacher - eps_lora_teacher), both guided, shape of x0 (equation 4). No gradient flows through it.
 

@@ -76,7 +76,12 @@ def write_samples(networks: Networks, captions: list[str], folder: Path, step: i
     folder.mkdir(parents=True, exist_ok=True)
     with networks.averaged():
         images = torch.from_numpy(sample_student(networks, captions))
-    write_grid(folder / f"{step:08d}.png", images.permute(0, 3, 1, 2) / 127.5 - 1, columns=8, zoom=_zoom(images.shape[1]))
+    write_grid(
+        folder / f"{step:08d}.png",
+        images.permute(0, 3, 1, 2) / 127.5 - 1,
+        columns=min(8, len(images)),
+        zoom=_zoom(images.shape[1]),
+    )
     (folder / "captions.txt").write_text("\n".join(captions) + "\n", encoding="utf-8")
 
 
@@ -104,7 +109,9 @@ def write_panels(networks: Networks, captions: list[str], folder: Path, step: in
         x0 = networks.generate(z, text)
         timesteps = torch.full((len(few),), PANEL_TIMESTEP, device=networks.device)
         alpha, sigma = networks.levels(timesteps)
-        x_t = add_noise(x0, initial_noise(generators([s ^ 1 for s in seeds]), networks.latent_shape).to(networks.device), alpha, sigma)
+        x_t = add_noise(
+            x0, initial_noise(generators([s ^ 1 for s in seeds]), networks.latent_shape).to(networks.device), alpha, sigma
+        )
         scale = guidance_scale(vsd.teacher_guidance_scale, networks.recipe.seed, step)
         rows: list[Tensor] = [x0]
         for lora in (False, True):

@@ -10,7 +10,7 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
-from diffusers import AutoencoderTiny, UNet2DConditionModel
+from diffusers import AutoencoderTiny
 from diffusers.training_utils import EMAModel
 from peft import LoraConfig
 from torch import Tensor, nn
@@ -23,7 +23,7 @@ from sbv2bench.errors import InputError
 from sbv2bench.features.base import load_extractor
 from sbv2bench.registry import Registry
 from sbv2bench.samplers.components import Components, load_components, load_unet
-from sbv2bench.samplers.networks import quiet
+from sbv2bench.samplers.networks import StoredModel, quiet
 from sbv2bench.specs import ModelSpec
 
 STUDENT, LORA_TEACHER = "student", "lora_teacher"  # names of the adapters
@@ -76,7 +76,7 @@ class Networks:
             return self.components.encode_text(captions, guided=False)
 
     def generate(self, z: Tensor, text: Tensor) -> Tensor:
-        """The student's clean latents x0 [B, C, h, w] float32 of noise z, with gradient (equation 1, at the recipe's timestep)."""
+        """The student's clean latents x0 [B, C, h, w] float32 of noise z, with gradient (equation 1)."""
         output = self._predict(self.student, z, self.recipe.student.timestep, text)
         return diffusion.predict_x0(output, z, self.alpha_T, self.sigma_T, self.prediction_type)
 
@@ -176,7 +176,9 @@ class Networks:
 
     def _epsilon(self, x_t: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
         alpha, sigma = self.levels(timesteps)
-        return diffusion.predict_epsilon(self._predict(self.teacher, x_t, timesteps, text), x_t, alpha, sigma, self.prediction_type)
+        return diffusion.predict_epsilon(
+            self._predict(self.teacher, x_t, timesteps, text), x_t, alpha, sigma, self.prediction_type
+        )
 
     def _predict(self, unet: Any, x_t: Tensor, timesteps: Tensor | int, text: Tensor) -> Tensor:
         """A UNet's output float32 [B, C, h, w]; a learned variance is dropped."""
@@ -194,8 +196,24 @@ class Networks:
                 )
         declared = self.start_spec.prediction_type
         if declared not in {None, self.prediction_type}:
-            raise InputError(f"recipe {self.recipe.name}: {self.start_spec.id} predicts {declared}, its teacher {self.prediction_type}")
+            raise InputError(
+                f"recipe {self.recipe.name}: {self.start_spec.id} predicts {declared}, its teacher {self.prediction_type}"
+            )
         _last_layer_in_float32(self.student)
+        if self.recipe.student.lora is not None:
+            self._check_other_parts()
+
+    def _check_other_parts(self) -> None:
+        """A LoRA student is sampled with the parts of the model that it started from: its text must read as the teacher's."""
+        own = StoredModel.find(self.start_spec, self.registry).text_encoder(torch.float32).state_dict()
+        teachers = self.components.text_encoder.state_dict()
+        if own.keys() == teachers.keys() and all(torch.allclose(own[k], v.float().cpu(), atol=1e-2) for k, v in teachers.items()):
+            return
+        raise InputError(
+            f"recipe {self.recipe.name}: the text encoder of {self.start_spec.id} is not "
+            f"that of its teacher {self.teacher_spec.id}",
+            "student.lora=null, or a start that shares its teacher's text encoder",
+        )
 
     def _moving_average(self) -> EMAModel | None:
         if self.recipe.ema is None:
@@ -213,7 +231,9 @@ class Networks:
             decoder = AutoencoderTiny.from_pretrained(folder, local_files_only=True).eval().requires_grad_(False).to(self.device)
         if decoder.config.latent_channels != self.latent_shape[0]:
             found, expected = decoder.config.latent_channels, self.latent_shape[0]
-            raise InputError(f"tiny_decoder {self.recipe.tiny_decoder}: decodes {found} latent channels, the teacher has {expected}")
+            raise InputError(
+                f"tiny_decoder {self.recipe.tiny_decoder}: decodes {found} latent channels, the teacher has {expected}"
+            )
         return decoder
 
     def _load_scorer(self, loss: ScoreLoss) -> Any:
@@ -224,7 +244,7 @@ class Networks:
 
 
 def _prepare(unet: Any, lora: Lora | None, name: str) -> None:
-    """Make a UNet trainable: all of it, or an adapter that starts as nothing (B = 0). Raises InputError for targets it has not."""
+    """Make a UNet trainable: all of it, or an adapter that starts as nothing (B = 0). Raises InputError for unknown targets."""
     if lora is None:
         unet.requires_grad_(True)
         return
@@ -233,7 +253,9 @@ def _prepare(unet: Any, lora: Lora | None, name: str) -> None:
     lost = [target for target in lora.targets if not any(module == target or module.endswith(f".{target}") for module in known)]
     if lost:
         endings = sorted({module.rpartition(".")[2] if not module[-1].isdigit() else module for module in known})[:12]
-        raise InputError(f"{name}.lora.targets: the UNet has no layer {lost[0]!r}, expected ends of names such as {', '.join(endings)}")
+        raise InputError(
+            f"{name}.lora.targets: the UNet has no layer {lost[0]!r}, expected ends of names such as {', '.join(endings)}"
+        )
     unet.add_adapter(LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=list(lora.targets), bias="none"), name)
     for parameter in unet.parameters():
         if parameter.requires_grad:

@@ -45,7 +45,7 @@ def student_draws(seed: int, step: int, samples: Sequence[int], shape: tuple[int
 
 
 def lora_teacher_draws(
-    seed: int, step: int, turn: int, samples: Sequence[int], shape: tuple[int, int, int], teacher: LoraTeacher
+    seed: int, step: int, turn: int, samples: Sequence[int], *, shape: tuple[int, int, int], teacher: LoraTeacher
 ) -> LoraTeacherDraws:
     """Draws of the LoRA teacher's update number `turn` of a step, independent of the student's."""
     timesteps, noise, null = [], [], []

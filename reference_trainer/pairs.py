@@ -38,7 +38,7 @@ class Pairs:
     """A table of `count` captions and latents, and how far the student's latents are from them."""
 
     def __init__(self, recipe: Recipe, networks: Networks, prompts: PromptSource, progress: Callable[[int, int], None]) -> None:
-        """Makes what is not in the cache, telling progress(done, count). Raises InputError or PrerequisiteError for the source."""
+        """Makes what is not in the cache, telling progress(done, count). Raises InputError, PrerequisiteError."""
         assert recipe.regularisation is not None
         self.settings: Regularisation = recipe.regularisation
         self.recipe, self.networks, self.batch_size = recipe, networks, recipe.regularisation.batch_size
@@ -82,7 +82,9 @@ class Pairs:
             with FileLock(f"{path}.lock"):  # processes of one run take the shards that nobody has begun
                 if not path.is_file():
                     part = path.with_suffix(".part")
-                    save_file({"latents": make(list(range(start, min(start + SHARD, self.count)))).half().cpu().contiguous()}, part)
+                    save_file(
+                        {"latents": make(list(range(start, min(start + SHARD, self.count)))).half().cpu().contiguous()}, part
+                    )
                     part.replace(path)
             shards.append(load_file(path)["latents"])
             progress(min(start + SHARD, self.count), self.count)

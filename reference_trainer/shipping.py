@@ -6,7 +6,6 @@ import hashlib
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -14,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from reference_trainer.ladder import RUNGS
 from sbv2bench.errors import PrerequisiteError
 
+_NOT_SHIPPED = {"training.json"}  # its content is in training/<rung>.json
 _SHIPPED_PICTURES = (
     "samples.png",
     "samples.txt",
@@ -25,19 +25,20 @@ _SHIPPED_PICTURES = (
 )
 
 
-def ship_family(runs: Path, output: Path) -> None:
-    """Write every finished rung of `runs` to `output`, replacing what is there.
+def ship_family(runs: Path, output: Path) -> list[str]:
+    """Write every finished rung of `runs` to `output` in place of its own, keep the others; returns the rungs written.
 
     output/<rung>/... the genuine layout in float16; output/training/<rung>.json seconds, figures and log;
-    output/manifest.json the SHA-256 and size of every file. Raises PrerequisiteError when a rung is not finished.
+    output/manifest.json the SHA-256 and size of every file. Raises PrerequisiteError where a rung is neither finished nor
+    there already.
     """
-    missing = [rung.name for rung in RUNGS if not (runs / rung.name / "done.json").is_file()]
+    finished = [rung for rung in RUNGS if (runs / rung.name / "done.json").is_file()]
+    missing = [rung.name for rung in RUNGS if rung not in finished and not (output / "training" / f"{rung.name}.json").is_file()]
     if missing:
         found = f"ship: found no done.json for {', '.join(missing)} in {runs}"
-        raise PrerequisiteError(found, "python -m reference_trainer ladder mini")
-    files: dict[str, dict[str, Any]] = {}
+        raise PrerequisiteError(found, f"python -m reference_trainer ladder mini --start {missing[0]}")
     (output / "training").mkdir(parents=True, exist_ok=True)
-    for rung in RUNGS:
+    for rung in finished:
         shutil.rmtree(output / rung.name, ignore_errors=True)
         _ship_training(runs / rung.name, output / "training", rung.name)
         if not rung.shipped:
@@ -47,10 +48,34 @@ def ship_family(runs: Path, output: Path) -> None:
             target.parent.mkdir(parents=True, exist_ok=True)
             if source.suffix == ".safetensors":
                 save_file(_half(load_file(source)), target, metadata={"format": "pt"})
-            else:
+            elif source.name not in _NOT_SHIPPED:
                 shutil.copy(source, target)
-            content = target.read_bytes()
-            files[target.relative_to(output).as_posix()] = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+        _name_shipped_bases(output / rung.name, rung.name)
+    _write_manifest(output)
+    return [rung.name for rung in finished]
+
+
+def _name_shipped_bases(folder: Path, name: str) -> None:
+    """In the package a student's base is a shipped model and its id a shipped one; in a run's folder both are paths."""
+    for path, key in (
+        (folder / "sbv2bench.json", "base"),
+        (folder / "unet_lora" / "adapter_config.json", "base_model_name_or_path"),
+    ):
+        if not path.is_file():
+            continue
+        fields = json.loads(path.read_text())
+        if fields.get(key) and not fields[key].startswith("package:"):  # ../../<rung>/export
+            fields[key] = f"package:mini/{Path(fields[key]).parts[-2]}"
+        if path.name == "sbv2bench.json":
+            fields |= {"id": f"mini/{name}", "family": "mini", "location": f"package:mini/{name}"}
+        path.write_text(json.dumps(fields, indent=1))
+
+
+def _write_manifest(output: Path) -> None:
+    files = {}
+    for path in sorted(path for rung in RUNGS for path in (output / rung.name).rglob("*") if path.is_file()):
+        content = path.read_bytes()
+        files[path.relative_to(output).as_posix()] = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
     (output / "manifest.json").write_text(json.dumps({"files": files}, indent=1) + "\n")
 
 
@@ -65,6 +90,10 @@ def _ship_training(run: Path, output: Path, name: str) -> None:
     lines = json.dumps(record | {"log": "LOG"}, indent=1)
     entries = ",\n  ".join(json.dumps(entry) for entry in log)
     (output / f"{name}.json").write_text(lines.replace('"LOG"', f"[\n  {entries}\n ]") + "\n")
+    grids = sorted(path for path in (run / "samples").glob("*.png") if path.stem.isdigit())
+    if grids:  # a student's: the last of them
+        shutil.copy(grids[-1], output / f"{name}-samples.png")
+        shutil.copy(run / "samples" / "captions.txt", output / f"{name}-samples.txt")
     for picture in _SHIPPED_PICTURES:
         if (run / picture).is_file():
             shutil.copy(run / picture, output / f"{name}-{picture}")

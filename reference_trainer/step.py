@@ -127,7 +127,9 @@ class Trainer:
             if loss is None or not bool(chosen.any()):
                 continue
             count = losses.scored_count(total, loss.share)
-            cosine = networks.cosines(name, leaf[chosen], [c for c, used in zip(captions, chosen, strict=True) if used], loss.decoder)
+            cosine = networks.cosines(
+                name, leaf[chosen], [c for c, used in zip(captions, chosen, strict=True) if used], loss.decoder
+            )
             value = losses.score_loss(cosine, loss.threshold, loss.clamped)
             report.add(f"{name}_cosine", cosine * total / count)
             report.add(f"{name}_loss", value * total / count)
@@ -151,7 +153,9 @@ class Trainer:
         lora_scale = scale if vsd.lora_teacher_guidance_scale == "same" else float(vsd.lora_teacher_guidance_scale)
         frozen = networks.teacher_epsilon(x_t, timesteps, text, null, scale, lora=False)
         lora = networks.teacher_epsilon(x_t, timesteps, text, null, lora_scale, lora=True)
-        return losses.stop_gradient_loss(x0, losses.vsd_gradient(frozen, lora, x_t, x0, alpha, sigma, vsd.weight))
+        return losses.stop_gradient_loss(
+            x0, losses.vsd_gradient(frozen, lora, x_t=x_t, x0=x0, alpha=alpha, sigma=sigma, weight=vsd.weight)
+        )
 
     def _regularise(self, regularisation: Regularisation, pairs: Pairs, report: Report) -> None:
         """The student's images of the pairs' inputs against the pairs' latents; its own forward and backward pass."""
@@ -171,7 +175,9 @@ class Trainer:
         networks, recipe = self.networks, self.recipe
         null = networks.encode_text([""])
         for part in generated:
-            draws = noise.lora_teacher_draws(recipe.seed, self.step, turn, part.samples, networks.latent_shape, settings)
+            draws = noise.lora_teacher_draws(
+                recipe.seed, self.step, turn, part.samples, shape=networks.latent_shape, teacher=settings
+            )
             timesteps, target = draws.timesteps.to(networks.device), draws.noise.to(networks.device)
             alpha, sigma = networks.levels(timesteps)
             text = torch.where(draws.null.to(networks.device)[:, None, None], null, part.text)
@@ -233,7 +239,9 @@ def _optimiser(recipe: Recipe, trained: dict[str, nn.Parameter], rate: float) ->
         try:
             from bitsandbytes.optim import AdamW8bit
         except ImportError as error:
-            raise PrerequisiteError("optimiser.kind adamw8bit: bitsandbytes is not installed", "pip install bitsandbytes") from error
+            raise PrerequisiteError(
+                "optimiser.kind adamw8bit: bitsandbytes is not installed", "pip install bitsandbytes"
+            ) from error
         make = AdamW8bit
     return make(trained.values(), lr=rate, betas=settings.betas, eps=settings.epsilon, weight_decay=settings.weight_decay)
 

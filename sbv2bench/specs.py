@@ -53,16 +53,20 @@ class MergeSpec(Spec):
 class ModelSpec(Spec):
     """A model as it is sampled. Also the content of `sbv2bench.json` in every folder that the trainer writes.
 
-    location: `package:mini/sd21` (shipped weights), `hub:org/name`, or a path. weights: filled in when the model is
-    resolved, with the hashes that were found.
+    location: `package:mini/sd21` (shipped weights), `hub:org/name`, or a path. base: in the same words, the model that
+    supplies the parts that this folder lacks; a relative path is meant from the model's own folder. weights: filled in when
+    the model is resolved, with the hashes that were found, the base's too, for which the two locations are only remarks.
     """
 
-    remarks = frozenset({"id", "family", "location", "description", "origin", "licence", "verified", "aliases", "published_as"})
+    remarks = frozenset(
+        {"id", "family", "location", "base", "description", "origin", "licence", "verified", "aliases", "published_as"}
+    )
 
     id: str
     family: Family = "local"
     sampler: str  # a kind that the registry knows: multi_step, one_step, pipeline, image_folder, or a plugin's
     location: str = ""
+    base: str = ""
     revision: str | None = None
     weights: tuple[WeightsFile, ...] = ()
     merge: MergeSpec | None = None

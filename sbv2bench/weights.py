@@ -132,7 +132,6 @@ class LoraSettings:
     alpha_pattern: Mapping[str, float] = field(
         default_factory=dict
     )  # end of a module's name, a regular expression -> its own alpha
-    base: str = ""  # location of the model that the adapter belongs to
 
     def scale(self, module: str, rank: int) -> float:
         """What multiplies B A of one module."""
@@ -159,7 +158,6 @@ def load_adapter(folder: Path) -> tuple[StateDict, LoraSettings]:
         lora_alpha=float(config["lora_alpha"]),
         use_rslora=bool(config.get("use_rslora")),
         alpha_pattern=config.get("alpha_pattern") or {},
-        base=config.get("base_model_name_or_path") or "",
     )
     return load_state_dict(folder / "adapter_model.safetensors"), settings
 

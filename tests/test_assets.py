@@ -34,7 +34,8 @@ def model_folder(folder: Path) -> Path:
     (folder / "tokenizer").mkdir()
     (folder / "tokenizer" / "merges.txt").write_text("a b")
     (folder / "README.txt").write_text("read me")
-    (folder / "sbv2bench.json").write_text("{}")
+    for remarks in ("sbv2bench.json", "merge.json", "training.json"):
+        (folder / remarks).write_text("{}")
     return folder
 
 

@@ -195,12 +195,15 @@ def test_a_suite_must_name_extractors_and_metrics_that_are(tmp_path: Path) -> No
 def test_a_users_model_has_its_location_beside_the_catalog(tmp_path: Path) -> None:
     registry = catalog(
         tmp_path,
-        "models: {mine: {sampler: pipeline, location: out/model}, far: {sampler: pipeline, location: /far}}\n"
+        "models: {mine: {sampler: pipeline, location: out/model, base: out/base},"
+        " far: {sampler: pipeline, location: /far, base: package:mini/sd21}}\n"
         "extractors: {mine: {kind: open_clip, location: clip}}",
     )
     assert registry.model("far", "mini").location == "/far"
     assert registry.extractor("mine").location == str(tmp_path / "clip")
     assert registry.model("mine", "mini").location == str(tmp_path / "out" / "model")
+    assert registry.model("mine", "mini").base == str(tmp_path / "out" / "base")
+    assert registry.model("far", "mini").base == "package:mini/sd21"
     assert registry.model("mine", "mini").id == "local/mine"
 
 

@@ -10,8 +10,13 @@ import pytest
 import torch
 
 from reference_trainer.base_models.stage import pictures
+from reference_trainer.ladder import RUNGS
+from sbv2bench.features.base import load_extractor
 from sbv2bench.mini import rendering, world
 from sbv2bench.paths import package_weights
+from sbv2bench.registry import Registry
+from sbv2bench.samplers import load_sampler
+from sbv2bench.samplers.base import PromptBlock, Stopwatch
 
 pytestmark = [
     pytest.mark.weights,
@@ -44,8 +49,8 @@ def test_manifest_lists_every_file_with_its_hash() -> None:
 
 
 def test_every_rung_says_how_it_was_trained() -> None:
-    for name in ("extractor", "autoencoder", "taesd", "clip", "clip-train", "hps", "hps-train", "sd21"):
-        record = json.loads((package_weights() / "training" / f"{name}.json").read_text())
+    for rung in RUNGS:
+        record = json.loads((package_weights() / "training" / f"{rung.name}.json").read_text())
         assert record["seconds"] > 0
         assert record["log"][-1]["step"] == record["steps"]
 
@@ -72,6 +77,20 @@ def test_stock_diffusers_loads_the_teacher_and_draws_what_is_asked(scenes: world
     style = (logits["style"].argmax(1).numpy() == scenes[:100].column("style")).mean()
     assert colour > 0.8  # chance: 0.125
     assert style > 0.9  # chance: 0.25
+
+
+def test_the_teacher_puts_two_objects_in_the_order_asked_for() -> None:
+    """Left and right, above and below: by the colours that the extractor reads at each place."""
+    drawn_scenes = world.scenes("reporting", np.arange(60_000, 60_400))
+    first, second = drawn_scenes.column("colour_0"), drawn_scenes.column("colour_1")
+    pairs = drawn_scenes[np.flatnonzero((drawn_scenes.column("layout") > 0) & (first != second))[:50]]
+    block = PromptBlock(0, 0, len(pairs), tuple(world.captions(pairs)), tuple(range(len(pairs))))
+    sampler = load_sampler(Registry.load().model("mini/sd21").model_copy(update={"steps": 8}), "cpu", torch.float32)
+    _, read = load_extractor(Registry.load().extractor("world-128")).predict(sampler.generate(block, Stopwatch()))
+    places = [list(world.ATTRIBUTES).index(name) for name in ("colour_0", "colour_1")]
+    asked, found = pairs.attributes[:, places], read[:, places]
+    assert (found == asked).all(1).mean() > 0.85  # chance, where both colours are right: 0.5
+    assert (found == asked[:, ::-1]).all(1).mean() < 0.05
 
 
 def test_stock_autoencoders_reconstruct(images: torch.Tensor) -> None:

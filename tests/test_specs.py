@@ -44,6 +44,7 @@ def test_what_changes_a_number_changes_the_fingerprint(change: dict[str, Any]) -
     [
         {"id": "mini/y"},
         {"location": "elsewhere"},
+        {"base": "elsewhere"},
         {"licence": "MIT"},
         {"description": "d"},
         {"verified": True},

@@ -38,7 +38,7 @@ def write_tiny_pipeline(
         torch.manual_seed(seed)
         pipeline = StableDiffusionPipeline(
             vae=tiny_autoencoder(latent_channels) if vae == "AutoencoderTiny" else _kl_vae(latent_channels),
-            text_encoder=_text_encoder(),
+            text_encoder=tiny_text_encoder(),
             tokenizer=tiny_tokenizer(),
             unet=tiny_unet(latent_channels),
             scheduler=sd_scheduler(prediction_type) if scheduler is None else scheduler,
@@ -118,7 +118,7 @@ def write_tiny_adapter(folder: Path, unet: UNet2DConditionModel, base: str, seed
     return adapted.eval()
 
 
-def _text_encoder() -> CLIPTextModel:
+def tiny_text_encoder() -> CLIPTextModel:
     tokenizer = tiny_tokenizer()
     return CLIPTextModel(
         CLIPTextConfig(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,9 @@ from reference_trainer.prompts import PromptSource
 from reference_trainer.step import Trainer
 from sbv2bench.registry import Registry
 
-CAPTIONS = [f"{colour} {shape} number {n}" for n, colour in enumerate(("red", "blue")) for shape in ("circle", "square", "star")] + [
-    "a photo of a red circle"
-]
+CAPTIONS = [
+    f"{colour} {shape} number {n}" for n, colour in enumerate(("red", "blue")) for shape in ("circle", "square", "star")
+] + ["a photo of a red circle"]
 CLIP = {"scorer": "tiny-clip", "threshold": 0.9, "weight": 0.1, "schedule": "linear"}
 HPS = {"scorer": "tiny-hps", "threshold": 0.9, "weight": 0.1, "schedule": "constant"}
 PAIRED = {"kind": "paired", "weight": 0.25, "batch_size": 2, "distance": "pixels", "pairs": 5, "teacher_steps": 2}
@@ -30,6 +31,9 @@ def write_tiny_family(folder: Path, prediction_type: str = "v_prediction") -> Pa
     """Write teacher/, start/, taesd/, clip/, hps/, prompts.txt and catalog.yaml; returns the folder."""
     write_tiny_pipeline(folder / "teacher", prediction_type, seed=0)
     write_tiny_pipeline(folder / "start", prediction_type, seed=1)
+    for part in ("vae", "text_encoder"):  # students share them with their teacher
+        shutil.rmtree(folder / "start" / part)
+        shutil.copytree(folder / "teacher" / part, folder / "start" / part)
     torch.manual_seed(2)
     tiny_autoencoder(8).save_pretrained(folder / "taesd")
     write_tiny_clip(folder / "clip", seed=2)
@@ -85,7 +89,9 @@ def take_steps(trainer: Trainer, prompts: PromptSource, count: int) -> list[dict
 def weights(trainer: Trainer) -> dict[str, torch.Tensor]:
     """Copies of everything that is trained, and of the moving average."""
     found = {
-        f"{name}.{key}": value.detach().clone() for name in ("student", "lora_teacher") for key, value in trainer.networks.trained(name).items()
+        f"{name}.{key}": value.detach().clone()
+        for name in ("student", "lora_teacher")
+        for key, value in trainer.networks.trained(name).items()
     }
     if trainer.networks.average is not None:
         found |= {f"average.{i}": value.clone() for i, value in enumerate(trainer.networks.average.shadow_params)}

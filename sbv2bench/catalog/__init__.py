@@ -80,8 +80,9 @@ def read(text: str, name: str, folder: Path | None, suites: Mapping[str, SuiteSp
             replaces = fields.pop("replaces", False) is True
             if section == "models":
                 fields = _model_fields(key, fields, where)
-            if folder is not None and _is_relative(fields.get("location")):
-                fields["location"] = str(folder / fields["location"])
+            for place in ("location", "base"):
+                if folder is not None and _is_relative(fields.get(place)):
+                    fields[place] = str(folder / fields[place])
             yield Declaration(kind, parse(spec_class, {"id": key, **fields}, where), replaces)
 
 

@@ -23,7 +23,7 @@ PACKAGE, HUB = "package:", "hub:"
 PICKLES = frozenset({".bin", ".pt", ".ckpt", ".pth", ".pkl"})
 # Besides weights, every file that decides what a network computes: configs, schedulers, tokenizers.
 TOKENIZER_FILES = frozenset({"merges.txt", "vocab.txt"})
-NOT_CONFIGS = frozenset({"sbv2bench.json", "manifest.json"})
+NOT_CONFIGS = frozenset({"sbv2bench.json", "manifest.json", "merge.json", "training.json"})
 ALLOW_PICKLE = "SBV2BENCH_ALLOW_PICKLE"
 REINSTALL = "in a clone of sbv2bench: pip install --force-reinstall --no-deps ."
 

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
-from pathlib import Path
 from typing import Any
 
 from sbv2bench import paths, provenance
-from sbv2bench.data.assets import hash_weights, read_json, resolve_location
+from sbv2bench.data.assets import hash_weights, resolve_location
+from sbv2bench.data.chain import model_files
 from sbv2bench.data.prompts import Prompts, load_prompts
 from sbv2bench.errors import InputError
 from sbv2bench.features.cache import FeatureCache
@@ -213,19 +213,12 @@ def _resolved(spec: ExtractorSpec) -> ExtractorSpec:
 
 
 def _model_weights(model: ModelSpec, suite: SuiteSpec, prompts: Prompts, registry: Registry) -> tuple[WeightsFile, ...]:
-    """Every file that decides the model's images, with its hash; of a merged model, those of both its ends."""
+    """Every file that decides the model's images, with its hash: its own, its bases', and of a merged model both its ends'."""
     if model.sampler == "image_folder":
         return _image_files(model, suite, prompts)
     if not model.location and model.merge is None:  # drawn by code alone: the world's renderings, a plugin's function
         return ()
-    if model.merge is None:
-        folder = resolve_location(model.location, model.revision)
-        return hash_weights(folder) + _base_files(folder)
-    files = []
-    for end in (model.merge.a, model.merge.b):
-        for file in _model_weights(registry.model(end, suite), suite, prompts, registry):
-            files.append(file.model_copy(update={"path": f"{end}:{file.path}"}))
-    return tuple(files)
+    return model_files(model, lambda end: registry.model(end, suite))
 
 
 def _image_files(model: ModelSpec, suite: SuiteSpec, prompts: Prompts) -> tuple[WeightsFile, ...]:
@@ -237,12 +230,3 @@ def _image_files(model: ModelSpec, suite: SuiteSpec, prompts: Prompts) -> tuple[
         folder.require_count(len(prompts))
     content = [[path.name, provenance.sha256_file(path)] for path in folder.files[: len(prompts)]]
     return (WeightsFile(path=f"{len(content)} images", sha256=fingerprint(content)),)
-
-
-def _base_files(folder: Path) -> tuple[WeightsFile, ...]:
-    """Of a LoRA adapter, the files of the model that it is folded into."""
-    config = folder / "unet_lora" / "adapter_config.json"
-    base = read_json(config).get("base_model_name_or_path") if config.is_file() else None
-    if not base:
-        return ()
-    return tuple(file.model_copy(update={"path": f"{base}:{file.path}"}) for file in hash_weights(resolve_location(base)))

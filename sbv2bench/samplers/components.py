@@ -1,38 +1,26 @@
-"""A Stable Diffusion model's parts, loaded with every file proved first, and the three things that they do.
-
-A model's folder has the layout of diffusers' StableDiffusionPipeline. It may lack what another model supplies: a
-student's folder can hold only `unet/` (or `unet_ema/`), or only `unet_lora/`, a peft adapter on its base model's UNet.
-"""
+"""A Stable Diffusion model's parts in memory, and the three things that they do."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import diffusers
 import torch
-import transformers
 from diffusers import AutoencoderKL, AutoencoderTiny, SchedulerMixin, StableDiffusionPipeline, UNet2DConditionModel
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from sbv2bench import diffusion
-from sbv2bench.data.assets import hash_weights, pickles_allowed, read_json, resolve_location
-from sbv2bench.errors import InputError, IntegrityError, PrerequisiteError
+from sbv2bench.errors import InputError, IntegrityError
 from sbv2bench.samplers.base import Images, to_uint8
-from sbv2bench.samplers.schedulers import load_scheduler, reading
+from sbv2bench.samplers.networks import StoredModel
 from sbv2bench.specs import ModelSpec
-from sbv2bench.weights import fold_lora, interpolate, load_adapter, some
 
 if TYPE_CHECKING:
     from sbv2bench.registry import Registry
-
-SLOTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
-_AUTOENCODERS = {"AutoencoderKL": AutoencoderKL, "AutoencoderTiny": AutoencoderTiny}
 
 
 @dataclass(frozen=True)
@@ -123,16 +111,11 @@ def load_components(spec: ModelSpec, device: str, dtype: torch.dtype, registry: 
     Raises InputError (no diffusers folder, or a kind that only `sampler: pipeline` can run), PrerequisiteError (a part is
     missing), IntegrityError (broken, pickled, or not fitting each other).
     """
-    folders = _folders(spec, registry)
-    _check_layout(folders)
-    scheduler = load_scheduler(_slot(folders, "scheduler"))
-    with quiet():
-        unet = _load_unet(spec, dtype, registry)
-        vae = _load_vae(_slot(folders, "vae"), dtype)
-        text_encoder = _load_text_encoder(_slot(folders, "text_encoder"), dtype)
-        with reading(_slot(folders, "tokenizer")):
-            tokenizer = CLIPTokenizer.from_pretrained(_slot(folders, "tokenizer"), local_files_only=True)
-    _check_fit(folders[0], unet, vae, text_encoder)
+    stored = StoredModel.find(spec, registry)
+    stored.require_pipeline()
+    scheduler = stored.scheduler()
+    unet, vae, text_encoder, tokenizer = stored.unet(dtype), stored.vae(dtype), stored.text_encoder(dtype), stored.tokenizer()
+    _check_fit(stored.folders[0], unet, vae, text_encoder)
     side, factor = unet.config.sample_size, 2 ** (len(vae.config.block_out_channels) - 1)
     resolution = spec.resolution or side * factor
     if resolution % factor:
@@ -143,7 +126,7 @@ def load_components(spec: ModelSpec, device: str, dtype: torch.dtype, registry: 
         text_encoder=text_encoder.to(device),
         tokenizer=tokenizer,
         scheduler=scheduler,
-        prediction_type=spec.prediction_type or scheduler.config.get("prediction_type", "epsilon"),
+        prediction_type=stored.prediction_type(scheduler),
         resolution=resolution,
         latent_shape=(unet.config.in_channels, resolution // factor, resolution // factor),
         device=torch.device(device),
@@ -151,100 +134,9 @@ def load_components(spec: ModelSpec, device: str, dtype: torch.dtype, registry: 
     )
 
 
-def _folders(spec: ModelSpec, registry: Registry | None) -> list[Path]:
-    """Where a model's parts are, first choice first; every file in them is proved whole."""
-    if spec.merge and not spec.location:
-        return _folders(_merged_model(spec.merge.a, registry), registry)
-    folders = [resolve_location(spec.location, spec.revision)]
-    hash_weights(folders[0])
-    adapter = folders[0] / "unet_lora"
-    base = load_adapter(adapter)[1].base if adapter.is_dir() else getattr(spec, "base", "")
-    if base:
-        folders.append(resolve_location(base))
-        hash_weights(folders[1])
-    return folders
-
-
-def _merged_model(model: str, registry: Registry | None) -> ModelSpec:
-    from sbv2bench.registry import Registry
-
-    return (registry or Registry.load()).model(model)
-
-
-def _check_layout(folders: list[Path]) -> None:
-    indices = [folder / "model_index.json" for folder in folders if (folder / "model_index.json").is_file()]
-    if not indices:
-        raise InputError(f"{folders[0]}: no model_index.json found, expected a diffusers pipeline folder")
-    parts = read_json(indices[0])
-    beyond = sorted(
-        name for name, part in parts.items() if name in {"text_encoder_2", "transformer", "prior"} and part[:1] != [None]
-    )
-    if beyond:
-        raise InputError(f"{indices[0]}: {parts.get('_class_name')} has {some(beyond)}, which only `sampler: pipeline` can run")
-
-
-def _slot(folders: list[Path], *names: str) -> Path:
-    """The first folder that has a part, under one of its names. Raises PrerequisiteError where none has."""
-    for folder in folders:
-        for name in names:
-            if (folder / name).is_dir():
-                return folder / name
-    raise PrerequisiteError(
-        f"{folders[0]}: no folder {names[0]}/ found, expected {', '.join(SLOTS)}", "copy or download the whole model"
-    )
-
-
-def _load_unet(spec: ModelSpec, dtype: torch.dtype, registry: Registry | None) -> UNet2DConditionModel:
-    """The UNet as the spec says: as stored, merged (weights.interpolate), or with its adapter folded in (weights.fold_lora)."""
-    if spec.merge:
-        models = (_merged_model(spec.merge.a, registry), _merged_model(spec.merge.b, registry))
-        unet, other = (_load_unet(model, torch.float32, registry) for model in models)
-        unet.load_state_dict(interpolate(unet.state_dict(), other.state_dict(), spec.merge.weight))
-        return unet.to(dtype)
-    folders = _folders(spec, registry)
-    adapter = folders[0] / "unet_lora"
-    if not adapter.is_dir():
-        return _load_network(UNet2DConditionModel, _slot(folders, "unet", "unet_ema"), dtype)
-    unet = _load_network(UNet2DConditionModel, _slot(folders, "unet", "unet_ema"), torch.float32)
-    unet.load_state_dict(fold_lora(unet.state_dict(), *load_adapter(adapter)))
-    return unet.to(dtype)
-
-
-def _load_vae(folder: Path, dtype: torch.dtype) -> AutoencoderKL | AutoencoderTiny:
-    name = read_json(folder / "config.json").get("_class_name") if (folder / "config.json").is_file() else None
-    if name not in _AUTOENCODERS:
-        raise InputError(f"{folder}/config.json: _class_name is {name!r}, expected {' or '.join(_AUTOENCODERS)}")
-    return _load_network(_AUTOENCODERS[name], folder, dtype)
-
-
-def _load_network(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
-    """A diffusers network in eval mode; every parameter from the file, and every tensor of the file used."""
-    with reading(folder):
-        network, found = kind.from_pretrained(
-            folder, torch_dtype=dtype, local_files_only=True, use_safetensors=_safetensors_only(), output_loading_info=True
-        )
-    _check_loaded(folder, missing=found["missing_keys"], extra=found["unexpected_keys"])
-    return network.eval().requires_grad_(False)
-
-
-def _load_text_encoder(folder: Path, dtype: torch.dtype) -> CLIPTextModel:
-    """As `_load_network`; extra tensors are allowed: stored encoders often have a projection or position ids besides."""
-    with reading(folder):
-        network, found = CLIPTextModel.from_pretrained(
-            folder,
-            local_files_only=True,
-            use_safetensors=_safetensors_only(),
-            ignore_mismatched_sizes=True,  # so that they are listed
-            output_loading_info=True,
-        )
-    _check_loaded(folder, missing=found["missing_keys"], reshaped=[str(key[0]) for key in found["mismatched_keys"]])
-    return network.to(dtype).eval().requires_grad_(False)
-
-
-def _check_loaded(folder: Path, **wrong: Any) -> None:
-    words = {"missing": "missing", "extra": "not expected", "reshaped": "of another shape"}
-    if parts := [f"{len(keys)} {words[kind]} ({some(sorted(keys))})" for kind, keys in wrong.items() if keys]:
-        raise IntegrityError(f"{folder}: weights do not fit config.json: {'; '.join(parts)}", "copy or download the whole model")
+def load_unet(spec: ModelSpec, dtype: torch.dtype, registry: Registry | None = None) -> UNet2DConditionModel:
+    """A model's UNet alone, as `load_components` has it but on the CPU and not channels-last. Raises what that raises."""
+    return StoredModel.find(spec, registry).unet(dtype)
 
 
 def _check_fit(
@@ -258,24 +150,3 @@ def _check_fit(
     if unet.config.cross_attention_dim != text_encoder.config.hidden_size:
         widths = f"UNet reads text of width {unet.config.cross_attention_dim}, encoder writes {text_encoder.config.hidden_size}"
         raise IntegrityError(f"{folder}: parts of different models: {widths}")
-
-
-def _safetensors_only() -> bool | None:
-    return None if pickles_allowed() else True
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """No progress bars and remarks of the libraries while they load: what matters in them is an error here."""
-    libraries = (diffusers.utils.logging, transformers.utils.logging)
-    before = [(library.get_verbosity(), library.is_progress_bar_enabled()) for library in libraries]
-    for library in libraries:
-        library.set_verbosity_error()
-        library.disable_progress_bar()
-    try:
-        yield
-    finally:
-        for library, (verbosity, bar) in zip(libraries, before, strict=True):
-            library.set_verbosity(verbosity)
-            if bar:
-                library.enable_progress_bar()

@@ -11,9 +11,9 @@ from diffusers import StableDiffusionPipeline
 from sbv2bench.diffusion import Schedule, predict_x0
 from sbv2bench.errors import InputError
 from sbv2bench.samplers.base import Images, PromptBlock, Stopwatch, generators, initial_noise
-from sbv2bench.samplers.components import is_guided, load_components
+from sbv2bench.samplers.components import Components, is_guided, load_components
 from sbv2bench.samplers.schedulers import jumping_scheduler
-from sbv2bench.specs import ModelSpec
+from sbv2bench.specs import ModelSpec, PredictionType
 
 if TYPE_CHECKING:
     from sbv2bench.registry import Registry
@@ -28,18 +28,31 @@ class OneStepSampler:
 
     def __init__(self, spec: ModelSpec, device: str, dtype: torch.dtype, registry: Registry | None = None) -> None:
         """Loads the model; raises what `load_components` raises, and InputError for a timestep or an alpha that cannot be."""
+        is_guided(spec.guidance_scale)  # refuses a scale that cannot be before anything is loaded
+        self._begin(spec, load_components(spec, device, dtype, registry))
+
+    @classmethod
+    def of(cls, spec: ModelSpec, components: Components) -> OneStepSampler:
+        """A sampler of parts that are in memory already, shared and not copied: a student in training, with its spec.
+
+        For the very bits of the same student loaded from a folder, its UNet is channels-last and in eval mode, as
+        `load_components` makes it. Raises InputError for a timestep or an alpha that cannot be, or for parts that predict
+        something else than the spec says.
+        """
+        if spec.prediction_type not in (None, components.prediction_type):
+            raise InputError(f"{spec.id}: predicts {spec.prediction_type}, its parts are for {components.prediction_type}")
+        sampler = cls.__new__(cls)
+        sampler._begin(spec, components)
+        return sampler
+
+    def _begin(self, spec: ModelSpec, components: Components) -> None:
         self.spec = spec
         self._guided = is_guided(spec.guidance_scale)
         self.network_calls = 2 if self._guided else 1
-        self._components = components = load_components(spec, device, dtype, registry)
+        self._components = components
         self.resolution = components.resolution
         schedule = Schedule.from_config(components.scheduler.config)
-        if spec.timestep >= len(schedule):
-            raise InputError(f"{spec.id}: timestep {spec.timestep}, expected below {len(schedule)}, the length of its schedule")
-        self.alpha_T = schedule.alpha(spec.timestep) if spec.alpha_T is None else spec.alpha_T
-        if not 0.0 <= self.alpha_T <= 1.0 or (self.alpha_T == 0.0 and components.prediction_type == "epsilon"):
-            raise InputError(f"{spec.id}: alpha_T is {self.alpha_T}, expected at most 1 and, for epsilon prediction, above 0")
-        self.sigma_T = schedule.sigma(spec.timestep) if spec.alpha_T is None else math.sqrt(1.0 - self.alpha_T**2)
+        self.alpha_T, self.sigma_T = levels(spec, schedule, components.prediction_type)
 
     def generate(self, block: PromptBlock, stopwatch: Stopwatch) -> Images:
         """uint8 [block size, resolution, resolution, 3]; see `Sampler.generate`."""
@@ -61,6 +74,23 @@ class OneStepSampler:
         student is not asked at the schedule's end, or has its own alpha_T, the schedule is one that jumps there.
         """
         parts, spec = self._components, self.spec
-        at_the_end = spec.timestep == parts.scheduler.config.num_train_timesteps - 1
-        own = parts.scheduler if at_the_end and spec.alpha_T is None else None
+        schedule = Schedule.from_config(parts.scheduler.config)
+        at_the_end = spec.timestep == len(schedule) - 1 and self.alpha_T == schedule.alpha(spec.timestep)
+        own = parts.scheduler if at_the_end else None
         return parts.pipeline(jumping_scheduler(own, spec.timestep, self.alpha_T, parts.prediction_type))
+
+
+def levels(spec: ModelSpec, schedule: Schedule, prediction_type: PredictionType) -> tuple[float, float]:
+    """(alpha_T, sigma_T) by which a one-step model is sampled: the spec's own alpha_T, else the schedule's at its timestep.
+
+    Raises InputError for a timestep beyond the schedule, or an alpha that cannot be.
+    """
+    if spec.timestep >= len(schedule):
+        raise InputError(f"{spec.id}: timestep {spec.timestep}, expected below {len(schedule)}, the length of its schedule")
+    if spec.alpha_T is None:
+        alpha, sigma = schedule.alpha(spec.timestep), schedule.sigma(spec.timestep)
+    else:
+        alpha, sigma = spec.alpha_T, math.sqrt(max(0.0, 1.0 - spec.alpha_T**2))
+    if not 0.0 <= alpha <= 1.0 or (alpha == 0.0 and prediction_type == "epsilon"):
+        raise InputError(f"{spec.id}: alpha_T is {alpha}, expected at most 1 and, for epsilon prediction, above 0")
+    return alpha, sigma

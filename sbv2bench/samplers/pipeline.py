@@ -16,7 +16,8 @@ from transformers import PreTrainedTokenizerBase
 from sbv2bench.data.assets import hash_weights, pickles_allowed, read_json, resolve_location
 from sbv2bench.errors import InputError
 from sbv2bench.samplers.base import Images, PromptBlock, Stopwatch, generators, initial_noise, to_uint8
-from sbv2bench.samplers.components import is_guided, quiet
+from sbv2bench.samplers.components import is_guided
+from sbv2bench.samplers.networks import quiet
 from sbv2bench.samplers.schedulers import make_scheduler, reading
 from sbv2bench.specs import ModelSpec
 

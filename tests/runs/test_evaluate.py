@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -58,6 +60,18 @@ def test_a_whole_result(registry: Registry) -> None:
     assert result.seconds["features"] > 0
     assert result.seconds["total"] >= result.seconds["generate"] + result.seconds["metrics"]
     assert EvalResult.model_validate_json(result.model_dump_json()) == result
+
+
+def test_a_students_part_makes_the_images_of_the_whole(registry: Registry, catalog: Path, tmp_path: Path) -> None:
+    whole = run(registry, "student")
+    base = catalog.parent / "model"
+    shutil.copytree(base / "unet", tmp_path / "part" / "unet")
+    declared = {"id": "local/x", "sampler": "one_step", "steps": 1, "base": str(base)}
+    (tmp_path / "part" / "sbv2bench.json").write_text(json.dumps(declared))
+    part = run(registry, str(tmp_path / "part"))
+    assert part.provenance["cache"]["generated"] == "miss"
+    assert block_of(part) == block_of(whole)
+    assert part.model.base == str(base)
 
 
 def test_models_and_seeds_give_other_numbers(registry: Registry) -> None:

@@ -136,6 +136,25 @@ def test_image_folder_is_counted(registry: Registry, tmp_path: Path) -> None:
         planned(registry, str(folder))
 
 
+def test_a_students_part_is_planned_with_its_base(tmp_path: Path) -> None:
+    """A folder of a UNet alone: a byte of either folder is another model, where either lies is not."""
+    registry = Registry.load(write_tiny_suite(tmp_path / "own"))
+    for name in ("one", "two"):
+        shutil.copytree(tmp_path / "own" / "model" / "unet", tmp_path / "own" / name / "unet")
+        (tmp_path / "own" / name / "sbv2bench.json").write_text('{"id": "x", "sampler": "one_step", "base": "../model"}')
+    first, second = (planned(registry, str(tmp_path / "own" / name)) for name in ("one", "two"))
+    assert first.generated_key(0) == second.generated_key(0)
+    assert first.model.weights[0].path == "unet/config.json"
+    assert any(file.path == "../model:vae/diffusion_pytorch_model.safetensors" for file in first.model.weights)
+    config = tmp_path / "own" / "model" / "vae" / "config.json"
+    config.write_text(config.read_text() + " ")
+    assert planned(registry, str(tmp_path / "own" / "one")).generated_key(0) != first.generated_key(0)
+    weights = config.with_name("diffusion_pytorch_model.safetensors")
+    weights.write_bytes(weights.read_bytes()[:-1])
+    with pytest.raises(IntegrityError, match="cut"):
+        planned(registry, str(tmp_path / "own" / "one"))
+
+
 def test_nothing_runs_and_nothing_is_written_when_a_plan_fails(
     registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

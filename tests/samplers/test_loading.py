@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import peft
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
 from PIL import Image
-from tiny_models import write_tiny_pipeline
+from safetensors.torch import load_file, save_file
+from tiny_models import write_tiny_adapter, write_tiny_pipeline
 
 import sbv2bench
 from sbv2bench.errors import InputError, IntegrityError, PrerequisiteError
@@ -24,8 +24,10 @@ from sbv2bench.paths import package_weights
 from sbv2bench.registry import Registry
 from sbv2bench.samplers import load_model, load_sampler
 from sbv2bench.samplers.base import PromptBlock, Stopwatch, generators, initial_noise
+from sbv2bench.samplers.components import load_unet
 from sbv2bench.samplers.image_folder import ImageFolderSampler
 from sbv2bench.samplers.multi_step import MultiStepSampler
+from sbv2bench.samplers.networks import StoredModel
 from sbv2bench.samplers.one_step import OneStepSampler
 from sbv2bench.samplers.pipeline import PipelineSampler
 from sbv2bench.specs import MergeSpec, ModelSpec, SamplerSpec
@@ -140,16 +142,7 @@ def test_a_merge_of_models_that_do_not_fit_is_refused(v_folder: Path, epsilon_fo
 
 def test_an_adapter_is_folded_into_its_bases_unet(v_folder: Path, tmp_path: Path, make_block: Make) -> None:
     """A LoRA student's folder holds the adapter in peft's layout; the rest is its base model's."""
-    base = UNet2DConditionModel.from_pretrained(v_folder / "unet")
-    config = peft.LoraConfig(r=2, lora_alpha=4, target_modules=["to_q", "to_v", "conv1"], init_lora_weights=False)
-    torch.manual_seed(0)
-    adapted = peft.get_peft_model(base, config)
-    for name, parameter in adapted.named_parameters():
-        if "lora_" in name:
-            torch.nn.init.normal_(parameter, std=0.2)
-    adapted.save_pretrained(tmp_path / "unet_lora")
-    path = tmp_path / "unet_lora" / "adapter_config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"base_model_name_or_path": str(v_folder)}))
+    adapted = write_tiny_adapter(tmp_path, UNet2DConditionModel.from_pretrained(v_folder / "unet"), str(v_folder))
     student = load(one_step(tmp_path))
     inputs = torch.randn(1, 8, 8, 8), 999, torch.randn(1, 4, 16)
     with torch.no_grad():
@@ -162,17 +155,84 @@ def test_an_adapter_is_folded_into_its_bases_unet(v_folder: Path, tmp_path: Path
         load(one_step(tmp_path))
 
 
-def test_a_students_folder_may_hold_its_unet_alone(v_folder: Path, other_folder: Path, tmp_path: Path, make_block: Make) -> None:
-    class BasedSpec(ModelSpec):
-        base: str = ""
+def test_an_adapter_on_an_adapters_model_is_folded_in_after_it(v_folder: Path, tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    inner = write_tiny_adapter(first, UNet2DConditionModel.from_pretrained(v_folder / "unet"), str(v_folder), seed=1)
+    outer = write_tiny_adapter(second, inner.merge_and_unload(), "../first", seed=2)
+    inputs = torch.randn(1, 8, 8, 8), 999, torch.randn(1, 4, 16)
+    with torch.no_grad():
+        expected = outer(*inputs).sample
+        torch.testing.assert_close(load_unet(one_step(second), torch.float32)(*inputs).sample, expected, rtol=1e-4, atol=1e-4)
+        for other in (first, v_folder):
+            assert float((load_unet(one_step(other), torch.float32)(*inputs).sample - expected).abs().max()) > 0.01
+    assert load_unet(one_step(second), torch.float16).dtype == torch.float16
 
+
+def test_an_adapter_that_does_not_fit_its_base_is_refused(v_folder: Path, epsilon_folder: Path, tmp_path: Path) -> None:
+    write_tiny_adapter(tmp_path, UNet2DConditionModel.from_pretrained(v_folder / "unet"), str(epsilon_folder))
+    load(one_step(tmp_path))  # none of its layers sees the number of latent channels
+    config = tmp_path / "unet_lora" / "adapter_config.json"
+    weights = config.with_name("adapter_model.safetensors")
+    state = load_file(weights)
+    narrow = {key: value[:, :-1].contiguous() if "lora_A" in key else value for key, value in state.items()}
+    save_file(narrow, weights)
+    with pytest.raises(IntegrityError, match="does not fit") as caught:
+        load(one_step(tmp_path))
+    assert str(epsilon_folder / "unet") in str(caught.value)
+    assert "lora_A" in str(caught.value)
+
+
+def write_students_part(folder: Path, unet: Path, base: str) -> Path:
+    shutil.copytree(unet, folder / "unet")
+    (folder / "sbv2bench.json").write_text(json.dumps({"id": "local/x", "sampler": "one_step", "steps": 1, "base": base}))
+    return folder
+
+
+def test_a_students_folder_may_hold_its_unet_alone(v_folder: Path, other_folder: Path, tmp_path: Path, make_block: Make) -> None:
     shutil.copytree(other_folder / "unet", tmp_path / "unet")
     with pytest.raises(InputError, match=r"model_index\.json"):
         load(one_step(tmp_path))
-    student = load(BasedSpec(id="local/x", sampler="one_step", location=str(tmp_path), base=str(v_folder)))
+    student = load(one_step(tmp_path, base=str(v_folder)))
     state = student._components.unet.state_dict()
     assert all(torch.equal(value, state[key]) for key, value in unet_of(other_folder).items())
     assert student.generate(make_block(), Stopwatch()).shape == (4, 32, 32, 3)
+
+
+def test_each_part_is_the_first_folders_of_the_chain_that_has_it(
+    v_folder: Path, other_folder: Path, tmp_path: Path, make_block: Make
+) -> None:
+    """unet -> its base, which has a text encoder besides -> its base, a whole model."""
+    middle = write_students_part(tmp_path / "middle", v_folder / "unet", str(v_folder))
+    shutil.copytree(other_folder / "text_encoder", middle / "text_encoder")
+    student = load_model(write_students_part(tmp_path / "student", other_folder / "unet", "../middle"))
+    assert isinstance(student, OneStepSampler)
+    parts, a, b = student._components, load(one_step(v_folder))._components, load(one_step(other_folder))._components
+    for part, first in (("unet", b), ("text_encoder", b), ("vae", a)):
+        state, expected = getattr(parts, part).state_dict(), getattr(first, part).state_dict()
+        assert all(torch.equal(value, expected[key]) for key, value in state.items()), part
+    assert student.generate(make_block(), Stopwatch()).shape == (4, 32, 32, 3)
+    cut = middle / "unet" / "diffusion_pytorch_model.safetensors"  # not needed, and proved all the same
+    whole = cut.read_bytes()
+    cut.write_bytes(whole[:-1])
+    with pytest.raises(IntegrityError, match="the file was cut"):
+        load_model(tmp_path / "student")
+    cut.write_bytes(whole)
+    shutil.rmtree(tmp_path / "student" / "unet")
+    with pytest.raises(PrerequisiteError, match="no weights found"):
+        load_model(tmp_path / "student")
+
+
+def test_parts_can_be_read_one_by_one(v_folder: Path, tmp_path: Path) -> None:
+    """What a trainer needs of a model that supplies only its UNet, its text encoder or its schedule."""
+    student = StoredModel.find(one_step(write_students_part(tmp_path / "s", v_folder / "unet", str(v_folder))))
+    whole = load(one_step(v_folder))._components
+    for part in ("unet", "vae", "text_encoder"):
+        state = getattr(student, part)(torch.float32).state_dict()
+        assert all(torch.equal(value, state[key]) for key, value in getattr(whole, part).state_dict().items())
+    assert student.tokenizer()("red").input_ids == whole.tokenizer("red").input_ids
+    assert student.scheduler().config == whole.scheduler.config
+    assert student.prediction_type(student.scheduler()) == "v_prediction"
+    assert load_unet(one_step(v_folder), torch.bfloat16).dtype == torch.bfloat16
 
 
 def test_importing_the_room_needs_no_torch() -> None:

@@ -20,6 +20,7 @@ from tiny_models import sd_scheduler, write_tiny_pipeline
 
 from sbv2bench.errors import InputError
 from sbv2bench.samplers.base import PromptBlock, Stopwatch, generators, initial_noise
+from sbv2bench.samplers.components import load_components
 from sbv2bench.samplers.one_step import OneStepSampler
 from sbv2bench.specs import ModelSpec
 
@@ -58,6 +59,26 @@ def test_images_are_the_formula_of_the_paper(folders: dict[str, Path], sample_fo
     assert images.shape == (4, 32, 32, 3)
     assert np.abs(images - expected).max() <= 0.51
     assert expected.std() > 5
+
+
+def test_parts_in_memory_are_sampled_by_the_same_code(v_folder: Path, make_block: Make) -> None:
+    """A student in training: its networks are in memory, and sampled exactly as its folder will be."""
+    stored, block = sampler(v_folder), make_block()
+    parts = load_components(stored.spec, "cpu", torch.float32)
+    student = OneStepSampler.of(stored.spec, parts)
+    assert student._components is parts
+    assert (student.alpha_T, student.sigma_T, student.resolution) == (stored.alpha_T, stored.sigma_T, stored.resolution)
+    assert np.array_equal(student.generate(block, Stopwatch()), stored.generate(block, Stopwatch()))
+    with torch.no_grad():
+        parts.unet.conv_out.bias += 0.5
+    assert not np.array_equal(student.generate(block, Stopwatch()), stored.generate(block, Stopwatch()))
+    for wrong, says in (
+        ({"alpha_T": 1.5}, "alpha_T"),
+        ({"prediction_type": "epsilon"}, "epsilon"),
+        ({"guidance_scale": 0.5}, "0.5"),
+    ):
+        with pytest.raises(InputError, match=says):
+            OneStepSampler.of(stored.spec.model_copy(update=wrong), parts)
 
 
 def test_levels_come_from_the_schedule_to_nine_places(v_folder: Path) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from quick_stage import QuickExtractor
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from reference_trainer.base_models.extractor import ExtractorConfig
 from reference_trainer.base_models.stage import train, training_batch
@@ -105,7 +105,7 @@ def test_every_word_is_one_token_and_any_text_tokenises(tmp_path: Path) -> None:
 def test_recipes_are_valid_and_typos_are_errors() -> None:
     from importlib import import_module
 
-    for rung in RUNGS:
+    for rung in (rung for rung in RUNGS if rung.target):
         module, _, config_type = rung.target.split(":")
         recipe = read_recipe("mini", rung.name, getattr(import_module(f"reference_trainer.base_models.{module}"), config_type))
         assert recipe.stage == rung.name
@@ -119,6 +119,33 @@ def test_ladder_refuses_what_it_cannot_climb(tmp_path: Path) -> None:
         climb("full", tmp_path, "sd21", 1, None)
     with pytest.raises(InputError, match="sd12"):
         climb("mini", tmp_path, "sd12", 1, None)
+    with pytest.raises(InputError, match="--start: found 'sd12'"):
+        climb("mini", tmp_path, "sd21", 1, None, "sd12")
+
+
+def test_a_rung_needs_a_run_or_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a run has made comes first, then the package's own weights; neither is an error that says what to train."""
+    from reference_trainer import ladder
+
+    assert ladder._input("mini", "autoencoder", tmp_path) == ladder.paths.package_weights() / "sd21" / "vae"
+    (tmp_path / "autoencoder" / "export").mkdir(parents=True)
+    assert ladder._input("mini", "autoencoder", tmp_path) == tmp_path / "autoencoder" / "export"
+    with pytest.raises(PrerequisiteError, match="--until sd21-start"):
+        ladder._input("mini", "sd21-start", tmp_path)
+    assert ladder._model("mini", "sd21", tmp_path) == "mini/sd21"
+    monkeypatch.setattr(ladder.paths, "package_weights", lambda: tmp_path / "nothing")
+    with pytest.raises(PrerequisiteError, match="--until sd21"):
+        ladder._model("mini", "sd21", tmp_path)
+
+
+def test_students_of_the_ladder_have_recipes_that_agree_with_it() -> None:
+    from reference_trainer import config as recipes
+
+    for rung in (rung for rung in RUNGS if not rung.target):
+        recipe = recipes.read_recipe(f"mini/{rung.name}")
+        assert (recipe.teacher, recipe.student.start) == tuple(f"mini/{name}" for name in rung.needs)
+        assert recipe.batch_size % 2 == 0 and recipe.name == f"mini/{rung.name}"
+    assert len({recipes.read_recipe(f"mini/{rung.name}").seed for rung in RUNGS if not rung.target}) == 4
 
 
 def test_shipping_needs_every_rung(tmp_path: Path) -> None:
@@ -127,3 +154,67 @@ def test_shipping_needs_every_rung(tmp_path: Path) -> None:
     with pytest.raises(PrerequisiteError, match="extractor"):
         ship_family(tmp_path / "runs", tmp_path / "weights")
     assert not (tmp_path / "weights").exists()
+
+
+def test_shipping_one_rung_keeps_the_others_and_names_shipped_bases(tmp_path: Path) -> None:
+    from reference_trainer.shipping import ship_family
+
+    runs, output = tmp_path / "runs", tmp_path / "weights"
+    (output / "training").mkdir(parents=True)
+    for rung in RUNGS:
+        (output / "training" / f"{rung.name}.json").write_text("{}")
+    (output / "taesd").mkdir()
+    (output / "taesd" / "config.json").write_text("{}")
+    export = runs / "swiftbrush" / "export"
+    (export / "unet").mkdir(parents=True)
+    save_file({"w": torch.full((2,), 0.1)}, export / "unet" / "diffusion_pytorch_model.safetensors")
+    (export / "training.json").write_text("{}")
+    (export / "sbv2bench.json").write_text(
+        json.dumps({"id": "local/swiftbrush", "sampler": "one_step", "base": "../../sd21/export"})
+    )
+    (runs / "swiftbrush" / "log.jsonl").write_text('{"step": 1}\n')
+    (runs / "swiftbrush" / "done.json").write_text('{"seconds": 3}')
+    assert ship_family(runs, output) == ["swiftbrush"]
+    spec = json.loads((output / "swiftbrush" / "sbv2bench.json").read_text())
+    assert (spec["id"], spec["family"], spec["base"]) == ("mini/swiftbrush", "mini", "package:mini/sd21")
+    manifest = json.loads((output / "manifest.json").read_text())["files"]
+    assert set(manifest) == {
+        "taesd/config.json",
+        "swiftbrush/sbv2bench.json",
+        "swiftbrush/unet/diffusion_pytorch_model.safetensors",
+    }
+    assert load_file(output / "swiftbrush" / "unet" / "diffusion_pytorch_model.safetensors")["w"].dtype == torch.float16
+    assert json.loads((output / "training" / "swiftbrush.json").read_text()) == {"seconds": 3, "log": [{"step": 1}]}
+
+
+def test_weight_of_the_velocity_error() -> None:
+    """None weighs all noise levels alike; min-SNR leaves next to nothing at the highest, where a layout is decided."""
+    from reference_trainer.base_models.teacher import _velocity_weight
+    from sbv2bench.diffusion import Schedule
+
+    schedule = Schedule.scaled_linear()
+    assert torch.equal(_velocity_weight(schedule, None), torch.ones(1000))
+    clamped = _velocity_weight(schedule, 5.0)
+    assert float(clamped[999]) == pytest.approx(float(schedule.alphas_cumprod[999]), rel=1e-5)
+    snr = float(schedule.alphas_cumprod[20] / (1 - schedule.alphas_cumprod[20]))
+    assert float(clamped[20]) == pytest.approx(5 / (snr + 1), rel=1e-5)
+
+
+def test_the_reading_loss_knows_only_what_a_caption_names() -> None:
+    from tiny_models import tiny_text_encoder, tiny_unet
+
+    from reference_trainer.base_models.teacher import TeacherNetworks
+
+    torch.manual_seed(0)
+    networks = TeacherNetworks(tiny_unet(), tiny_text_encoder())
+    scenes = world.scenes("training", np.arange(64))
+    states = torch.randn(64, 16)
+    loss = networks.reading_loss(states, torch.from_numpy(scenes.attributes))
+    expected = 0.0
+    for column, (name, values) in enumerate(world.ATTRIBUTES.items()):
+        label = torch.from_numpy(scenes.attributes[:, column])
+        logits = networks.readers[name](states)
+        assert logits.shape == (64, len(values))
+        chosen = logits.log_softmax(1)[torch.arange(64), label.clamp(min=0)]
+        expected -= float(chosen[label != world.FREE].mean())
+    assert float(loss) == pytest.approx(expected, rel=1e-5)

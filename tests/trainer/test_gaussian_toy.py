@@ -25,13 +25,21 @@ def class_score(x_t: Tensor, mean: Tensor, deviation: Tensor, alpha: Tensor, sig
     return sigma * (x_t - alpha * mean) / variance
 
 
-def perfect(x_t: Tensor, label: Tensor, means: Tensor, deviations: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+def perfect(
+    x_t: Tensor, label: Tensor, alpha: Tensor, sigma: Tensor, *, means: Tensor, deviations: Tensor
+) -> tuple[Tensor, Tensor]:
     """Unconditional and conditional noise predictions of two equally likely classes."""
     both = torch.stack([class_score(x_t, means[c], deviations[c], alpha, sigma) for c in (0, 1)])
     variances = torch.stack([(alpha * deviations[c]) ** 2 + sigma**2 for c in (0, 1)])
     logits = torch.stack([-0.5 * (x_t - alpha * means[c]) ** 2 / variances[c] - 0.5 * variances[c].log() for c in (0, 1)])
     unconditional = (both * logits.softmax(0)).sum(0)
     return unconditional, both.gather(0, label[None])[0]
+
+
+def vsd_gradient(frozen: Tensor, lora: Tensor, x_t: Tensor, x0: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:  # noqa: PLR0917
+    """The trainer's own, of numbers [B] as samples [B, 1]."""
+    x_t, x0 = x_t[:, None], x0[:, None]
+    return losses.vsd_gradient(frozen[:, None], lora[:, None], x_t=x_t, x0=x0, alpha=alpha, sigma=sigma, weight="sigma2")
 
 
 class Student(nn.Module):
@@ -59,9 +67,11 @@ def distill(teacher_scale: float, lora_scale: float, steps: int) -> Student:
         timesteps = torch.randint(20, 981, (BATCH,), generator=generator)
         alpha, sigma = SCHEDULE.alpha(timesteps), SCHEDULE.sigma(timesteps)
         x_t = add_noise(x0.detach(), torch.randn(BATCH, generator=generator, dtype=torch.float64), alpha, sigma)
-        frozen = guide(*perfect(x_t, label, MEANS, DEVIATIONS, alpha, sigma), teacher_scale)
-        lora = guide(*perfect(x_t, label, student.means.detach(), student.logs.detach().exp(), alpha, sigma), lora_scale)
-        gradient = losses.vsd_gradient(frozen[:, None], lora[:, None], x_t[:, None], x0[:, None], alpha, sigma, "sigma2")
+        frozen = guide(*perfect(x_t, label, alpha, sigma, means=MEANS, deviations=DEVIATIONS), teacher_scale)
+        lora = guide(
+            *perfect(x_t, label, alpha, sigma, means=student.means.detach(), deviations=student.logs.detach().exp()), lora_scale
+        )
+        gradient = vsd_gradient(frozen, lora, x_t, x0, alpha, sigma)
         optimiser.zero_grad()
         losses.stop_gradient_loss(x0[:, None], gradient).mean().backward()
         optimiser.step()
@@ -112,12 +122,12 @@ def test_a_learned_score_alternating_with_the_student_finds_the_teacher() -> Non
         timesteps = torch.randint(20, 981, (batch,))
         alpha, sigma = SCHEDULE.alpha(timesteps).float(), SCHEDULE.sigma(timesteps).float()
         x_t = add_noise(x0.detach(), torch.randn(batch), alpha, sigma)
-        frozen = guide(*perfect(x_t, label, MEANS.float(), DEVIATIONS.float(), alpha, sigma), LEARNED_GUIDANCE)
+        frozen = guide(*perfect(x_t, label, alpha, sigma, means=MEANS.float(), deviations=DEVIATIONS.float()), LEARNED_GUIDANCE)
         with torch.no_grad():
             learned = guide(
                 score(x_t, torch.full_like(label, 2), alpha, sigma), score(x_t, label, alpha, sigma), LEARNED_GUIDANCE
             )
-        gradient = losses.vsd_gradient(frozen[:, None], learned[:, None], x_t[:, None], x0[:, None], alpha, sigma, "sigma2")
+        gradient = vsd_gradient(frozen, learned, x_t, x0, alpha, sigma)
         optimiser.zero_grad()
         losses.stop_gradient_loss(x0[:, None], gradient).mean().backward()
         optimiser.step()

@@ -34,10 +34,12 @@ def test_two_predictions_types_of_one_network_have_one_gradient() -> None:
     alpha, sigma = levels(torch.tensor([20, 400, 700, 980]))
     x_t = add_noise(x0, noise, alpha, sigma)
     teacher, lora = torch.randn(4, 2, 3, 3), torch.randn(4, 2, 3, 3)
-    by_epsilon = losses.vsd_gradient(teacher, lora, x_t, x0, alpha, sigma, "sigma2")
+    by_epsilon = losses.vsd_gradient(teacher, lora, x_t=x_t, x0=x0, alpha=alpha, sigma=sigma, weight="sigma2")
     velocities = [predict_velocity(predict_x0(e, x_t, alpha, sigma, "epsilon"), e, alpha, sigma) for e in (teacher, lora)]
     back = [predict_epsilon(v, x_t, alpha, sigma, "v_prediction") for v in velocities]
-    assert torch.allclose(losses.vsd_gradient(*back, x_t, x0, alpha, sigma, "sigma2"), by_epsilon, atol=1e-4)
+    assert torch.allclose(
+        losses.vsd_gradient(*back, x_t=x_t, x0=x0, alpha=alpha, sigma=sigma, weight="sigma2"), by_epsilon, atol=1e-4
+    )
 
 
 @pytest.mark.parametrize("t", [20, 500, 980])
@@ -49,9 +51,14 @@ def test_weights_of_the_vsd_gradient(t: int) -> None:
     x_t = add_noise(x0, noise, alpha, sigma)
     a, s = float(alpha[0]), float(sigma[0])
     teacher_x0, lora_x0 = ((x_t - s * eps) / a for eps in (other, noise))
-    assert torch.allclose(losses.vsd_gradient(other, noise, x_t, x0, alpha, sigma, "sigma2"), s**2 * (other - noise))
+    assert torch.allclose(
+        losses.vsd_gradient(other, noise, x_t=x_t, x0=x0, alpha=alpha, sigma=sigma, weight="sigma2"), s**2 * (other - noise)
+    )
     distance = (x0 - teacher_x0).abs().mean((1, 2, 3), keepdim=True)
-    assert torch.allclose(losses.vsd_gradient(other, noise, x_t, x0, alpha, sigma, "dmd"), (lora_x0 - teacher_x0) / distance)
+    assert torch.allclose(
+        losses.vsd_gradient(other, noise, x_t=x_t, x0=x0, alpha=alpha, sigma=sigma, weight="dmd"),
+        (lora_x0 - teacher_x0) / distance,
+    )
 
 
 def test_lora_teacher_loss_is_weighted_by_alpha_bar() -> None:

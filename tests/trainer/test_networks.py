@@ -166,10 +166,13 @@ def test_what_does_not_fit_is_refused_before_anything_is_trained(family: Path, t
     with pytest.raises(InputError, match=r"predicts v_prediction.*recipe is for epsilon"):
         load(family, prediction_type="epsilon")
     write_tiny_pipeline(tmp_path / "narrow", latent_channels=4)
-    with pytest.raises(InputError, match="in_channels 4.*has 8"):
+    with pytest.raises(InputError, match=r"in_channels 4.*has 8"):
         load(family, student={"start": str(tmp_path / "narrow"), "learning_rate": 1e-3})
     with pytest.raises(InputError, match="no layer 'to_qq'"):
         load(family, student={"start": str(family / "start"), "learning_rate": 1e-3, "lora": LORA | {"targets": ["to_qq"]}})
+    write_tiny_pipeline(tmp_path / "stranger", seed=7)
+    with pytest.raises(InputError, match="text encoder of local/stranger is not that of its teacher"):
+        load(family, student={"start": str(tmp_path / "stranger"), "learning_rate": 1e-3, "lora": LORA})
     with pytest.raises(InputError, match="unknown model"):
         load(family, teacher="mini/sd21x")
     with pytest.raises(InputError, match="unknown extractor 'tiny-clop', did you mean 'tiny-clip'"):

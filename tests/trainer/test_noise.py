@@ -24,14 +24,14 @@ def test_draws_differ_between_seeds_steps_samples_and_streams() -> None:
         noise.student_draws(seed, step, [row], SHAPE, VSD) for seed, step, row in ((1, 7, 0), (2, 7, 0), (1, 8, 0), (1, 7, 1))
     ]
     fields = [x for d in drawn for x in (d.z, d.noise)]
-    fields += [noise.lora_teacher_draws(1, 7, turn, [0], SHAPE, LORA).noise for turn in (0, 1)]
+    fields += [noise.lora_teacher_draws(1, 7, turn, [0], shape=SHAPE, teacher=LORA).noise for turn in (0, 1)]
     flat = torch.stack([x.flatten() for x in fields])
     assert len({tuple(row.tolist()) for row in flat}) == len(flat)
 
 
 def test_timesteps_are_uniform_in_their_ranges_and_differ_within_a_batch() -> None:
     student = torch.cat([noise.student_draws(0, k, range(100), (1, 1, 1), VSD).timesteps for k in range(200)])
-    teacher = [noise.lora_teacher_draws(0, k, 0, range(100), (1, 1, 1), LORA) for k in range(200)]
+    teacher = [noise.lora_teacher_draws(0, k, 0, range(100), shape=(1, 1, 1), teacher=LORA) for k in range(200)]
     lora = torch.cat([d.timesteps for d in teacher])
     for found, first, last in ((student, 20, 980), (lora, 0, 999)):
         counts = torch.bincount((found - first) * 10 // (last + 1 - first), minlength=10).double()

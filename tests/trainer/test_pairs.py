@@ -24,7 +24,7 @@ def test_a_pairs_input_leads_the_teacher_to_its_latents(family: Path) -> None:
         update={"sampler": "multi_step", "scheduler": "ddim", "steps": 3, "guidance_scale": 2.0}
     )
     sampler = load_sampler(spec, "cpu", torch.float32)
-    import sbv2bench.samplers.multi_step as multi_step
+    from sbv2bench.samplers import multi_step
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(multi_step, "initial_noise", lambda rngs, shape: z)

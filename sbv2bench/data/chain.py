@@ -1,0 +1,123 @@
+"""A model's folder and those that supply what it lacks: its base's, its base's base's, and so on. No torch here.
+
+The peft adapter in a folder's `unet_lora/` names the model whose UNet it is folded into; a folder's `sbv2bench.json` may
+name one more, for the other parts. A relative path is meant from the folder that names it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from sbv2bench.data.assets import HUB, PACKAGE, hash_weights, read_json, resolve_location
+from sbv2bench.errors import InputError, PrerequisiteError
+from sbv2bench.specs import ModelSpec, WeightsFile
+
+ADAPTER = "unet_lora"
+UNETS = ("unet", "unet_ema")  # the second is the official checkpoints' name
+
+
+@dataclass(frozen=True)
+class Link:
+    """One folder of a chain. location: as it is written where it is named."""
+
+    location: str
+    folder: Path
+
+
+def chain(spec: ModelSpec) -> tuple[Link, ...]:
+    """Where a model's parts are, first choice first: its own folder, its base's, its base's base's, ...
+
+    A folder with an adapter is followed by the model that it is folded into, and only then by its base. spec.base wins over
+    the `base` of the folder's own sbv2bench.json. Raises InputError (a folder is not there, the chain goes round in a circle,
+    an adapter has no base, or a UNet beside it), PrerequisiteError (not on this machine, or no UNet for an adapter).
+    """
+    links: list[Link] = []
+    _follow(Link(spec.location, resolve_location(spec.location, spec.revision)), spec.base, (), links)
+    return tuple(links)
+
+
+def _follow(link: Link, base: str, path: tuple[Link, ...], links: list[Link]) -> None:
+    """Append a folder and those behind it that are not in links yet. path: what led here."""
+    if any(link.folder.samefile(other.folder) for other in path):
+        circle = " -> ".join(other.location for other in (*path, link))
+        raise InputError(f"{path[0].folder}: its bases go round in a circle: {circle}")
+    if any(link.folder.samefile(other.folder) for other in links):
+        return
+    links.append(link)
+    base = base or _declared_base(link.folder)
+    if (link.folder / ADAPTER).is_dir():
+        below = _adapter_base(link.folder) or base
+        if not below:
+            raise InputError(
+                f"{link.folder / ADAPTER}: found no base_model_name_or_path, expected the model that it is an adapter of"
+            )
+        start = len(links)
+        _follow(Link(below, _resolve(below, link.folder)), "", (*path, link), links)
+        if not any((other.folder / name).is_dir() for other in links[start:] for name in UNETS):
+            raise PrerequisiteError(
+                f"{link.folder / ADAPTER}: its base {below} has no folder unet/", "name a whole model as its base"
+            )
+    if base:
+        _follow(Link(base, _resolve(base, link.folder)), "", (*path, link), links)
+
+
+def hash_chain(links: tuple[Link, ...]) -> tuple[WeightsFile, ...]:
+    """`hash_weights` of every folder of a chain, with all that it proves; a base's files are listed as "<location>:<path>"."""
+    own, *bases = links
+    files = list(hash_weights(own.folder))
+    for base in bases:
+        files += _below(base.location, hash_weights(base.folder))
+    return tuple(files)
+
+
+def model_files(spec: ModelSpec, find: Callable[[str], ModelSpec]) -> tuple[WeightsFile, ...]:
+    """Every file that decides what a model's networks compute; of a merged model, those of both its ends, as "<end>:<path>".
+
+    find: the model that an end names. Raises what `chain`, `hash_weights` and find raise.
+    """
+    files = list(hash_chain(chain(spec))) if spec.location or spec.merge is None else []
+    for end in () if spec.merge is None else (spec.merge.a, spec.merge.b):
+        files += _below(end, model_files(find(end), find))
+    return tuple(files)
+
+
+def _below(name: str, files: Iterable[WeightsFile]) -> list[WeightsFile]:
+    return [file.model_copy(update={"path": f"{name}:{file.path}"}) for file in files]
+
+
+def _resolve(base: str, folder: Path) -> Path:
+    """The folder of a base that is named in a folder."""
+    if base.startswith((PACKAGE, HUB)):
+        return resolve_location(base)
+    path = folder / Path(base).expanduser()
+    if not path.is_dir():
+        raise InputError(
+            f"{folder}: its base {base!r} is no folder, expected a path from there, package:mini/NAME or hub:ORG/NAME"
+        )
+    return path
+
+
+def _adapter_base(folder: Path) -> str:
+    """The model that a folder's adapter is folded into, as its config says; "" where it does not."""
+    if beside := [name for name in UNETS if (folder / name).is_dir()]:
+        raise InputError(
+            f"{folder}: found {ADAPTER}/ and {beside[0]}/, expected one of them: an adapter is folded into its base's UNet",
+            "move the one that is not meant out of the folder",
+        )
+    config = folder / ADAPTER / "adapter_config.json"
+    if not config.is_file():
+        raise PrerequisiteError(f"{config}: not found, expected an adapter in peft's layout")
+    return str(read_json(config).get("base_model_name_or_path") or "")
+
+
+def _declared_base(folder: Path) -> str:
+    path = folder / "sbv2bench.json"
+    if not path.is_file():
+        return ""
+    fields = read_json(path)
+    base = fields.get("base", "") if isinstance(fields, dict) else None
+    if not isinstance(base, str):
+        raise InputError(f"{path}: found {base!r} as base, expected the location of a model")
+    return base

@@ -1,0 +1,181 @@
+"""A whole run: exact to resume, equal over processes, exports that sample as the trainer does, errors that cost nothing."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny_recipe import CAPTIONS, CLIP, LORA, PAIRED, make_trainer, take_steps, tiny_recipe
+
+from reference_trainer import loop
+from reference_trainer.checkpoint import checkpoints
+from reference_trainer.export import export_student
+from reference_trainer.loop import train
+from reference_trainer.monitor import sample_student
+from sbv2bench import load_model
+from sbv2bench.errors import InputError, IntegrityError, InterruptedRun
+from sbv2bench.samplers.base import PromptBlock, Stopwatch, image_seed
+
+LORA_STUDENT = {"learning_rate": 1e-2, "lora": LORA}
+
+
+@pytest.fixture(autouse=True)
+def catalog(family: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SBV2BENCH_CATALOG", str(family / "catalog.yaml"))
+
+
+def run(family: Path, folder: Path, **changes: Any) -> bool:
+    stop = changes.pop("stop_after_seconds", None)
+    return train(tiny_recipe(family, **changes), folder, device="cpu", whole_export=False, stop_after_seconds=stop)
+
+
+def trained(folder: Path) -> dict[str, torch.Tensor]:
+    newest = checkpoints(folder / "checkpoints")[-1]
+    return {f"{path.stem}.{k}": v for path in sorted(newest.glob("*.safetensors")) for k, v in load_file(path).items()}
+
+
+def kill_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process is stopped while it takes a step."""
+    original = loop.Trainer.take_step
+
+    def take_step(self: Any, captions: Any) -> Any:
+        if self.step == step:
+            monkeypatch.setattr(loop.Trainer, "take_step", original)
+            raise KeyboardInterrupt
+        return original(self, captions)
+
+    monkeypatch.setattr(loop.Trainer, "take_step", take_step)
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"micro_batch_size": 1, "clip": CLIP, "regularisation": PAIRED, "student": LORA_STUDENT}]
+)
+def test_a_killed_run_resumes_to_the_same_bits(
+    family: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
+) -> None:
+    """Seven captions and batches of four: the runs stop in the middle of an epoch. Weights, moments, average, exports."""
+    if "student" in changes:
+        changes["student"] = changes["student"] | {"start": str(family / "start")}
+    assert run(family, tmp_path / "whole", **changes)
+    kill_at(5, monkeypatch)
+    with pytest.raises(InterruptedRun, match="stopped after step 5"):
+        run(family, tmp_path / "killed", **changes)
+    assert [c.name for c in checkpoints(tmp_path / "killed" / "checkpoints")] == ["00000002", "00000004"]
+    assert run(family, tmp_path / "killed", **changes)
+    whole, killed = trained(tmp_path / "whole"), trained(tmp_path / "killed")
+    assert whole.keys() == killed.keys() and len(whole) > 20
+    assert all(torch.equal(value, killed[key]) for key, value in whole.items())
+    exports = [
+        {p.name: p.read_bytes() for p in (tmp_path / name / "export").rglob("*.safetensors")} for name in ("whole", "killed")
+    ]
+    assert exports[0] == exports[1] and exports[0]
+
+
+def test_a_sitting_ends_and_another_goes_on(family: Path, tmp_path: Path) -> None:
+    assert not run(family, tmp_path, stop_after_seconds=0.0)
+    assert [c.name for c in checkpoints(tmp_path / "checkpoints")] == ["00000001"]
+    assert run(family, tmp_path)
+    assert run(family, tmp_path)  # done: nothing is done again
+    entries = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [entry["step"] for entry in entries] == [2, 4, 6]
+    assert {p.name for p in (tmp_path / "samples").glob("*.png")} >= {"00000000.png", "00000004.png", "00000006-teachers.png"}
+    assert json.loads((tmp_path / "done.json").read_text())["steps"] == 6
+
+
+def test_two_processes_train_as_one(family: Path, tmp_path: Path) -> None:
+    """Gradients are summed, draws belong to samples: the weights differ by rounding alone."""
+    recipe = tiny_recipe(family, optimiser={"epsilon": 1e-3}, clip=CLIP | {"share": 0.5}, regularisation=PAIRED)
+    (tmp_path / "recipe.yaml").write_text(recipe.model_dump_json())
+    ends = []
+    for processes in (1, 2):
+        folder = tmp_path / str(processes)
+        command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(processes), "-m", "reference_trainer"]
+        command += ["train", str(tmp_path / "recipe.yaml"), "--device", "cpu", "--output", str(folder)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+        assert done.returncode == 0, done.stderr[-2000:]
+        ends.append(trained(folder))
+    for key, value in ends[0].items():
+        assert torch.allclose(value, ends[1][key], rtol=1e-4, atol=1e-6), key
+
+
+@pytest.mark.parametrize("lora", [False, True])
+@pytest.mark.parametrize("whole", [False, True])
+def test_an_export_samples_as_the_trainer_does(family: Path, tmp_path: Path, lora: bool, whole: bool) -> None:
+    start = {"start": str(family / "start"), "learning_rate": 1e-2}
+    trainer, prompts = make_trainer(family, student=start | {"lora": LORA if lora else None})
+    take_steps(trainer, prompts, 3)
+    networks = trainer.networks
+    export_student(networks, tmp_path / "export", whole=whole, record={})
+    with networks.averaged():
+        expected = sample_student(networks, CAPTIONS)
+    sampler = load_model(tmp_path / "export")
+    seeds = tuple(image_seed(0, i) for i in range(len(CAPTIONS)))
+    images = sampler.generate(PromptBlock(0, 0, len(CAPTIONS), tuple(CAPTIONS), seeds), Stopwatch())
+    assert sampler.spec.timestep == 999 and sampler.spec.alpha_T == networks.alpha_T
+    difference = np.abs(images.astype(int) - expected.astype(int))
+    assert difference.max() <= (1 if lora else 0)  # an adapter is folded in, which rounds
+    with torch.no_grad():
+        unaveraged = sample_student(networks, CAPTIONS)
+    assert np.abs(images.astype(int) - unaveraged.astype(int)).max() > 1
+    if whole:
+        from diffusers import StableDiffusionPipeline
+
+        StableDiffusionPipeline.from_pretrained(tmp_path / "export", safety_checker=None)
+
+
+def test_metrics_in_the_loop_are_those_of_a_later_evaluation(family: Path, tmp_path: Path) -> None:
+    from sbv2bench import evaluate
+
+    measure = {"every": 6, "suite": "mini-choosing", "limit": 50, "metrics": "clip"}
+    assert run(family, tmp_path, measure=measure)
+    (entry,) = [e for line in (tmp_path / "log.jsonl").read_text().splitlines() if "clip_score" in (e := json.loads(line))]
+    later = evaluate(tmp_path / "export", "mini-choosing", limit=50, metrics="clip", device="cpu", use_cache=False)
+    assert entry["clip_score"] == pytest.approx(later.metrics["clip_score"].value, abs=1e-6)
+    assert entry["suite"] == "mini-choosing"
+
+
+def test_checkpoints_are_refused_where_they_do_not_belong(family: Path, tmp_path: Path) -> None:
+    run(family, tmp_path, stop_after_seconds=0.0)
+    with pytest.raises(InputError, match=r"checkpoint of other recipe: student\.learning_rate is 0\.001 in it, 0\.002 now"):
+        run(family, tmp_path, student={"start": str(family / "start"), "learning_rate": 2e-3})
+    newest = checkpoints(tmp_path / "checkpoints")[-1]
+    damaged = bytearray((newest / "student.safetensors").read_bytes())
+    damaged[-1] ^= 1
+    (newest / "student.safetensors").write_bytes(damaged)
+    with pytest.raises(IntegrityError, match=r"student\.safetensors: found .*, expected sha256"):
+        run(family, tmp_path)
+
+
+def test_an_unfinished_checkpoint_is_not_there(family: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A crash while the third checkpoint is written leaves the second."""
+    from reference_trainer import checkpoint
+
+    original, written = checkpoint._write_text, []
+
+    def crash(path: Path, text: str) -> None:
+        written.append(path)
+        if len(written) == 3:
+            raise OSError("disk full")
+        original(path, text)
+
+    monkeypatch.setattr(checkpoint, "_write_text", crash)
+    with pytest.raises(OSError, match="disk full"):
+        run(family, tmp_path)
+    assert [c.name for c in checkpoints(tmp_path / "checkpoints")] == ["00000002", "00000004"]
+    monkeypatch.setattr(checkpoint, "_write_text", original)
+    assert run(family, tmp_path)
+    shutil.rmtree(tmp_path)
+
+
+def test_an_unwritable_run_folder_is_refused(family: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot be written"):
+        run(family, tmp_path / "file" / "run")

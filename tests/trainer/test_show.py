@@ -1,0 +1,258 @@
+"""What a recipe costs, told without running it: exact counts, and memory that a real pass and a real step confirm."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from functools import cache
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from peft import LoraConfig
+from rich.console import Console
+from torch.nn import functional
+from torch.profiler import ProfilerActivity, profile
+
+from reference_trainer.accounting import GpuKernels, LiveBytes
+from reference_trainer.architectures import Blank
+from reference_trainer.config import RECIPES, Recipe, read_recipe
+from reference_trainer.networks import Networks
+from reference_trainer.rehearsal import Rehearsal, teacher_calls
+from reference_trainer.show import describe, print_description
+from reference_trainer.step import Trainer
+from sbv2bench.errors import InputError, PrerequisiteError
+from sbv2bench.registry import Registry
+
+BATCH, SIDE, TOKENS, WIDTH = 8, 32, 77, 64
+UNET = {
+    "sample_size": SIDE, "in_channels": 4, "out_channels": 4, "block_out_channels": (64, 128), "layers_per_block": 2,
+    "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"), "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+    "cross_attention_dim": WIDTH, "attention_head_dim": 4, "norm_num_groups": 16,
+}  # fmt: skip
+TEXT = {"hidden_size": WIDTH, "intermediate_size": WIDTH, "num_hidden_layers": 1, "num_attention_heads": 4}
+CLIP = {"scorer": "clip-mini-train", "threshold": 0.9, "weight": 0.1, "schedule": "constant", "share": 0.5}
+
+
+def tree(teacher: str, lora: bool = False, **changes: Any) -> dict[str, Any]:
+    adapter = {"rank": 16, "alpha": 32, "targets": ["to_q", "to_v"]}
+    return {
+        "name": "local/x",
+        "family": "local",
+        "teacher": teacher,
+        "prediction_type": "v_prediction",
+        "prompts": [{"source": "world:training"}],
+        "student": {"start": teacher, "learning_rate": 1e-4, "lora": adapter if lora else None},
+        "lora_teacher": {"lora": adapter, "learning_rate": 1e-3},
+        "vsd": {"teacher_guidance_scale": 4.5, "lora_teacher_guidance_scale": "same"},
+        "ema": {"decay": 0.9},
+        "steps": 10,
+        "batch_size": BATCH,
+        "seed": 0,
+        **changes,
+    }
+
+
+@pytest.fixture(scope="module")
+def configs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model's folder of which only the configs are there."""
+    folder = tmp_path_factory.mktemp("configs")
+    (folder / "model_index.json").write_text("{}")
+    with torch.device("meta"):
+        vae = AutoencoderKL(block_out_channels=(32, 32), down_block_types=("DownEncoderBlock2D",) * 2,
+                            up_block_types=("UpDecoderBlock2D",) * 2, latent_channels=4)  # fmt: skip
+        UNet2DConditionModel(**UNET).save_config(folder / "unet")
+        vae.save_config(folder / "vae")
+    (folder / "text_encoder").mkdir()
+    (folder / "text_encoder" / "config.json").write_text(json.dumps(TEXT))
+    return folder
+
+
+@cache
+def described(name: str, *overrides: str) -> dict[str, Any]:
+    return describe(read_recipe(name, overrides), processes=4)
+
+
+def measured(run: Callable[[], None]) -> int:
+    """Bytes that PyTorch's allocator had given out at the worst moment of a run, over those of its beginning."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
+        run()
+    events = [event for event in found.profiler.kineto_results.events() if event.name() == "[memory]"]
+    now = peak = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        now += event.nbytes()
+        peak = max(peak, now)
+    return peak
+
+
+def test_model_a_counts_exactly() -> None:
+    found = described("paper/sbv2-a")
+    parameters, components = found["parameters"], found["memory"]["components"]
+    assert parameters["teacher"] == parameters["student"] == parameters["student_trained"] == 865_910_724
+    assert (parameters["lora_teacher_trained"], parameters["lora_teacher_layers"]) == (6_639_616, 64)
+    assert (parameters["text_encoder"], parameters["vae"]) == (340_387_840, 83_653_863)
+    assert components["student"] == components["gradients"] - 4 * 6_639_616 == components["ema"] == 4 * 865_910_724
+    assert components["moments"] == 8 * 865_910_724
+    assert components["lora_teacher"] == 12 * 6_639_616
+    last_layer = 320 * 4 * 9 + 4  # float32 in a bfloat16 teacher
+    assert components["teacher"] == 2 * 865_910_724 + 2 * last_layer
+    assert found["work"]["images"] == 154_686 * 64
+    assert found["work"]["passes_an_image"] == {
+        "student": 1, "teacher_without_gradient": 2, "lora_teacher_without_gradient": 2, "lora_teacher": 1
+    }  # fmt: skip
+    json.dumps(found, allow_nan=False)
+
+
+def test_model_b_counts_exactly_and_costs_what_its_header_says() -> None:
+    found = described("paper/sbv2-b")
+    parameters, components, work = found["parameters"], found["memory"]["components"], found["work"]
+    assert parameters["student_trained"] == 53_116_928  # rank 256 on q, k, v and out
+    assert components["student"] == 4 * (865_910_724 + 53_116_928)
+    assert components["moments"] == 2 * components["ema"] == 8 * 53_116_928
+    assert (parameters["scorers"], parameters["tiny_decoder"]) == (151_277_313, 2_445_063)
+    header = (RECIPES / "paper" / "sbv2-b.yaml").read_text("utf-8")
+    tflop, exaflop, gigabytes = (
+        float(re.search(pattern, header)[1]) for pattern in (r"(\S+) TFLOP", r"(\S+) EFLOP", r"# (\d+) GB")
+    )
+    assert work["tflop_an_image"]["total"] == pytest.approx(tflop, abs=0.006)
+    assert work["tflop"] / 1e6 == pytest.approx(exaflop, abs=0.06)
+    assert found["memory"]["peak"] / 1e9 == pytest.approx(gigabytes, abs=0.6)
+    assert work["tflop_an_image"]["clip"] == pytest.approx((2 * 0.141 + 2 * 0.009) / 2, rel=0.01)  # there and back, half of them
+
+
+def test_stable_diffusions_operations_are_those_of_the_literature() -> None:
+    recipe = read_recipe("paper/sbv2-a", ["gradient_checkpointing=false"])
+    rehearsal = Rehearsal(recipe, Blank.of(recipe, Registry.load()), 64)
+    tflop = {name: rehearsal.flops(getattr(rehearsal, name), 1) / 1e12 for name in ("generate", "frozen_teacher", "lora_teacher")}
+    assert tflop == pytest.approx({"generate": 2.409, "frozen_teacher": 0.804, "lora_teacher": 1.726}, abs=6e-4)
+
+
+@pytest.mark.parametrize("lora", [False, True])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_activations_of_a_real_pass_are_what_was_predicted(configs: Path, lora: bool, checkpointing: bool) -> None:
+    recipe = Recipe.model_validate(tree(str(configs), lora, gradient_checkpointing=checkpointing))
+    rehearsal = Rehearsal(recipe, Blank.of(recipe, Registry.load()), SIDE)
+    unet = UNet2DConditionModel(**UNET).to(memory_format=torch.channels_last)
+    unet.requires_grad_(not lora)
+    if lora:
+        unet.add_adapter(LoraConfig(r=16, lora_alpha=32, target_modules=["to_q", "to_v"]))
+    if checkpointing:
+        unet.enable_gradient_checkpointing()
+    text = torch.randn(BATCH, TOKENS, WIDTH)
+    real = measured(lambda: unet(torch.randn(BATCH, 4, SIDE, SIDE), 999, text).sample.sum().backward())
+    found = rehearsal.peak(rehearsal.generate, BATCH)
+    assert found.total == pytest.approx(real, rel=0.03)  # 20 % was asked for
+    half = rehearsal.peak(rehearsal.generate, BATCH // 2).activations
+    assert half == pytest.approx(found.activations / 2, rel=0.2)
+
+
+@pytest.mark.weights
+@pytest.mark.parametrize("changes", [{}, {"lora": True, "clip": CLIP, "micro_batch_size": 16}], ids=["A", "B"])
+def test_a_real_training_step_takes_what_was_predicted(changes: dict[str, Any]) -> None:
+    settings = {"batch_size": 32, "tiny_decoder": "package:mini/taesd", **changes}
+    recipe, registry = Recipe.model_validate(tree("mini/sd21", **settings)), Registry.load()
+    predicted = describe(recipe, registry=registry, device="cpu")["memory"]
+    trainer = Trainer(recipe, Networks(recipe, torch.device("cpu"), registry), None)
+    captions = ["a large red circle"] * 32
+    trainer.take_step(captions)  # the optimiser's moments are made
+    real = measured(lambda: trainer.take_step(captions) and None)
+    assert max(predicted["passes"].values()) == pytest.approx(real, rel=0.05)  # 20 % was asked for
+
+
+def test_half_precision_keeps_what_pytorchs_own_autocast_keeps(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    def run(device: str) -> int:
+        with torch.device("meta"):
+            unet = UNet2DConditionModel(**UNET)
+        for module in unet.modules():
+            for name, weight in list(module._parameters.items()):
+                if weight is not None:
+                    module._parameters[name] = torch.nn.Parameter(torch.empty(weight.shape, device=device))
+        with torch.device(device), LiveBytes([unet]) as live:
+            output = unet(torch.empty(2, 4, SIDE, SIDE), torch.zeros(2), torch.empty(2, TOKENS, WIDTH)).sample
+            torch.clear_autocast_cache()
+            assert output.dtype == torch.bfloat16
+            return live.now
+
+    def fused(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+        cast = (x.to(torch.bfloat16) for x in (query, key, value))
+        return torch.ops.aten._scaled_dot_product_flash_attention(*cast)[0]
+
+    with GpuKernels(True, ()).patched(fused=True):
+        ours = run("meta")
+    monkeypatch.setattr(functional, "scaled_dot_product_attention", fused)
+    before = torch.is_autocast_enabled("cuda"), torch.get_autocast_dtype("cuda")
+    try:
+        with FakeTensorMode():  # tensors that claim to be on a GPU, so that the dispatcher does what it would do there
+            torch.set_autocast_enabled("cuda", True)
+            torch.set_autocast_dtype("cuda", torch.bfloat16)
+            theirs = run("cuda")
+    finally:
+        torch.set_autocast_enabled("cuda", before[0])
+        torch.set_autocast_dtype("cuda", before[1])
+    assert ours == theirs
+
+
+def test_settings_that_save_memory_or_work_do(configs: Path) -> None:
+    def cost(**changes: Any) -> dict[str, Any]:
+        return describe(Recipe.model_validate(tree(str(configs), **changes)), registry=Registry.load(), tflop_per_second=1.0)
+
+    plain = cost()
+    peak, work = plain["memory"]["peak"], plain["work"]["tflop"]
+    assert plain["time"]["hours"] == pytest.approx(work / 3600)
+    assert cost(micro_batch_size=2)["memory"]["components"]["activations"] < 0.4 * plain["memory"]["components"]["activations"]
+    assert cost(gradient_checkpointing=True)["memory"]["peak"] < peak
+    assert cost(gradient_checkpointing=True)["work"]["tflop"] > work
+    assert cost(ema_on_cpu=True)["memory"]["components"]["ema"] == 0
+    assert cost(teacher_dtype="bfloat16")["memory"]["components"]["teacher"] < 0.6 * plain["memory"]["components"]["teacher"]
+    unguided = cost(vsd={"teacher_guidance_scale": 4.5, "lora_teacher_guidance_scale": 1.0})
+    assert unguided["work"]["passes_an_image"]["lora_teacher_without_gradient"] == 1
+    pairs = {"kind": "paired", "weight": 1.0, "batch_size": 4, "distance": "latents", "pairs": 100, "teacher_steps": 10}
+    regularised = cost(regularisation=pairs)["work"]
+    assert (regularised["pairs"], regularised["passes_an_image"]["student"]) == (100, 1.5)
+    frozen = plain["work"]["tflop_an_image"]["student"] / 3
+    assert regularised["tflop_for_pairs"] == pytest.approx(100 * 10 * 2 * frozen, rel=0.02)
+
+
+def test_latents_and_processes_can_be_chosen(configs: Path) -> None:
+    recipe = Recipe.model_validate(tree(str(configs)))
+    half, two = (
+        describe(recipe, registry=Registry.load(), **change) for change in ({"latent_size": SIDE // 2}, {"processes": 2})
+    )
+    whole = describe(recipe, registry=Registry.load())
+    assert half["memory"]["components"]["activations"] < 0.4 * whole["memory"]["components"]["activations"]
+    assert half["parameters"] == whole["parameters"]
+    assert two["memory"]["micro_batch"] == BATCH // 2
+    assert two["time"]["hours"] == pytest.approx(whole["time"]["hours"] / 2)
+    with pytest.raises(InputError, match="batch_size 8: 3 processes cannot share it evenly"):
+        describe(recipe, registry=Registry.load(), processes=3)
+
+
+def test_an_adapters_networks_are_its_bases(configs: Path, tmp_path: Path) -> None:
+    adapter = tmp_path / "unet_lora"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(configs)}))
+    (tmp_path / "sbv2bench.json").write_text(json.dumps({"id": "local/b", "sampler": "one_step"}))
+    changed = tree(str(configs), student={"start": str(tmp_path), "learning_rate": 1e-4})
+    found = describe(Recipe.model_validate(changed), registry=Registry.load())
+    assert found["parameters"]["student"] == found["parameters"]["teacher"]
+    with pytest.raises(PrerequisiteError, match="not on this machine"):
+        describe(Recipe.model_validate(tree("hub:nobody/nothing")), registry=Registry.load())
+    lora = {"rank": 1, "alpha": 1, "targets": ["q"]}
+    wrong = tree(str(configs), student={"start": str(configs), "learning_rate": 1.0, "lora": lora})
+    with pytest.raises(InputError, match="the UNet has no layers q"):
+        describe(Recipe.model_validate(wrong), registry=Registry.load())
+
+
+def test_people_read_the_same_numbers(configs: Path) -> None:
+    found = describe(Recipe.model_validate(tree(str(configs))), registry=Registry.load())
+    shown = StringIO()
+    print_description(found, Console(file=shown, width=160))
+    assert f"{found['parameters']['lora_teacher_trained']:,}" in shown.getvalue()
+    assert f"{found['memory']['peak'] / 1e9:.2f}" in shown.getvalue()
+    assert teacher_calls(Recipe.model_validate(tree(str(configs)))) == (2, 2)
