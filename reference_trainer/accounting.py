@@ -72,8 +72,8 @@ class GpuKernels:
     """Functions of torch.nn.functional that keep on the meta device what they would keep on a GPU.
 
     Attention is fused: it keeps its inputs, its output and a logarithm a row, not the matrix of weights. half: autocast to
-    bfloat16, which has products and convolutions in bfloat16 and normalisations in float32 (PyTorch's list for CUDA), but for
-    layers with the weights of `float32`. What such a pass keeps is, to the byte, what PyTorch's own autocast keeps.
+    bfloat16, which has products and convolutions in bfloat16 and normalisations in float32 (PyTorch's list for CUDA).
+    float32: weights of layers that are always in float32. What such a pass keeps is, to the byte, what PyTorch's own autocast keeps.
     """
 
     def __init__(self, half: bool, float32: Iterable[Tensor]) -> None:
@@ -90,8 +90,9 @@ class GpuKernels:
 
     def _product(self, original: Callable[..., Tensor]) -> Callable[..., Tensor]:
         def run(x: Tensor, weight: Tensor, bias: Tensor | None = None, *rest: Any) -> Tensor:
-            dtype = torch.float32 if id(weight) in self._float32 else torch.bfloat16
-            return original(*self._cast(dtype, x, weight, bias), *rest)
+            if id(weight) in self._float32:
+                return original(x.float(), weight, bias, *rest)
+            return original(*self._cast(torch.bfloat16, x, weight, bias), *rest)
 
         return run
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ def save_checkpoint(trainer: Trainer, folder: Path, identity: dict[str, Any], se
     networks = trainer.networks
     for name, optimiser in trainer.optimisers.items():
         trained = networks.trained(name)
-        tensors = {f"weights.{key}": value for key, value in trained.items()}
+        tensors: dict[str, Tensor] = {f"weights.{key}": value for key, value in trained.items()}
         for key, value in trained.items():
             tensors |= {f"optimiser.{key}|{field}": held for field, held in optimiser.state[value].items()}
         _write(tensors, part / f"{name}.safetensors")
@@ -127,7 +128,7 @@ def _changes(found: Any, expected: Any, path: str = "") -> list[str]:
     return [] if found == expected else [f"{path} is {found} in it, {expected} now".lstrip()]
 
 
-def _write(tensors: dict[str, Tensor], path: Path) -> None:
+def _write(tensors: Mapping[str, Tensor], path: Path) -> None:
     save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, path)
     with path.open("rb") as file:
         os.fsync(file.fileno())

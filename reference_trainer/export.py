@@ -53,6 +53,7 @@ def export_student(networks: Networks, folder: Path, *, whole: bool, record: dic
 
 
 def _write_unet(networks: Networks, folder: Path) -> None:
+    networks.student.register_to_config(_name_or_path="")  # else the path on this machine is written
     networks.student.save_config(folder)
     tensors = {key: value.detach().cpu().contiguous() for key, value in networks.student.state_dict().items()}
     save_file(tensors, folder / "diffusion_pytorch_model.safetensors", metadata={"format": "pt"})
@@ -87,5 +88,6 @@ def _copy_parts(networks: Networks, folder: Path) -> None:
         start = load_unet(networks.start_spec, torch.float32, networks.registry)
         folded = fold_lora(start.state_dict(), *load_adapter(folder / ADAPTER))
         start.load_state_dict(folded)
+        start.register_to_config(_name_or_path="")
         start.save_pretrained(folder / "unet")
         shutil.rmtree(folder / ADAPTER)

@@ -123,14 +123,15 @@ class Networks:
         vae = self.tiny_decoder if decoder == "tiny" else self.components.vae
         unscaled = x0 / vae.config.scaling_factor + (vae.config.get("shift_factor") or 0.0)
         with self.autocast():
-            decoded = vae.decode(unscaled.to(next(vae.parameters()).dtype)).sample
+            decoded: Tensor = vae.decode(unscaled.to(next(vae.parameters()).dtype)).sample
         return (decoded.float() / 2 + 0.5).clamp(0, 1)
 
     def cosines(self, name: str, x0: Tensor, captions: Sequence[str], decoder: str) -> Tensor:
         """Cosine [B] of decoded latents and their captions under the "clip" or the "hps" scorer, with gradient to x0."""
         scorer = self.scorers[name]
         text = torch.from_numpy(scorer.embed_text(captions)).to(self.device)
-        return (scorer.embed_pixels(self.pixels(x0, decoder)) * text).sum(1)
+        images: Tensor = scorer.embed_pixels(self.pixels(x0, decoder))
+        return (images * text).sum(1)
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
@@ -277,6 +278,7 @@ def _last_layer_in_float32(unet: Any) -> None:
 
     def in_float32(x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
-            return forward(x.float())
+            output: Tensor = forward(x.float())
+        return output
 
     layer.forward = in_float32

@@ -140,10 +140,15 @@ def _real(
         vae = networks.components.vae
         with torch.inference_mode():
             images = pictures(numbers).permute(0, 3, 1, 2).to(networks.device).float() / 127.5 - 1.0
-            posterior = vae.encode(images.to(next(vae.parameters()).dtype)).latent_dist
-            return posterior.mean.float() * vae.config.scaling_factor
+            latents: Tensor = vae.encode(images.to(next(vae.parameters()).dtype)).latent_dist.mean
+            return latents.float() * float(vae.config.scaling_factor)
 
-    identity = {"kind": "real", "teacher": networks.base_hashes(), "images": settings.images, "captions": captions}
+    identity: dict[str, object] = {
+        "kind": "real",
+        "teacher": networks.base_hashes(),
+        "images": settings.images,
+        "captions": captions,
+    }
     return captions, make, identity
 
 

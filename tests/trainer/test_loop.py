@@ -99,7 +99,7 @@ def test_two_processes_train_as_one(family: Path, tmp_path: Path) -> None:
         folder = tmp_path / str(processes)
         command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(processes), "-m", "reference_trainer"]
         command += ["train", str(tmp_path / "recipe.yaml"), "--device", "cpu", "--output", str(folder)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=230, check=False)
         assert done.returncode == 0, done.stderr[-2000:]
         ends.append(trained(folder))
     for key, value in ends[0].items():

@@ -30,7 +30,7 @@ from sbv2bench.registry import Registry
 
 BATCH, SIDE, TOKENS, WIDTH = 8, 32, 77, 64
 UNET = {
-    "sample_size": SIDE, "in_channels": 4, "out_channels": 4, "block_out_channels": (64, 128), "layers_per_block": 2,
+    "sample_size": SIDE, "in_channels": 4, "out_channels": 4, "block_out_channels": (64, 128), "layers_per_block": 1,
     "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"), "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
     "cross_attention_dim": WIDTH, "attention_head_dim": 4, "norm_num_groups": 16,
 }  # fmt: skip
@@ -90,7 +90,7 @@ def measured(run: Callable[[], None]) -> int:
 
 
 def test_model_a_counts_exactly() -> None:
-    found = described("paper/sbv2-a")
+    found = described("paper/sbv2-a", "gradient_checkpointing=false")
     parameters, components = found["parameters"], found["memory"]["components"]
     assert parameters["teacher"] == parameters["student"] == parameters["student_trained"] == 865_910_724
     assert (parameters["lora_teacher_trained"], parameters["lora_teacher_layers"]) == (6_639_616, 64)
@@ -100,6 +100,8 @@ def test_model_a_counts_exactly() -> None:
     assert components["lora_teacher"] == 12 * 6_639_616
     last_layer = 320 * 4 * 9 + 4  # float32 in a bfloat16 teacher
     assert components["teacher"] == 2 * 865_910_724 + 2 * last_layer
+    parts = {"student": 2.409, "teachers": 2 * 0.804 + 2 * 0.813, "lora_teacher": 1.726, "text": 0.045, "total": 7.416}
+    assert found["work"]["tflop_an_image"] == pytest.approx(parts, abs=1e-3)
     assert found["work"]["images"] == 154_686 * 64
     assert found["work"]["passes_an_image"] == {
         "student": 1, "teacher_without_gradient": 2, "lora_teacher_without_gradient": 2, "lora_teacher": 1
@@ -124,13 +126,6 @@ def test_model_b_counts_exactly_and_costs_what_its_header_says() -> None:
     assert work["tflop_an_image"]["clip"] == pytest.approx((2 * 0.141 + 2 * 0.009) / 2, rel=0.01)  # there and back, half of them
 
 
-def test_stable_diffusions_operations_are_those_of_the_literature() -> None:
-    recipe = read_recipe("paper/sbv2-a", ["gradient_checkpointing=false"])
-    rehearsal = Rehearsal(recipe, Blank.of(recipe, Registry.load()), 64)
-    tflop = {name: rehearsal.flops(getattr(rehearsal, name), 1) / 1e12 for name in ("generate", "frozen_teacher", "lora_teacher")}
-    assert tflop == pytest.approx({"generate": 2.409, "frozen_teacher": 0.804, "lora_teacher": 1.726}, abs=6e-4)
-
-
 @pytest.mark.parametrize("lora", [False, True])
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_activations_of_a_real_pass_are_what_was_predicted(configs: Path, lora: bool, checkpointing: bool) -> None:
@@ -145,7 +140,7 @@ def test_activations_of_a_real_pass_are_what_was_predicted(configs: Path, lora: 
     text = torch.randn(BATCH, TOKENS, WIDTH)
     real = measured(lambda: unet(torch.randn(BATCH, 4, SIDE, SIDE), 999, text).sample.sum().backward())
     found = rehearsal.peak(rehearsal.generate, BATCH)
-    assert found.total == pytest.approx(real, rel=0.03)  # 20 % was asked for
+    assert found.total == pytest.approx(real, rel=0.06)  # 20 % was asked for
     half = rehearsal.peak(rehearsal.generate, BATCH // 2).activations
     assert half == pytest.approx(found.activations / 2, rel=0.2)
 
@@ -202,33 +197,32 @@ def test_settings_that_save_memory_or_work_do(configs: Path) -> None:
     def cost(**changes: Any) -> dict[str, Any]:
         return describe(Recipe.model_validate(tree(str(configs), **changes)), registry=Registry.load(), tflop_per_second=1.0)
 
-    plain = cost()
-    peak, work = plain["memory"]["peak"], plain["work"]["tflop"]
-    assert plain["time"]["hours"] == pytest.approx(work / 3600)
-    assert cost(micro_batch_size=2)["memory"]["components"]["activations"] < 0.4 * plain["memory"]["components"]["activations"]
-    assert cost(gradient_checkpointing=True)["memory"]["peak"] < peak
-    assert cost(gradient_checkpointing=True)["work"]["tflop"] > work
-    assert cost(ema_on_cpu=True)["memory"]["components"]["ema"] == 0
-    assert cost(teacher_dtype="bfloat16")["memory"]["components"]["teacher"] < 0.6 * plain["memory"]["components"]["teacher"]
-    unguided = cost(vsd={"teacher_guidance_scale": 4.5, "lora_teacher_guidance_scale": 1.0})
-    assert unguided["work"]["passes_an_image"]["lora_teacher_without_gradient"] == 1
+    plain, checkpointed = cost(), cost(gradient_checkpointing=True)
+    assert plain["time"]["hours"] == pytest.approx(plain["work"]["tflop"] / 3600)
+    assert checkpointed["memory"]["peak"] < plain["memory"]["peak"]
+    assert checkpointed["work"]["tflop"] > plain["work"]["tflop"]
+    memory, small = (
+        found["memory"]["components"] for found in (plain, cost(micro_batch_size=2, ema_on_cpu=True, teacher_dtype="bfloat16"))
+    )
+    assert small["activations"] < 0.4 * memory["activations"]
+    assert small["teacher"] < 0.6 * memory["teacher"]
+    assert (small["ema"], memory["ema"]) == (0, memory["student"])
     pairs = {"kind": "paired", "weight": 1.0, "batch_size": 4, "distance": "latents", "pairs": 100, "teacher_steps": 10}
-    regularised = cost(regularisation=pairs)["work"]
-    assert (regularised["pairs"], regularised["passes_an_image"]["student"]) == (100, 1.5)
-    frozen = plain["work"]["tflop_an_image"]["student"] / 3
-    assert regularised["tflop_for_pairs"] == pytest.approx(100 * 10 * 2 * frozen, rel=0.02)
+    other = cost(regularisation=pairs, vsd={"teacher_guidance_scale": 4.5, "lora_teacher_guidance_scale": 1.0})["work"]
+    assert (other["pairs"], other["passes_an_image"]["student"]) == (100, 1.5)
+    assert other["passes_an_image"]["lora_teacher_without_gradient"] == 1
+    assert other["tflop_for_pairs"] == pytest.approx(100 * 10 * 2 * plain["work"]["tflop_an_image"]["student"] / 3, rel=0.02)
 
 
 def test_latents_and_processes_can_be_chosen(configs: Path) -> None:
     recipe = Recipe.model_validate(tree(str(configs)))
-    half, two = (
-        describe(recipe, registry=Registry.load(), **change) for change in ({"latent_size": SIDE // 2}, {"processes": 2})
-    )
     whole = describe(recipe, registry=Registry.load())
-    assert half["memory"]["components"]["activations"] < 0.4 * whole["memory"]["components"]["activations"]
-    assert half["parameters"] == whole["parameters"]
-    assert two["memory"]["micro_batch"] == BATCH // 2
-    assert two["time"]["hours"] == pytest.approx(whole["time"]["hours"] / 2)
+    part = describe(recipe, registry=Registry.load(), latent_size=SIDE // 2, processes=2)
+    assert part["memory"]["components"]["activations"] < 0.2 * whole["memory"]["components"]["activations"]
+    assert part["parameters"] == whole["parameters"]
+    assert part["memory"]["micro_batch"] == BATCH // 2
+    ratio = part["work"]["tflop"] / whole["work"]["tflop"]
+    assert part["time"]["hours"] == pytest.approx(whole["time"]["hours"] * ratio / 2)
     with pytest.raises(InputError, match="batch_size 8: 3 processes cannot share it evenly"):
         describe(recipe, registry=Registry.load(), processes=3)
 
