@@ -12,7 +12,7 @@ import torch
 from accelerate import Accelerator
 from rich.console import Console
 
-from reference_trainer.checkpoint import resume, save_checkpoint
+from reference_trainer.checkpoint import START_AGAIN, resume, save_checkpoint
 from reference_trainer.config import Recipe
 from reference_trainer.export import export_student
 from reference_trainer.monitor import GRID, Monitor, write_panels, write_samples
@@ -34,7 +34,7 @@ def train(
     or accelerate launch all processes share the batch. Raises InputError, PrerequisiteError, IntegrityError before compute
     is spent where it can, IntegrityError when a loss is not a number, InterruptedRun on Ctrl-C; checkpoints stay whole.
     """
-    if (run / "done.json").is_file():
+    if _is_done(recipe, run):
         return True
     accelerator = Accelerator(cpu=device == "cpu")
     processes, rank, main = accelerator.num_processes, accelerator.process_index, accelerator.is_main_process
@@ -78,7 +78,9 @@ def train(
                 return False
     except KeyboardInterrupt as stop:
         # An update may have been cut in two, so the last checkpoint is the one to go on from.
-        raise InterruptedRun(f"stopped after step {finished_step}; the last checkpoint is kept", _again(recipe, run)) from stop
+        raise InterruptedRun(
+            f"stopped after step {finished_step}; the last checkpoint is kept", "run the same command again to go on"
+        ) from stop
     finally:
         if monitor is not None:
             monitor.close()
@@ -86,6 +88,17 @@ def train(
         _finish(trainer, run, _record(trainer, identity, before + time.monotonic() - began), whole_export)
         _look(networks, shown, run, trainer.step, main)
     accelerator.wait_for_everyone()
+    return True
+
+
+def _is_done(recipe: Recipe, run: Path) -> bool:
+    """Whether the folder holds this recipe's finished run. Raises InputError where it holds another's."""
+    done = run / "done.json"
+    if not done.is_file():
+        return False
+    found = json.loads(done.read_text("utf-8"))
+    if found.get("fingerprint") != recipe.fingerprint():
+        raise InputError(f"{done}: the finished run of another recipe ({found.get('name')})", START_AGAIN)
     return True
 
 
@@ -163,10 +176,6 @@ def _any(accelerator: Accelerator, flag: bool) -> bool:
         return flag
     total: torch.Tensor = accelerator.reduce(torch.tensor(float(flag), device=accelerator.device), "sum")
     return bool(total > 0)
-
-
-def _again(recipe: Recipe, run: Path) -> str:
-    return f"python -m reference_trainer train {recipe.name} --output {run}"
 
 
 def _tell(console: Console, what: str, done: int, count: int) -> None:

@@ -84,6 +84,8 @@ def test_a_sitting_ends_and_another_goes_on(family: Path, tmp_path: Path) -> Non
     assert [c.name for c in checkpoints(tmp_path / "checkpoints")] == ["00000001"]
     assert run(family, tmp_path)
     assert run(family, tmp_path)  # done: nothing is done again
+    with pytest.raises(InputError, match="finished run of another recipe"):
+        run(family, tmp_path, seed=9)
     entries = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert [entry["step"] for entry in entries] == [2, 4, 6]
     assert {p.name for p in (tmp_path / "samples").glob("*.png")} >= {"00000000.png", "00000004.png", "00000006-teachers.png"}
