@@ -73,7 +73,7 @@ class GpuKernels:
 
     Attention is fused: it keeps its inputs, its output and a logarithm a row, not the matrix of weights. half: autocast to
     bfloat16, which has products and convolutions in bfloat16 and normalisations in float32 (PyTorch's list for CUDA).
-    float32: weights of layers that are always in float32. What such a pass keeps is, to the byte, what PyTorch's own autocast keeps.
+    float32: weights of layers that are always in float32. What a pass keeps is to the byte what PyTorch's own autocast keeps.
     """
 
     def __init__(self, half: bool, float32: Iterable[Tensor]) -> None:

@@ -75,6 +75,7 @@ def train(
             if recipe.measure is not None and trainer.step % recipe.measure.every == 0:
                 _measure(trainer, run, accelerator, monitor)
             if over and trainer.step < recipe.steps:
+                accelerator.end_training()
                 return False
     except KeyboardInterrupt as stop:
         # An update may have been cut in two, so the last checkpoint is the one to go on from.
@@ -88,6 +89,7 @@ def train(
         _finish(trainer, run, _record(trainer, identity, before + time.monotonic() - began), whole_export)
         _look(networks, shown, run, trainer.step, main)
     accelerator.wait_for_everyone()
+    accelerator.end_training()  # leaves the process group: a process that others still talk to must not just exit
     return True
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # huggingface_hub reads it when it is first imported
+if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores: one thread each, before torch asks
+    os.environ["OMP_NUM_THREADS"] = "1"
 
 
 @pytest.fixture(autouse=True)

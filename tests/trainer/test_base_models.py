@@ -120,7 +120,7 @@ def test_ladder_refuses_what_it_cannot_climb(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="sd12"):
         climb("mini", tmp_path, "sd12", 1, None)
     with pytest.raises(InputError, match="--start: found 'sd12'"):
-        climb("mini", tmp_path, "sd21", 1, None, "sd12")
+        climb("mini", tmp_path, "sd21", 1, None, start="sd12")
 
 
 def test_a_rung_needs_a_run_or_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,7 +24,7 @@ def call(*arguments: str) -> subprocess.CompletedProcess[str]:
         (("train", "mini/swiftbrush", "batch_size"), "expected key=value"),
         (("train", "mini/swiftbrush", "batch_size=0"), "batch_size: Input should be greater than or equal to 1"),
         (("train", "mini/swiftbrush", "vsd=null"), "vsd and lora_teacher: both or neither"),
-        (("train", "mini/sbv2-b", "tiny_decoder="), "tiny_decoder: clip decodes with it, found none"),
+        (("train", "mini/sbv2-b", "tiny_decoder=''"), "tiny_decoder: clip decodes with it, found none"),
         (("show", "paper/nothing-like-it"), "neither a YAML file nor a recipe of the package"),
         (("ladder", "mini", "--until", "sd12"), "--until: found 'sd12', expected one of extractor"),
     ],

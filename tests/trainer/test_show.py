@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import re
 from collections.abc import Callable
@@ -12,14 +13,18 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import init_empty_weights
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from peft import LoraConfig
 from rich.console import Console
+from tiny_models import TOKENS as TINY_TOKENS
+from tiny_models import tiny_autoencoder, write_tiny_pipeline
 from torch.nn import functional
 from torch.profiler import ProfilerActivity, profile
+from transformers import CLIPTextConfig, CLIPTextModel
 
 from reference_trainer.accounting import GpuKernels, LiveBytes
-from reference_trainer.architectures import Blank
+from reference_trainer.architectures import Blank, config
 from reference_trainer.config import RECIPES, Recipe, read_recipe
 from reference_trainer.networks import Networks
 from reference_trainer.rehearsal import Rehearsal, teacher_calls
@@ -72,6 +77,12 @@ def configs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def plain(configs: Path) -> dict[str, Any]:
+    """The description of a small recipe."""
+    return describe(Recipe.model_validate(tree(str(configs))), registry=Registry.load())
+
+
 @cache
 def described(name: str, *overrides: str) -> dict[str, Any]:
     return describe(read_recipe(name, overrides), processes=4)
@@ -101,7 +112,7 @@ def test_model_a_counts_exactly() -> None:
     last_layer = 320 * 4 * 9 + 4  # float32 in a bfloat16 teacher
     assert components["teacher"] == 2 * 865_910_724 + 2 * last_layer
     parts = {"student": 2.409, "teachers": 2 * 0.804 + 2 * 0.813, "lora_teacher": 1.726, "text": 0.045, "total": 7.416}
-    assert found["work"]["tflop_an_image"] == pytest.approx(parts, abs=1e-3)
+    assert found["work"]["tflop_an_image"] == pytest.approx(parts, abs=2e-3)
     assert found["work"]["images"] == 154_686 * 64
     assert found["work"]["passes_an_image"] == {
         "student": 1, "teacher_without_gradient": 2, "lora_teacher_without_gradient": 2, "lora_teacher": 1
@@ -193,12 +204,12 @@ def test_half_precision_keeps_what_pytorchs_own_autocast_keeps(monkeypatch: pyte
     assert ours == theirs
 
 
-def test_settings_that_save_memory_or_work_do(configs: Path) -> None:
+def test_settings_that_save_memory_or_work_do(configs: Path, plain: dict[str, Any]) -> None:
     def cost(**changes: Any) -> dict[str, Any]:
         return describe(Recipe.model_validate(tree(str(configs), **changes)), registry=Registry.load(), tflop_per_second=1.0)
 
-    plain, checkpointed = cost(), cost(gradient_checkpointing=True)
-    assert plain["time"]["hours"] == pytest.approx(plain["work"]["tflop"] / 3600)
+    checkpointed = cost(gradient_checkpointing=True)
+    assert checkpointed["time"]["hours"] == pytest.approx(checkpointed["work"]["tflop"] / 3600)
     assert checkpointed["memory"]["peak"] < plain["memory"]["peak"]
     assert checkpointed["work"]["tflop"] > plain["work"]["tflop"]
     memory, small = (
@@ -214,15 +225,14 @@ def test_settings_that_save_memory_or_work_do(configs: Path) -> None:
     assert other["tflop_for_pairs"] == pytest.approx(100 * 10 * 2 * plain["work"]["tflop_an_image"]["student"] / 3, rel=0.02)
 
 
-def test_latents_and_processes_can_be_chosen(configs: Path) -> None:
+def test_latents_and_processes_can_be_chosen(configs: Path, plain: dict[str, Any]) -> None:
     recipe = Recipe.model_validate(tree(str(configs)))
-    whole = describe(recipe, registry=Registry.load())
     part = describe(recipe, registry=Registry.load(), latent_size=SIDE // 2, processes=2)
-    assert part["memory"]["components"]["activations"] < 0.2 * whole["memory"]["components"]["activations"]
-    assert part["parameters"] == whole["parameters"]
+    assert part["memory"]["components"]["activations"] < 0.2 * plain["memory"]["components"]["activations"]
+    assert part["parameters"] == plain["parameters"]
     assert part["memory"]["micro_batch"] == BATCH // 2
-    ratio = part["work"]["tflop"] / whole["work"]["tflop"]
-    assert part["time"]["hours"] == pytest.approx(whole["time"]["hours"] * ratio / 2)
+    ratio = part["work"]["tflop"] / plain["work"]["tflop"]
+    assert part["time"]["hours"] == pytest.approx(plain["time"]["hours"] * ratio / 2)
     with pytest.raises(InputError, match="batch_size 8: 3 processes cannot share it evenly"):
         describe(recipe, registry=Registry.load(), processes=3)
 
@@ -243,10 +253,48 @@ def test_an_adapters_networks_are_its_bases(configs: Path, tmp_path: Path) -> No
         describe(Recipe.model_validate(wrong), registry=Registry.load())
 
 
-def test_people_read_the_same_numbers(configs: Path) -> None:
-    found = describe(Recipe.model_validate(tree(str(configs))), registry=Registry.load())
+def test_people_read_the_same_numbers(configs: Path, plain: dict[str, Any]) -> None:
     shown = StringIO()
-    print_description(found, Console(file=shown, width=160))
-    assert f"{found['parameters']['lora_teacher_trained']:,}" in shown.getvalue()
-    assert f"{found['memory']['peak'] / 1e9:.2f}" in shown.getvalue()
+    print_description(plain, Console(file=shown, width=160))
+    assert f"{plain['parameters']['lora_teacher_trained']:,}" in shown.getvalue()
+    assert f"{plain['memory']['peak'] / 1e9:.2f}" in shown.getvalue()
     assert teacher_calls(Recipe.model_validate(tree(str(configs)))) == (2, 2)
+
+
+def write_stable_diffusion(folder: Path) -> None:
+    """SD 2.1-base's UNet on 16 x 16 latents, random float32 weights (3.5 GB), with small other parts that fit it."""
+    with init_empty_weights():
+        unet = UNet2DConditionModel.from_config(config("full/sd21", "unet", Registry.load()), sample_size=16)
+    unet.to_empty(device="cpu")
+    for weight in unet.parameters():
+        torch.nn.init.normal_(weight, std=0.01)
+    write_tiny_pipeline(folder / "model", "epsilon", latent_channels=4)
+    unet.save_pretrained(folder / "model" / "unet")
+    text = {"vocab_size": 200, "hidden_size": 1024, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4}
+    CLIPTextModel(CLIPTextConfig(**text, max_position_embeddings=TINY_TOKENS)).save_pretrained(folder / "model" / "text_encoder")
+    tiny_autoencoder(4).save_pretrained(folder / "taesd")
+
+
+def held() -> int:
+    """Bytes of every storage that a tensor of this process has. (Its pages would also count a weights file that is mapped.)"""
+    gc.collect()
+    tensors = [found for found in gc.get_objects() if issubclass(type(found), torch.Tensor) and found.device.type == "cpu"]
+    return sum({tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}.values())
+
+
+@pytest.mark.slow  # A takes 18 GB of memory and B 9; each 4 GB of disk and minutes
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("name", ["paper/sbv2-a", "paper/sbv2-b"])
+def test_a_true_step_at_stable_diffusions_size_takes_what_was_predicted(name: str, tmp_path: Path) -> None:
+    write_stable_diffusion(tmp_path)
+    model = tmp_path / "model"
+    common = [f"teacher={model}", f"student.start={model}", "batch_size=2", "precision=float32", "teacher_dtype=float32"]
+    own = [f"tiny_decoder={tmp_path / 'taesd'}", "clip.scorer=clip-mini-train"] if name.endswith("b") else ["ema=null"]
+    recipe = read_recipe(name, [*common, *own, "gradient_checkpointing=false"])
+    predicted = describe(recipe, device="cpu")["memory"]["peak"]
+    before = held()
+    trainer = Trainer(recipe, Networks(recipe, torch.device("cpu"), Registry.load()), None)
+    captions = ["red circle", "blue star"]
+    trainer.take_step(captions)  # the optimiser's moments are made
+    resident = held() - before
+    assert predicted == pytest.approx(resident + measured(lambda: trainer.take_step(captions) and None), rel=0.05)
