@@ -93,9 +93,12 @@ class Networks:
             return diffusion.guide(unconditional, conditional, scale)
 
     def lora_teacher_epsilon(self, x_t: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
-        """Noise prediction [B, C, h, w] of the LoRA teacher, unguided, with gradient to its adapter."""
-        with self.lora_teacher():
-            return self._epsilon(x_t, timesteps, text)
+        """Noise prediction [B, C, h, w] of the LoRA teacher, unguided, with gradient to its adapter.
+
+        To be called within `lora_teacher()`, which must last until the backward pass is done: with gradient checkpointing
+        that pass computes the network again.
+        """
+        return self._epsilon(x_t, timesteps, text)
 
     @contextmanager
     def lora_teacher(self) -> Iterator[None]:

@@ -181,9 +181,10 @@ class Trainer:
             timesteps, target = draws.timesteps.to(networks.device), draws.noise.to(networks.device)
             alpha, sigma = networks.levels(timesteps)
             text = torch.where(draws.null.to(networks.device)[:, None, None], null, part.text)
-            epsilon = networks.lora_teacher_epsilon(add_noise(part.x0, target, alpha, sigma), timesteps, text)
-            per_sample = losses.lora_teacher_loss(epsilon, target, alpha, settings.loss_weight)
-            (per_sample.sum() / recipe.batch_size).backward()  # type: ignore[no-untyped-call]
+            with networks.lora_teacher():
+                epsilon = networks.lora_teacher_epsilon(add_noise(part.x0, target, alpha, sigma), timesteps, text)
+                per_sample = losses.lora_teacher_loss(epsilon, target, alpha, settings.loss_weight)
+                (per_sample.sum() / recipe.batch_size).backward()  # type: ignore[no-untyped-call]
             report.add("lora_teacher", per_sample / settings.steps_per_student_step)
             place = (draws.timesteps * BINS) // len(networks.schedule)
             error = (epsilon.detach() - target).square().flatten(1).mean(1).cpu()

@@ -47,6 +47,16 @@ def test_gradient_accumulation_is_the_large_batch(family: Path) -> None:
         assert figures["clip_cosine"] == pytest.approx(ends[0][1]["clip_cosine"], rel=1e-4)
 
 
+def test_gradient_checkpointing_changes_memory_alone(family: Path) -> None:
+    """What is computed again in the backward pass is what was computed before: the adapter must still be on."""
+    ends = []
+    for checkpointing in (False, True):
+        trainer, prompts = make_trainer(family, gradient_checkpointing=checkpointing, clip=CLIP)
+        take_steps(trainer, prompts, 2)
+        ends.append(weights(trainer))
+    assert all(torch.equal(value, ends[1][key]) for key, value in ends[0].items())
+
+
 def test_parts_of_two_processes_add_up_to_the_whole_batch(family: Path) -> None:
     """Gradients before the first update: the sum over two processes' shares is the gradient of the batch."""
     gradients = []
