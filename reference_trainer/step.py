@@ -20,6 +20,7 @@ from reference_trainer.pairs import Pairs
 from sbv2bench.diffusion import add_noise
 from sbv2bench.errors import InputError, IntegrityError, PrerequisiteError
 
+BUCKET = 2**24  # gradients a message
 BINS = 10  # of timesteps, in which the LoRA teacher's loss is logged
 
 
@@ -194,9 +195,7 @@ class Trainer:
         """Sum gradients over processes, clip, step, forget them. Raises IntegrityError where they are not numbers."""
         parameters = list(self.networks.trained(name).values())
         if self.processes > 1:
-            for parameter in parameters:
-                parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-                dist.all_reduce(parameter.grad)
+            _sum_over_processes(parameters)
         norm = nn.utils.clip_grad_norm_(parameters, self.recipe.optimiser.gradient_clip)
         if not bool(norm.isfinite()):
             raise IntegrityError(
@@ -231,6 +230,23 @@ def _gradient(name: str, loss: Tensor, x0: Tensor, report: Report) -> Tensor:
     (gradient,) = torch.autograd.grad(loss, x0)
     report.add_gradient(name, gradient)
     return gradient
+
+
+def _sum_over_processes(parameters: list[nn.Parameter]) -> None:
+    """Gradients of all processes added up, some tens of megabytes a message: one a weight would cost more than a small step."""
+    start = 0
+    while start < len(parameters):
+        end, size = start, 0
+        while end < len(parameters) and (end == start or size + parameters[end].numel() <= BUCKET):
+            size += parameters[end].numel()
+            end += 1
+        bucket = parameters[start:end]
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in bucket]
+        flat = torch.cat([gradient.flatten() for gradient in gradients])
+        dist.all_reduce(flat)
+        for parameter, gradient, part in zip(bucket, gradients, flat.split([p.numel() for p in bucket]), strict=True):
+            parameter.grad = gradient.copy_(part.view(gradient.shape))
+        start = end
 
 
 def _optimiser(recipe: Recipe, trained: dict[str, nn.Parameter], rate: float) -> torch.optim.Optimizer:
