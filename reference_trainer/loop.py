@@ -46,7 +46,7 @@ def train(
     _write_recipe(recipe, run, main)
     console = Console(stderr=True)
     pairs = (
-        Pairs(recipe, networks, prompts, lambda done, count: _tell(console, "pairs", done, count))
+        Pairs(recipe, networks, prompts, lambda done, count: _tell(console, "pairs", done, count) if main else None)
         if recipe.regularisation
         else None
     )

@@ -46,6 +46,7 @@ def ship_family(runs: Path, output: Path) -> list[str]:
             target.parent.mkdir(parents=True, exist_ok=True)
             if source.suffix == ".safetensors":
                 save_file(_half(load_file(source)), target, metadata={"format": "pt"})
+                target.chmod(0o644)  # safetensors writes files that nobody else can read
             elif source.name == "config.json":  # diffusers writes where a network was read from, a path on this machine
                 fields = {key: value for key, value in json.loads(source.read_text()).items() if key != "_name_or_path"}
                 target.write_text(json.dumps(fields, indent=2) + "\n")

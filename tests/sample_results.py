@@ -12,7 +12,7 @@ from sbv2bench.registry import Registry
 from sbv2bench.results.records import EvalResult, MetricValue, ModelRecord, SuiteRecord
 from sbv2bench.specs import fingerprint
 
-NETWORKS = ("sd21", "extractor", "clip", "hps", "swiftbrush")
+NETWORKS = ("sd21", "extractor", "clip", "hps", "swiftbrush", "sd-turbo", "sbv2-a", "sbv2-b")
 
 
 def metric(value: float, label: str, direction: str = "lower", **more: Any) -> MetricValue:
