@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from peft.utils import get_peft_model_state_dict
 from safetensors.torch import save_file
 
 from reference_trainer.networks import STUDENT, Networks
+from sbv2bench.atomic import whole_folder
 from sbv2bench.data.assets import HUB, PACKAGE, resolve_location
 from sbv2bench.data.chain import ADAPTER
 from sbv2bench.samplers.components import load_unet
@@ -30,8 +30,7 @@ def export_student(networks: Networks, folder: Path, *, whole: bool, record: dic
     float32 weights; sbv2bench.json is the ModelSpec by which sbv2bench samples it exactly as the trainer does.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-    try:
+    with whole_folder(folder) as part:
         with networks.averaged():
             if networks.recipe.student.lora is None:
                 _write_unet(networks, part / "unet")
@@ -44,12 +43,6 @@ def export_student(networks: Networks, folder: Path, *, whole: bool, record: dic
             spec["base"] = _seen_from(folder, networks.teacher_spec.location)
         (part / "sbv2bench.json").write_text(json.dumps(spec, indent=1))
         (part / "training.json").write_text(json.dumps(record, indent=1))
-        part.chmod(0o755)
-        shutil.rmtree(folder, ignore_errors=True)
-        part.replace(folder)
-    except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
-        raise
 
 
 def _write_unet(networks: Networks, folder: Path) -> None:

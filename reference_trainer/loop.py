@@ -21,6 +21,7 @@ from reference_trainer.pairs import Pairs
 from reference_trainer.prompts import PromptSource
 from reference_trainer.step import Trainer
 from sbv2bench import evaluate, provenance
+from sbv2bench.atomic import write_whole
 from sbv2bench.errors import InputError, InterruptedRun
 from sbv2bench.registry import Registry
 
@@ -107,8 +108,7 @@ def _is_done(recipe: Recipe, run: Path) -> bool:
 def _finish(trainer: Trainer, run: Path, record: dict[str, Any], whole_export: bool) -> None:
     """The export, and done.json last."""
     export_student(trainer.networks, run / "export", whole=whole_export, record=record)
-    (run / "done.json.part").write_text(json.dumps(record, indent=1))
-    (run / "done.json.part").replace(run / "done.json")
+    write_whole(run / "done.json", json.dumps(record, indent=1))
     Console(stderr=True).print(f"{trainer.recipe.name} done in {record['seconds'] / 60:.1f} min: {run / 'export'}")
 
 

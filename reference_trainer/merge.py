@@ -6,10 +6,9 @@ sbv2bench.weights', as for the catalog's merged models, so a folder written here
 
 from __future__ import annotations
 
+import errno
 import json
 import math
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ import torch
 from safetensors import SafetensorError
 
 from sbv2bench import __version__, provenance
+from sbv2bench.atomic import whole_folder
 from sbv2bench.data.chain import model_files
 from sbv2bench.diffusion import Schedule
 from sbv2bench.errors import InputError, IntegrityError
@@ -28,6 +28,8 @@ from sbv2bench.samplers.components import load_components
 from sbv2bench.samplers.networks import StoredModel, quiet
 from sbv2bench.samplers.one_step import OneStepSampler, levels
 from sbv2bench.specs import MergeSpec, ModelSpec, PredictionType, SuiteSpec, WeightsFile
+
+_FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}
 
 
 @dataclass(frozen=True)
@@ -155,18 +157,11 @@ def _new_folder(output: Path) -> Iterator[Path]:
         raise InputError(f"--output {output}: exists already, expected a new or an empty folder")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        part = Path(tempfile.mkdtemp(dir=output.parent, prefix=f".{output.name}."))
-    except OSError as error:
-        raise InputError(f"--output {output}: cannot be written ({error.strerror or error})") from error
-    try:
-        yield part
-        part.chmod(0o755)
-        if output.is_dir():
-            output.rmdir()
-        part.replace(output)
+        with whole_folder(output) as part:
+            yield part
     except (OSError, SafetensorError) as error:
+        if isinstance(error, OSError) and error.errno in _FORBIDDEN:
+            raise InputError(f"--output {output}: cannot be written ({error.strerror})") from error
         raise IntegrityError(
             f"--output {output}: cannot be written whole ({error})", "free some space, and merge again"
         ) from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)

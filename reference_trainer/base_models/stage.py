@@ -27,6 +27,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.multiprocessing.spawn import spawn
 
+from sbv2bench.atomic import write_whole
 from sbv2bench.mini import rendering, world
 
 
@@ -276,6 +277,5 @@ def _finish(stage: Stage, state: _State, folder: Path, seconds: float) -> None:
         stage.export(network, folder / "export")
         figures = stage.measure(network, folder)
     done = {"stage": stage.config.stage, "steps": stage.config.steps, "seconds": round(seconds, 1), "figures": figures}
-    (folder / "done.json.part").write_text(json.dumps(done, indent=1))
-    (folder / "done.json.part").replace(folder / "done.json")
+    write_whole(folder / "done.json", json.dumps(done, indent=1))
     Console(stderr=True).print(f"{stage.config.stage} done in {seconds / 60:.1f} min: {figures}")

@@ -9,12 +9,12 @@ import hashlib
 import json
 import os
 import struct
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 from sbv2bench import paths
+from sbv2bench.atomic import write_whole
 from sbv2bench.errors import InputError, IntegrityError, PrerequisiteError
 from sbv2bench.provenance import sha256_file
 from sbv2bench.specs import WeightsFile
@@ -239,8 +239,6 @@ def _remember(entry: Path, content: dict[str, Any]) -> None:
     """Whole or not at all; a cache that cannot be written only costs time."""
     try:
         entry.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=entry.parent, suffix=".part", delete=False) as file:
-            json.dump(content, file)
-        Path(file.name).replace(entry)
+        write_whole(entry, json.dumps(content))
     except OSError:
         pass

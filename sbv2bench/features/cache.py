@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ from filelock import FileLock
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 
+from sbv2bench.atomic import whole_file, write_whole
 from sbv2bench.errors import IntegrityError
 
 Arrays = dict[str, NDArray[Any]]
@@ -75,8 +75,9 @@ class FeatureCache:
         with self._writing(place):
             # An older manifest must not stand beside newer arrays, not even for a moment.
             (place / "manifest.json").unlink(missing_ok=True)
-            _write(place / "arrays.safetensors", content)
-            _write(place / "manifest.json", json.dumps(stored, indent=1, sort_keys=True).encode())
+            with whole_file(place / "arrays.safetensors") as file:
+                file.write(content)
+            write_whole(place / "manifest.json", json.dumps(stored, indent=1, sort_keys=True))
 
     def put_block(self, key: str, number: int, arrays: Arrays) -> None:
         """Keep a finished block of the run that will end as `put(key, ...)`."""
@@ -119,13 +120,3 @@ class FeatureCache:
 
 def _block(key: str, number: int) -> str:
     return f"{key}.blocks/{number:06d}"
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Replace a file in one step; what is on the disk is either the old file or the whole new one."""
-    temporary = path.with_suffix(f".{os.getpid()}.part")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)

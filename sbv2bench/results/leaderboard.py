@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sbv2bench.atomic import write_whole
 from sbv2bench.errors import InputError, IntegrityError, PrerequisiteError
 from sbv2bench.results import store
 from sbv2bench.results.records import EvalResult, MetricValue
@@ -97,7 +98,7 @@ def add(files: list[Path], folder: Path) -> list[Path]:
             target = target.with_name(f"{stem}-{count}.json")
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            store.write_whole(target, text)
+            write_whole(target, text)
         except OSError as error:
             raise store.unwritable(folder, error) from error
         added.append(target)
@@ -163,7 +164,7 @@ def build(folder: Path) -> list[Path]:
         for name in _built(folder) - set(texts):
             (folder / name).unlink()
         for name, text in texts.items():
-            store.write_whole(folder / name, text)
+            write_whole(folder / name, text)
     except OSError as error:
         raise store.unwritable(folder, error) from error
     return [folder / name for name in texts]

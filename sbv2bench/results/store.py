@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import re
-import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 
 from pydantic import ValidationError
 
+from sbv2bench.atomic import write_whole
 from sbv2bench.errors import InputError, IntegrityError
 from sbv2bench.results.records import SCHEMA_VERSION, EvalResult
 from sbv2bench.specs import fingerprint
@@ -87,22 +86,6 @@ def unwritable(folder: Path, error: OSError) -> InputError | IntegrityError:
         f"results folder {folder}: cannot be written ({error.strerror or error})",
         "--results FOLDER with a folder that you may write",
     )
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file so that a reader sees all of it or none: temporary file, fsync, rename. Raises OSError."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def load(path: Path) -> EvalResult:

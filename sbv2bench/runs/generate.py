@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
 from PIL import Image
 
+from sbv2bench.atomic import whole_folder
 from sbv2bench.data.prompts import Prompts
 from sbv2bench.errors import IntegrityError
 from sbv2bench.runs.plan import EvalPlan
@@ -49,17 +48,13 @@ def save_images(plan: EvalPlan, sampler: Sampler, at_hand: Mapping[int, Images],
     Raises IntegrityError if the disk is full.
     """
     count = saved_count(plan)
-    partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     try:
-        for block in blocks(plan, plan.prompts, plan.seeds[0]):
-            if block.first - plan.prompts.first_index >= count:
-                break
-            images = at_hand[block.index] if block.index in at_hand else sampler.generate(block, Stopwatch(plan.device))
-            for row in range(min(block.count, count - (block.first - plan.prompts.first_index))):
-                Image.fromarray(images[row]).save(partial / f"{block.first + row:08d}.png")
-        partial.chmod(0o755)
-        partial.replace(folder)
+        with whole_folder(folder) as partial:
+            for block in blocks(plan, plan.prompts, plan.seeds[0]):
+                if block.first - plan.prompts.first_index >= count:
+                    break
+                images = at_hand[block.index] if block.index in at_hand else sampler.generate(block, Stopwatch(plan.device))
+                for row in range(min(block.count, count - (block.first - plan.prompts.first_index))):
+                    Image.fromarray(images[row]).save(partial / f"{block.first + row:08d}.png")
     except OSError as error:
         raise IntegrityError(f"{folder}: images cannot be written ({error.strerror or error})", "--save-images none") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)

@@ -1,0 +1,48 @@
+"""Files and folders that appear whole or not at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sbv2bench.atomic import whole_file, whole_folder, write_whole
+
+
+def test_a_file_takes_its_place_when_it_is_done(tmp_path: Path) -> None:
+    path = tmp_path / "a.bin"
+    path.write_bytes(b"old")
+    with whole_file(path) as file:
+        file.write(b"new")
+        assert path.read_bytes() == b"old"
+    assert path.read_bytes() == b"new" and path.stat().st_mode & 0o777 == 0o644
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.bin"]
+
+
+def test_text_keeps_its_line_ends(tmp_path: Path) -> None:
+    write_whole(tmp_path / "a.txt", "é\r\n\n")
+    assert (tmp_path / "a.txt").read_bytes() == "é\r\n\n".encode()
+
+
+def test_a_folder_takes_the_place_of_the_old_one(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "old").write_text("")
+    with whole_folder(tmp_path / "a") as part:
+        (part / "new").write_text("")
+        assert (tmp_path / "a" / "old").exists()
+    assert [entry.name for entry in (tmp_path / "a").iterdir()] == ["new"]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a"] and (tmp_path / "a").stat().st_mode & 0o777 == 0o755
+
+
+@pytest.mark.parametrize("stop", [OSError("full"), KeyboardInterrupt()])
+def test_an_error_leaves_what_was_there_and_nothing_else(tmp_path: Path, stop: BaseException) -> None:
+    write_whole(tmp_path / "file", "old")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(type(stop)), whole_file(tmp_path / "file") as file:
+        file.write(b"half")
+        raise stop
+    with pytest.raises(type(stop)), whole_folder(tmp_path / "folder") as part:
+        (part / "half").write_text("")
+        raise stop
+    assert (tmp_path / "file").read_text() == "old" and not list((tmp_path / "folder").iterdir())
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["file", "folder"]
