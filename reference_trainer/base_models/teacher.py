@@ -18,6 +18,7 @@ from torch.nn import functional
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from reference_trainer.base_models.clip import WorldTokenizer
+from reference_trainer.base_models.growth import deepen
 from reference_trainer.base_models.pictures import write_grid
 from reference_trainer.base_models.stage import Batch, Stage, StageConfig
 from reference_trainer.base_models.tokenizer import CONTEXT_LENGTH
@@ -35,7 +36,7 @@ class TeacherConfig(StageConfig):
     null_share: float  # captions replaced by "" for classifier-free guidance
     min_snr: float | None = None  # Hang et al. 2023: clamp of the signal-to-noise ratio in the weight; None: plain velocity error
     reading_weight: float = 0.0  # of the loss by which the text encoder's last state must name what the caption says
-    start_from: str = ""  # rung whose UNet and text encoder are trained on; "": from nothing
+    start_from: str = ""  # rung whose UNet, which may be shallower, and text encoder are trained on; "": from nothing
     shipped_guidance_scale: float = 1.0
 
 
@@ -115,7 +116,7 @@ class TeacherStage(Stage):
         )
         if self.config.start_from:
             start = self.inputs[self.config.start_from]
-            unet.load_state_dict(UNet2DConditionModel.from_pretrained(start / "unet").state_dict())
+            deepen(UNet2DConditionModel.from_pretrained(start / "unet"), unet)
             text_encoder.load_state_dict(CLIPTextModel.from_pretrained(start / "text_encoder").state_dict())
         return TeacherNetworks(unet, text_encoder)
 
