@@ -34,7 +34,8 @@ def catalog(tmp_path: Path, text: str) -> Registry:
         ("sd21", "mini-5k", "mini/sd21"),
         ("mini/sd21", "mini", "mini/sd21"),
         ("sd21", None, "mini/sd21"),
-        ("sd-turbo", None, "full/sd-turbo"),
+        ("sd-turbo", None, "mini/sd-turbo"),
+        ("stabilityai/sd-turbo", None, "full/sd-turbo"),
         ("stabilityai/stable-diffusion-2-1-base", None, "full/sd21"),
         ("somebody/some-model", "mini", "local/somebody--some-model"),
         ("hub:mini/sd99", "mini", "local/mini--sd99"),
@@ -55,13 +56,21 @@ def test_what_a_model_name_means(registry: Registry, reference: str, suite: str 
         ("./no-such-folder", "does not exist"),
         ("/no/such/folder", "does not exist"),
         ("full/sd21", "of family full"),
-        ("sd-turbo", "of family full"),
+        ("stabilityai/sd-turbo", "of family full"),
     ],
 )
 def test_a_model_that_is_not_one(registry: Registry, reference: str, says: str) -> None:
     with pytest.raises(InputError, match=says) as caught:
         registry.model(reference, "mini")
     assert len(str(caught.value).splitlines()) <= 3
+
+
+def test_a_bare_name_that_one_family_has(tmp_path: Path) -> None:
+    text = "models:\n  full/large: {sampler: one_step, location: 'hub:a/large', steps: 1}\n"
+    registry = catalog(tmp_path, text)
+    assert registry.model("large").id == "full/large"
+    with pytest.raises(InputError, match="of family full"):
+        registry.model("large", "mini")
 
 
 def test_unknown_names_of_every_kind_get_a_suggestion(registry: Registry) -> None:

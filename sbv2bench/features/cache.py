@@ -21,7 +21,7 @@ from filelock import FileLock
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 
-from sbv2bench.atomic import whole_file, write_whole
+from sbv2bench.atomic import write_whole
 from sbv2bench.errors import IntegrityError
 
 Arrays = dict[str, NDArray[Any]]
@@ -75,8 +75,7 @@ class FeatureCache:
         with self._writing(place):
             # An older manifest must not stand beside newer arrays, not even for a moment.
             (place / "manifest.json").unlink(missing_ok=True)
-            with whole_file(place / "arrays.safetensors") as file:
-                file.write(content)
+            write_whole(place / "arrays.safetensors", content)
             write_whole(place / "manifest.json", json.dumps(stored, indent=1, sort_keys=True))
 
     def put_block(self, key: str, number: int, arrays: Arrays) -> None:

@@ -102,15 +102,15 @@ def test_disabled_cache_neither_reads_nor_writes(tmp_path: Path, cache: FeatureC
 def test_killed_while_writing_is_not_an_entry(cache: FeatureCache, monkeypatch: pytest.MonkeyPatch) -> None:
     """The manifest is written last, so arrays without it are nothing; also when an older entry is replaced."""
     cache.put("k", {"a": np.zeros(2)}, {})
-    real, calls = cache_module._write, []
+    real, calls = cache_module.write_whole, []
 
-    def killed_at_the_second(path: Path, content: bytes) -> None:
+    def killed_at_the_second(path: Path, content: str | bytes) -> None:
         calls.append(path.name)
         if len(calls) == 2:
             raise KeyboardInterrupt
         real(path, content)
 
-    monkeypatch.setattr(cache_module, "_write", killed_at_the_second)
+    monkeypatch.setattr(cache_module, "write_whole", killed_at_the_second)
     with pytest.raises(KeyboardInterrupt):
         cache.put("k", {"a": np.ones(2)}, {})
     assert calls == ["arrays.safetensors", "manifest.json"]
@@ -119,10 +119,10 @@ def test_killed_while_writing_is_not_an_entry(cache: FeatureCache, monkeypatch: 
 
 
 def test_full_disk_is_an_integrity_error(cache: FeatureCache, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(path: Path, content: bytes) -> None:
+    def full(path: Path, content: str | bytes) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(cache_module, "_write", full)
+    monkeypatch.setattr(cache_module, "write_whole", full)
     with pytest.raises(IntegrityError, match="No space left") as caught:
         cache.put("k", ARRAYS, {})
     assert "SBV2BENCH_HOME" in str(caught.value)
