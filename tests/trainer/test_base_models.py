@@ -78,6 +78,7 @@ def test_processes_share_the_batch_without_overlap() -> None:
     assert not set(whole.keys) & set(training_batch(config(), 5, 0, 1).keys)
 
 
+@pytest.mark.ci
 def test_two_processes_train_as_one(tmp_path: Path) -> None:
     """Batch norm sees half batches, so this is a closeness of losses, not of bits: gradients are averaged, not summed."""
     for processes in (1, 2):

@@ -120,6 +120,7 @@ def test_model_a_counts_exactly() -> None:
     json.dumps(found, allow_nan=False)
 
 
+@pytest.mark.ci
 def test_model_b_counts_exactly_and_costs_what_its_header_says() -> None:
     found = described("paper/sbv2-b")
     parameters, components, work = found["parameters"], found["memory"]["components"], found["work"]
@@ -204,6 +205,7 @@ def test_half_precision_keeps_what_pytorchs_own_autocast_keeps(monkeypatch: pyte
     assert ours == theirs
 
 
+@pytest.mark.ci
 def test_settings_that_save_memory_or_work_do(configs: Path, plain: dict[str, Any]) -> None:
     def cost(**changes: Any) -> dict[str, Any]:
         return describe(Recipe.model_validate(tree(str(configs), **changes)), registry=Registry.load(), tflop_per_second=1.0)
