@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ def deepen(shallow: UNet2DConditionModel, deep: UNet2DConditionModel) -> None:
     block takes the skip of a new block on the way down, which carries what the one before it does. Raises ValueError where
     the two differ in more than that, or `deep` is the shallower one.
     """
-    old, new = dict(shallow.config), dict(deep.config)
+    old, new = json.loads(shallow.to_json_string()), json.loads(deep.to_json_string())  # a stored one has lists for tuples
     more = int(new["layers_per_block"]) - int(old["layers_per_block"])
     differing = sorted(key for key in old if not key.startswith("_") and old[key] != new[key] and key != "layers_per_block")
     if more < 0 or differing:

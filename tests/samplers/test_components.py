@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderTiny, StableDiffusionPipeline
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from tiny_models import TOKENS, write_tiny_pipeline
 
+from sbv2bench.atomic import whole_file
 from sbv2bench.errors import InputError, IntegrityError, PrerequisiteError, SBV2BenchError
 from sbv2bench.samplers.base import PromptBlock, Stopwatch, generators, initial_noise
 from sbv2bench.samplers.components import Components, load_components
@@ -54,7 +55,8 @@ def load(folder: Path, **fields: object) -> Components:
 def edit_weights(path: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
     state = load_file(path)
     change(state)
-    save_file(state, path, metadata={"format": "pt"})
+    with whole_file(path) as file:  # another file: a network that is loaded may still be mapped to the old one
+        file.write(save(state, metadata={"format": "pt"}))
 
 
 def edit_json(path: Path, **changes: object) -> None:

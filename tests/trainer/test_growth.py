@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
@@ -27,8 +29,9 @@ def unet(layers: int, width: int = 16, seed: int = 0) -> UNet2DConditionModel:
 
 
 @pytest.mark.parametrize(("before", "after"), [(1, 1), (1, 2), (1, 3), (2, 3)])
-def test_it_computes_the_same(before: int, after: int) -> None:
-    shallow, deep = unet(before), unet(after, seed=1)
+def test_it_computes_the_same(before: int, after: int, tmp_path: Path) -> None:
+    unet(before).save_pretrained(tmp_path)
+    shallow, deep = UNet2DConditionModel.from_pretrained(tmp_path), unet(after, seed=1)
     deepen(shallow, deep)
     with torch.no_grad():
         expected, found = (network(*INPUTS, encoder_hidden_states=STATES).sample for network in (shallow, deep))

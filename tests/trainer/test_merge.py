@@ -303,5 +303,5 @@ def test_the_command(a: Path, b: Path, tmp_path: Path) -> None:
     ]
     failed = subprocess.run(command, capture_output=True, text=True, check=False)
     assert failed.returncode == 2
-    assert failed.stderr.startswith("error: --weight: found 2.0")
+    assert "\nerror: --weight: found 2.0" in f"\n{failed.stderr}"
     assert "Traceback" not in failed.stderr

@@ -170,6 +170,7 @@ def test_a_real_training_step_takes_what_was_predicted(changes: dict[str, Any]) 
     assert max(predicted["passes"].values()) == pytest.approx(real, rel=0.05)  # 20 % was asked for
 
 
+@pytest.mark.skipif(torch.__version__ < "2.7", reason="torch 2.6 asks a GPU's driver about tensors that only claim to be on one")
 def test_half_precision_keeps_what_pytorchs_own_autocast_keeps(monkeypatch: pytest.MonkeyPatch) -> None:
     from torch._subclasses.fake_tensor import FakeTensorMode
 
