@@ -42,6 +42,14 @@ def test_timesteps_are_uniform_in_their_ranges_and_differ_within_a_batch() -> No
     assert abs(float(null) - 0.1) < 0.01
 
 
+def test_both_ends_of_a_range_of_timesteps_are_drawn() -> None:
+    student, teacher = VSD.model_copy(update={"first_timestep": 978}), LORA.model_copy(update={"first_timestep": 997})
+    drawn = noise.student_draws(0, 0, range(100), (1, 1, 1), student).timesteps
+    assert set(drawn.tolist()) == {978, 979, 980}
+    drawn = noise.lora_teacher_draws(0, 0, 0, range(100), shape=(1, 1, 1), teacher=teacher).timesteps
+    assert set(drawn.tolist()) == {997, 998, 999}
+
+
 def test_a_guidance_range_is_drawn_once_a_step() -> None:
     scales = [noise.guidance_scale((0.5, 4.0), 0, step) for step in range(400)]
     assert scales[3] == noise.guidance_scale((0.5, 4.0), 0, 3)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from tiny_recipe import CLIP, HPS, LORA, PAIRED, make_trainer, take_steps, weights
 
+from reference_trainer import noise
 from reference_trainer.networks import STUDENT, Networks
 from sbv2bench.errors import InputError, IntegrityError
 
@@ -76,8 +77,6 @@ def test_the_lora_teacher_learns_from_latents_made_before_the_students_update(fa
     original = trainer._lora_teacher_batch
     trainer._lora_teacher_batch = lambda *a: (kept.append(a[2]), original(*a))  # type: ignore[method-assign]
     networks: Networks = trainer.networks
-    from reference_trainer import noise
-
     recipe = trainer.recipe
     z = noise.student_draws(recipe.seed, 0, range(4), networks.latent_shape, recipe.vsd).z
     with torch.no_grad():
@@ -87,12 +86,60 @@ def test_the_lora_teacher_learns_from_latents_made_before_the_students_update(fa
     assert not kept[0][0].x0.requires_grad
 
 
+def test_what_the_teachers_are_shown(family: Path) -> None:
+    """The student's image under fresh noise at the drawn level, and "" in place of the prompts that were drawn to be null."""
+    trainer, prompts = make_trainer(family, lora_teacher={"lora": LORA, "learning_rate": 1e-2, "null_share": 0.5})
+    networks, recipe, shown = trainer.networks, trainer.recipe, []
+    for name in ("teacher_epsilon", "lora_teacher_epsilon"):
+        original = getattr(networks, name)
+        setattr(networks, name, lambda *a, original=original, **k: (shown.append(a), original(*a, **k))[1])
+    own = noise.student_draws(recipe.seed, 0, range(4), networks.latent_shape, recipe.vsd)
+    theirs = noise.lora_teacher_draws(recipe.seed, 0, 0, range(4), shape=networks.latent_shape, teacher=recipe.lora_teacher)
+    text, null = networks.encode_text(prompts.prompts_at(recipe.seed, 0, 4, range(4))), networks.encode_text([""])
+    with torch.no_grad():
+        x0 = networks.generate(own.z, text)
+    take_steps(trainer, prompts, 1)
+    frozen, lora, update = shown
+    for (x_t, timesteps, *_), draws in ((frozen, own), (lora, own), (update, theirs)):
+        alpha, sigma = (level.reshape(-1, 1, 1, 1) for level in networks.levels(draws.timesteps))
+        assert torch.equal(timesteps, draws.timesteps)
+        assert torch.allclose(x_t, alpha * x0 + sigma * draws.noise, atol=1e-5)
+    assert torch.equal(frozen[2], text) and torch.equal(frozen[3], null.expand_as(text))
+    assert 0 < int(theirs.null.sum()) < 4
+    assert torch.equal(update[2], torch.where(theirs.null[:, None, None], null, text))
+
+
 def test_more_lora_teacher_steps_than_student_steps(family: Path) -> None:
     settings = {"lora": LORA, "learning_rate": 1e-2, "steps_per_student_step": 3}
     trainer, prompts = make_trainer(family, lora_teacher=settings)
     take_steps(trainer, prompts, 2)
     counts = {name: {int(s["step"]) for s in o.state.values()} for name, o in trainer.optimisers.items()}
     assert counts == {"student": {2}, "lora_teacher": {6}}
+
+
+def test_rates_warm_up_and_fall_along_a_cosine(family: Path) -> None:
+    trainer, prompts = make_trainer(family, steps=6, optimiser={"warmup_steps": 2, "final_learning_rate": 0.1})
+    figures = take_steps(trainer, prompts, 4)
+    assert figures[0]["student_learning_rate"] == pytest.approx(0.5e-3)  # of 1e-3: half of the warm-up
+    assert figures[3]["student_learning_rate"] == pytest.approx(0.55e-3)  # half way from all of it to a tenth
+    assert figures[3]["lora_teacher_learning_rate"] == pytest.approx(0.55e-2)
+
+
+def test_gradients_are_clipped_and_forgotten(family: Path) -> None:
+    trainer, prompts = make_trainer(family, optimiser={"gradient_clip": 1e-3}, clip=CLIP)
+    seen = []
+    for name, optimiser in trainer.optimisers.items():
+        parameters = list(trainer.networks.trained(name).values())
+
+        def step(original=optimiser.step, parameters=parameters) -> None:  # type: ignore[no-untyped-def]
+            seen.append(float(torch.stack([p.grad.norm() for p in parameters]).norm()))
+            original()
+
+        optimiser.step = step  # type: ignore[method-assign]
+    figures = take_steps(trainer, prompts, 2)
+    assert all(figure["student_gradient_norm"] > 1e-3 for figure in figures)  # what is logged is from before the clip
+    assert max(seen) <= 1.001e-3
+    assert all(p.grad is None for name in trainer.rates for p in trainer.networks.trained(name).values())
 
 
 def test_moving_average_is_diffusers_formula(family: Path) -> None:
