@@ -79,6 +79,15 @@ def test_a_killed_run_resumes_to_the_same_bits(
     assert exports[0] == exports[1] and exports[0]
 
 
+def test_every_step_has_its_own_captions(family: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All seven of an epoch, then all of the next: six batches of four are three epochs and three more."""
+    seen: list[str] = []
+    original = loop.Trainer.take_step
+    monkeypatch.setattr(loop.Trainer, "take_step", lambda self, captions: (seen.extend(captions), original(self, captions))[1])
+    run(family, tmp_path)
+    assert all(set(seen[start : start + 7]) == set(CAPTIONS) for start in (0, 7, 14)) and len(seen) == 24
+
+
 def test_a_sitting_ends_and_another_goes_on(family: Path, tmp_path: Path) -> None:
     assert not run(family, tmp_path, stop_after_seconds=0.0)
     assert [c.name for c in checkpoints(tmp_path / "checkpoints")] == ["00000001"]

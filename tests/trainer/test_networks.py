@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,10 +12,12 @@ from tiny_clip import write_tiny_clip
 from tiny_models import write_tiny_pipeline
 from tiny_recipe import CAPTIONS, CLIP, LORA, make_trainer, take_steps, tiny_recipe
 
+from reference_trainer.config import read_recipe
 from reference_trainer.networks import LORA_TEACHER, STUDENT, Networks
 from sbv2bench import diffusion
 from sbv2bench.errors import InputError
 from sbv2bench.features.clip import OpenClipScorer
+from sbv2bench.mini import rendering, world
 from sbv2bench.registry import Registry
 from sbv2bench.specs import ExtractorSpec
 
@@ -45,6 +48,37 @@ def test_the_lora_teacher_begins_as_the_frozen_teacher_to_the_bit(family: Path) 
                 parameter.add_(0.1)
     assert torch.equal(frozen, networks.teacher_epsilon(*arguments, 4.5, lora=False))
     assert not torch.allclose(frozen, networks.teacher_epsilon(*arguments, 4.5, lora=True))
+
+
+def test_switching_the_adapter_freezes_nothing(family: Path) -> None:
+    networks = load(family)
+    with networks.lora_teacher():
+        pass
+    assert all(parameter.requires_grad for parameter in networks.trained(LORA_TEACHER).values())
+
+
+@pytest.mark.weights
+def test_pixels_are_the_pictures_that_latents_were_made_of() -> None:
+    """In [0, 1], under the decoder's own scaling: real pictures through the teacher's autoencoder and the tiny decoder."""
+    networks = Networks(read_recipe("mini/swiftbrush"), torch.device("cpu"), Registry.load())
+    keys = np.arange(8, dtype=np.int64)
+    images = torch.from_numpy(rendering.render(world.scenes("choosing", keys), keys)).permute(0, 3, 1, 2).float() / 255
+    with torch.no_grad():
+        latents = networks.components.vae.encode(images * 2 - 1).latent_dist.mean
+        error = (networks.pixels(latents * networks.components.vae.config.scaling_factor) - images).square().mean()
+    assert error < 0.003  # 25 dB; a wrong range or scale is above 0.02
+
+
+def test_a_learned_variance_is_dropped(family: Path) -> None:
+    networks = load(family)
+    channels = networks.latent_shape[0]
+
+    def unet(x: torch.Tensor, timesteps: object, encoder_hidden_states: torch.Tensor) -> SimpleNamespace:
+        return SimpleNamespace(sample=torch.cat([x, x + 1], 1))
+
+    unet.dtype = torch.float32  # type: ignore[attr-defined]
+    z = torch.randn(2, *networks.latent_shape)
+    assert torch.equal(networks._predict(unet, z, 999, networks.encode_text(CAPTIONS[:2])), z) and z.shape[1] == channels
 
 
 def test_training_moves_what_is_trained_and_nothing_else(family: Path) -> None:

@@ -109,6 +109,20 @@ def test_what_the_teachers_are_shown(family: Path) -> None:
     assert torch.equal(update[2], torch.where(theirs.null[:, None, None], null, text))
 
 
+def test_the_warm_up_draws_what_no_step_draws(family: Path) -> None:
+    trainer, prompts = make_trainer(family)
+    networks, recipe, kept = trainer.networks, trainer.recipe, []
+    trainer._lora_teacher_batch = lambda *a: kept.append(a[2])  # type: ignore[method-assign]
+    trainer._update = lambda name, step: {}  # type: ignore[method-assign]
+    captions = prompts.prompts_at(recipe.seed, -1, 4, range(4))
+    for turn in range(2):
+        trainer.warm_up_lora_teacher(captions, turn)
+    for step, (generated,) in ((-1, kept[0]), (-2, kept[1])):
+        z = noise.student_draws(recipe.seed, step, range(4), networks.latent_shape, recipe.vsd).z
+        with torch.no_grad():
+            assert torch.allclose(generated.x0, networks.generate(z, networks.encode_text(captions)), atol=1e-5)
+
+
 def test_more_lora_teacher_steps_than_student_steps(family: Path) -> None:
     settings = {"lora": LORA, "learning_rate": 1e-2, "steps_per_student_step": 3}
     trainer, prompts = make_trainer(family, lora_teacher=settings)
