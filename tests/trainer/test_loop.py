@@ -84,7 +84,8 @@ def test_every_step_has_its_own_captions(family: Path, tmp_path: Path, monkeypat
     seen: list[str] = []
     original = loop.Trainer.take_step
     monkeypatch.setattr(loop.Trainer, "take_step", lambda self, captions: (seen.extend(captions), original(self, captions))[1])
-    run(family, tmp_path)
+    run(family, tmp_path, checkpoint_every=4)
+    assert [c.name for c in checkpoints(tmp_path / "checkpoints")] == ["00000004", "00000006"]  # the last step's always
     assert all(set(seen[start : start + 7]) == set(CAPTIONS) for start in (0, 7, 14)) and len(seen) == 24
 
 

@@ -64,9 +64,25 @@ def test_pixels_are_the_pictures_that_latents_were_made_of() -> None:
     keys = np.arange(8, dtype=np.int64)
     images = torch.from_numpy(rendering.render(world.scenes("choosing", keys), keys)).permute(0, 3, 1, 2).float() / 255
     with torch.no_grad():
-        latents = networks.components.vae.encode(images * 2 - 1).latent_dist.mean
-        error = (networks.pixels(latents * networks.components.vae.config.scaling_factor) - images).square().mean()
-    assert error < 0.003  # 25 dB; a wrong range or scale is above 0.02
+        scale = networks.components.vae.config.scaling_factor
+        latents = networks.components.vae.encode(images * 2 - 1).latent_dist.mean * scale
+        errors = [float((networks.pixels(latents, decoder) - images).square().mean()) for decoder in ("tiny", "full")]
+    assert max(errors) < 0.003 and abs(scale - 1) > 0.05  # 25 dB; a wrong range or scale is above 0.02
+
+
+def test_the_student_is_asked_at_its_timestep(family: Path) -> None:
+    networks, asked = load(family), []
+
+    def unet(x: torch.Tensor, timesteps: object, encoder_hidden_states: torch.Tensor) -> SimpleNamespace:
+        asked.append(timesteps)
+        return SimpleNamespace(sample=torch.ones_like(x))
+
+    unet.dtype = torch.float32  # type: ignore[attr-defined]
+    networks.student, z = unet, torch.randn(2, *networks.latent_shape)
+    x0 = networks.generate(z, networks.encode_text(CAPTIONS[:2]))
+    assert asked == [999]
+    assert torch.allclose(x0, networks.alpha_T * z - networks.sigma_T, atol=1e-6)  # of the velocity 1
+    assert networks.alpha_T == pytest.approx(0.0682649142, rel=1e-6)
 
 
 def test_a_learned_variance_is_dropped(family: Path) -> None:
