@@ -83,6 +83,7 @@ def _complaint(value: Any) -> str | None:
 
 
 def check_column(column: str, found: Sequence[str], where: str) -> None:
+    """Raises InputError, with the nearest name, unless the column is among those found. where: what the error begins with."""
     if column not in found:
         close = difflib.get_close_matches(column, found, 1)
         hint = f", did you mean {close[0]!r}?" if close else ""

@@ -41,13 +41,22 @@ def write_whole(path: Path, content: str | bytes) -> None:
 def whole_folder(path: Path) -> Iterator[Path]:
     """An empty folder to fill; when the block ends it stands at `path`, in place of what was there.
 
-    After an error nothing is left of it, and what was there stays. Raises OSError.
+    After an error nothing is left of it, and what was there stays. No folder can be exchanged for another in one step: a
+    process killed between the two leaves the old one beside its place, as `.<name>.<random>/old`. Raises OSError.
     """
-    part = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    work = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    new, old = work / "new", work / "old"
     try:
-        yield part
-        part.chmod(0o755)
-        shutil.rmtree(path, ignore_errors=True)
-        part.replace(path)
+        new.mkdir()
+        yield new
+        new.chmod(0o755)
+        try:
+            if path.exists():
+                path.replace(old)
+            new.replace(path)
+        except BaseException:
+            if old.exists():
+                old.replace(path)
+            raise
     finally:
-        shutil.rmtree(part, ignore_errors=True)
+        shutil.rmtree(work, ignore_errors=True)

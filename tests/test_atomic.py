@@ -34,6 +34,23 @@ def test_a_folder_takes_the_place_of_the_old_one(tmp_path: Path) -> None:
     assert [entry.name for entry in tmp_path.iterdir()] == ["a"] and (tmp_path / "a").stat().st_mode & 0o777 == 0o755
 
 
+def test_a_folder_that_cannot_take_its_place_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "old").write_text("")
+    original = Path.replace
+
+    def refuse_new(self: Path, target: Path) -> Path:
+        if self.name == "new":
+            raise OSError("no")
+        return original(self, target)
+
+    monkeypatch.setattr(Path, "replace", refuse_new)
+    with pytest.raises(OSError, match="no"), whole_folder(tmp_path / "a"):
+        pass
+    assert [entry.name for entry in (tmp_path / "a").iterdir()] == ["old"]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a"]
+
+
 @pytest.mark.parametrize("stop", [OSError("full"), KeyboardInterrupt()])
 def test_an_error_leaves_what_was_there_and_nothing_else(tmp_path: Path, stop: BaseException) -> None:
     write_whole(tmp_path / "file", "old")

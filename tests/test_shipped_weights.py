@@ -18,10 +18,7 @@ from sbv2bench.registry import Registry
 from sbv2bench.samplers import load_sampler
 from sbv2bench.samplers.base import PromptBlock, Stopwatch
 
-pytestmark = [
-    pytest.mark.weights,
-    pytest.mark.skipif(not (package_weights() / "manifest.json").is_file(), reason="the mini weights are not trained yet"),
-]
+pytestmark = pytest.mark.weights
 
 COUNT = 300
 KEYS = np.arange(COUNT, dtype=np.int64) + 50_000

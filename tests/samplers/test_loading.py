@@ -20,7 +20,6 @@ from tiny_models import write_tiny_adapter, write_tiny_pipeline
 
 import sbv2bench
 from sbv2bench.errors import InputError, IntegrityError, PrerequisiteError
-from sbv2bench.paths import package_weights
 from sbv2bench.registry import Registry
 from sbv2bench.samplers import load_model, load_sampler
 from sbv2bench.samplers.base import PromptBlock, Stopwatch, generators, initial_noise
@@ -86,8 +85,6 @@ def test_load_model_by_folder(v_folder: Path, other_folder: Path, make_block: Ma
 
 @pytest.mark.weights
 def test_the_shipped_teacher_by_its_id(make_block: Make) -> None:
-    if not (package_weights() / "sd21").is_dir():
-        pytest.skip("this checkout has no shipped weights")
     teacher = load_model("sd21")
     assert teacher.spec.id == "mini/sd21"
     assert isinstance(teacher, MultiStepSampler)

@@ -56,7 +56,11 @@ def kill_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"micro_batch_size": 1, "clip": CLIP, "regularisation": PAIRED, "student": LORA_STUDENT}]
+    "changes",
+    [
+        {"lora_teacher": {"lora": LORA, "learning_rate": 1e-2, "warmup_steps": 2}},
+        {"micro_batch_size": 1, "clip": CLIP, "regularisation": PAIRED, "student": LORA_STUDENT},
+    ],
 )
 def test_a_killed_run_resumes_to_the_same_bits(
     family: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]

@@ -9,11 +9,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import sd21_step
 
 from reference_trainer.config import read_recipe
 from reference_trainer.show import describe
 
-PROGRAM = Path(__file__).parent.parent / "sd21_step.py"
+PROGRAM = Path(sd21_step.__file__)
 
 
 @pytest.mark.slow
@@ -31,9 +32,6 @@ def test_a_true_step(name: str) -> None:
     assert found["moved"]["student"] > 0.9 and found["moved"]["lora_teacher"] > 0.9
     if name == "paper/sbv2-b":
         assert second["clip_gradient_at_x0"] > 0.0
-    sys.path.insert(0, str(PROGRAM.parent))
-    import sd21_step
-
     described = describe(read_recipe(name, sd21_step.OVERRIDES), latent_size=sd21_step.SIDE, device="cpu")["memory"]
     absent = sum(described["components"][part] for part in ("text_encoder", "vae"))
     predicted = described["peak"] - absent
