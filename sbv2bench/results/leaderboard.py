@@ -17,7 +17,7 @@ from typing import Any
 
 from sbv2bench.atomic import write_whole
 from sbv2bench.errors import InputError, IntegrityError, PrerequisiteError
-from sbv2bench.results import store
+from sbv2bench.results import claims, store
 from sbv2bench.results.records import EvalResult, MetricValue
 from sbv2bench.specs import fingerprint
 
@@ -154,6 +154,10 @@ def rendered(folder: Path) -> dict[str, str]:
     for board in boards(folder):
         texts[f"{board.name}.csv"] = to_csv(board)
         texts[f"{board.name}.md"] = to_markdown(board)
+        results = [result for _, result in board.rows]
+        if board.name == claims.declared().suite and claims.any_measured(results):
+            texts[f"{board.name}-claims.csv"] = claims.to_csv(results)
+            texts[f"{board.name}-claims.md"] = claims.to_markdown(MARK, board.suite, results)
     return texts
 
 
