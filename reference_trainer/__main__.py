@@ -25,7 +25,7 @@ def main() -> None:
 def ladder(
     family: Annotated[str, typer.Argument(help="mini")] = "mini",
     *,
-    until: Annotated[str, typer.Option(help="last rung to train")] = "sbv2-b",
+    until: Annotated[str, typer.Option(help="last rung to train")] = "sbv2-b-seed2",
     start: Annotated[
         str | None, typer.Option(help="first rung to train; what it needs comes from the runs or the package")
     ] = None,

@@ -20,22 +20,38 @@ import yaml
 
 from reference_trainer.base_models.stage import Stage, StageConfig, train
 from reference_trainer.base_models.tokenizer import write_tokenizer
+from reference_trainer.config import read_recipe
+from reference_trainer.loop import is_done
 from sbv2bench import paths
 from sbv2bench.errors import InputError, PrerequisiteError
+from sbv2bench.registry import Registry
+
+TRAINING_SEED_STEP = 1000  # between a recipe's seed and that of its repetition: no two recipes are this far apart
 
 
 @dataclass(frozen=True)
 class Rung:
     """target: "module:Stage:Config" under reference_trainer.base_models, or "" for a student, trained by its recipe.
 
-    needs: rungs that it reads; a student's teacher and start come last. shipped: whether the package carries it by itself;
-    the autoencoder is inside the teacher's folder.
+    needs: rungs that it reads; of a student its teacher and its start. shipped: whether the package carries it by itself;
+    the autoencoder is inside the teacher's folder. training_seed: of a student that repeats another with other randomness, to
+    show how far training itself scatters; what ships is always 0.
     """
 
     name: str
     target: str = ""
     needs: tuple[str, ...] = ()
     shipped: bool = True
+    training_seed: int = 0
+
+    @property
+    def recipe(self) -> str:
+        """Name of its recipe: a repeated student has that of the one that it repeats."""
+        return self.name.removesuffix(f"-seed{self.training_seed}")
+
+
+def _repeats(name: str, needs: tuple[str, ...]) -> tuple[Rung, ...]:
+    return tuple(Rung(f"{name}-seed{seed}", needs=needs, shipped=False, training_seed=seed) for seed in (1, 2))
 
 
 RUNGS = (
@@ -52,6 +68,19 @@ RUNGS = (
     Rung("swiftbrush", needs=("sd21", "sd21")),
     Rung("sbv2-a", needs=("sd21", "sd-turbo")),
     Rung("sbv2-b", needs=("sd21", "sd-turbo")),
+    Rung("swiftbrush-turbo", needs=("sd21", "sd-turbo")),
+    Rung("sbv2-b-hps", needs=("sd21", "sd-turbo")),
+    Rung("sbv2-a-reg", needs=("sd21", "sd-turbo")),
+    Rung("sbv2-b-reg", needs=("sd21", "sd-turbo")),
+    Rung("efficient", needs=("sd21", "sd-turbo")),
+    Rung("efficient-clip", needs=("sd21", "sd-turbo")),
+    Rung("clip-naive", needs=("sd21", "sd-turbo")),
+    Rung("clip-clamped", needs=("sd21", "sd-turbo")),
+    Rung("sb-a", needs=("sd21", "swiftbrush")),
+    Rung("sb-b", needs=("sd21", "swiftbrush")),
+    *_repeats("swiftbrush", ("sd21", "sd21")),
+    *_repeats("sbv2-a", ("sd21", "sd-turbo")),
+    *_repeats("sbv2-b", ("sd21", "sd-turbo")),
 )
 
 
@@ -86,19 +115,28 @@ def climb_rung(family: str, rung: Rung, runs: Path, processes: int, seconds: flo
     inputs = {name: _input(family, name, runs) for name in rung.needs}
     module_name, stage_name, config_name = rung.target.split(":")
     module = import_module(f"reference_trainer.base_models.{module_name}")
-    config = read_recipe(family, rung.name, getattr(module, config_name))
+    config = read_stage_recipe(family, rung.name, getattr(module, config_name))
     stage: type[Stage] = getattr(module, stage_name)
     return train(partial(stage, config, inputs), runs / rung.name, processes, seconds)
 
 
 def climb_student(family: str, rung: Rung, runs: Path, processes: int, seconds: float | None) -> bool:
-    """Train one student by `recipes/<family>/<rung>.yaml` in processes of their own, until done (True) or out of time (False)."""
+    """Train one student by its recipe in processes of their own, until done (True) or out of time (False).
+
+    Raises InputError where the folder's finished run is of another recipe or from other weights than those of now.
+    """
+    runs = Path(os.path.relpath(runs))  # a recipe's fingerprint has the paths, so they are always spelt alike
     folder = runs / rung.name
-    if (folder / "done.json").is_file():
-        return True
     teacher, start = (_model(family, name, runs) for name in rung.needs)
+    overrides = [f"teacher={teacher}", f"student.start={start}"]
+    if rung.training_seed:
+        seed = read_recipe(f"{family}/{rung.recipe}").seed + TRAINING_SEED_STEP * rung.training_seed
+        overrides += [f"name={family}/{rung.name}", f"seed={seed}"]
+    recipe = read_recipe(f"{family}/{rung.recipe}", overrides)
+    if is_done(recipe, folder, Registry.load()):
+        return True
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    command += ["-m", "reference_trainer", "train", f"{family}/{rung.name}", f"teacher={teacher}", f"student.start={start}"]
+    command += ["-m", "reference_trainer", "train", f"{family}/{rung.recipe}", *overrides]
     command += ["--output", str(folder), "--device", "cpu", "--no-whole-export"]
     command += [] if seconds is None else ["--sitting-minutes", f"{seconds / 60:.3f}"]
     # One thread a process is what the recipes' times are for; a trained rung's bits depend on both numbers.
@@ -131,7 +169,7 @@ def _input(family: str, name: str, runs: Path) -> Path:
     raise PrerequisiteError(f"{export} is missing", f"python -m reference_trainer ladder {family} --until {name}")
 
 
-def read_recipe(family: str, name: str, config_type: type[StageConfig]) -> StageConfig:
+def read_stage_recipe(family: str, name: str, config_type: type[StageConfig]) -> StageConfig:
     """The recipe `recipes/<family>/<name>.yaml`, checked against its stage's fields."""
     text = (files("reference_trainer") / "recipes" / family / f"{name}.yaml").read_text()
     return config_type.model_validate(yaml.safe_load(text))

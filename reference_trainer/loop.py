@@ -16,7 +16,7 @@ from reference_trainer.checkpoint import START_AGAIN, resume, save_checkpoint
 from reference_trainer.config import Recipe
 from reference_trainer.export import export_student
 from reference_trainer.monitor import GRID, Monitor, write_panels, write_samples
-from reference_trainer.networks import Networks
+from reference_trainer.networks import Networks, base_hashes
 from reference_trainer.pairs import Pairs
 from reference_trainer.prompts import PromptSource
 from reference_trainer.step import Trainer
@@ -35,12 +35,12 @@ def train(
     or accelerate launch all processes share the batch. Raises InputError, PrerequisiteError, IntegrityError before compute
     is spent where it can, IntegrityError when a loss is not a number, InterruptedRun on Ctrl-C; checkpoints stay whole.
     """
-    if _is_done(recipe, run):
+    registry = Registry.load()
+    if is_done(recipe, run, registry):
         return True
     accelerator = Accelerator(cpu=device == "cpu")
     processes, rank, main = accelerator.num_processes, accelerator.process_index, accelerator.is_main_process
     _tune(accelerator.device)
-    registry = Registry.load()
     prompts = PromptSource(recipe.prompts)
     networks = Networks(recipe, accelerator.device, registry)
     identity = {"recipe": recipe.identity(), "base_models": networks.base_hashes(), "prompts": {"sha256": prompts.sha256}}
@@ -94,14 +94,18 @@ def train(
     return True
 
 
-def _is_done(recipe: Recipe, run: Path) -> bool:
-    """Whether the folder holds this recipe's finished run. Raises InputError where it holds another's."""
+def is_done(recipe: Recipe, run: Path, registry: Registry) -> bool:
+    """Whether the folder holds this recipe's finished run. Raises InputError for another's, or one from other weights."""
     done = run / "done.json"
     if not done.is_file():
         return False
     found = json.loads(done.read_text("utf-8"))
     if found.get("fingerprint") != recipe.fingerprint():
         raise InputError(f"{done}: the finished run of another recipe ({found.get('name')})", START_AGAIN)
+    expected = base_hashes(recipe, registry)
+    changed = [name for name in expected if found.get("base_models", {}).get(name) != expected[name]]
+    if changed:
+        raise InputError(f"{done}: the finished run from other weights ({changed[0]} has changed)", START_AGAIN)
     return True
 
 

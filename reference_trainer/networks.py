@@ -29,6 +29,16 @@ from sbv2bench.specs import ModelSpec
 STUDENT, LORA_TEACHER = "student", "lora_teacher"  # names of the adapters
 
 
+def base_hashes(recipe: Recipe, registry: Registry) -> dict[str, str]:
+    """SHA-256 of every file of the models that a recipe starts from, "teacher:<path>" and "student:<path>".
+
+    Raises what finding a model's files raises.
+    """
+    names = {"teacher": recipe.teacher, "student": recipe.student.start}
+    specs = {role: registry.model(name) for role, name in names.items()}
+    return {f"{role}:{file.path}": file.sha256 for role, spec in specs.items() for file in model_files(spec, registry.model)}
+
+
 class Networks:
     """Everything that a recipe loads, on one device. What is trained is float32; the frozen base may be bfloat16."""
 
@@ -167,11 +177,12 @@ class Networks:
         )
 
     def base_hashes(self) -> dict[str, str]:
-        """SHA-256 of every file of the models that training starts from, "teacher:<path>" and "student:<path>"."""
-        specs = {"teacher": self.teacher_spec, "student": self.start_spec}
-        return {
-            f"{role}:{file.path}": file.sha256 for role, spec in specs.items() for file in model_files(spec, self.registry.model)
-        }
+        """SHA-256 of every file of the models that training starts from, as `base_hashes`."""
+        return base_hashes(self.recipe, self.registry)
+
+    def teacher_hashes(self) -> dict[str, str]:
+        """Those of the teacher alone."""
+        return {name: sha256 for name, sha256 in self.base_hashes().items() if name.startswith("teacher:")}
 
     def autocast(self) -> torch.autocast:
         """Half precision where the recipe says so."""

@@ -112,7 +112,7 @@ def _paired(
                 latents = scheduler.step(parts.predict(latents, t, text, scale), t, latents).prev_sample
         return latents
 
-    identity = {"kind": "paired", "teacher": networks.base_hashes(), "prompts": prompts.sha256, "count": count, **solver}
+    identity = {"kind": "paired", "teacher": networks.teacher_hashes(), "prompts": prompts.sha256, "count": count, **solver}
     return captions, make, identity
 
 
@@ -145,7 +145,7 @@ def _real(
 
     identity: dict[str, object] = {
         "kind": "real",
-        "teacher": networks.base_hashes(),
+        "teacher": networks.teacher_hashes(),
         "images": settings.images,
         "captions": captions,
     }

@@ -28,11 +28,13 @@ _SHIPPED_PICTURES = (
 def ship_family(runs: Path, output: Path) -> list[str]:
     """Write every finished rung of `runs` to `output` in place of its own, keep the others; returns the rungs written.
 
+    Of a student that was trained several times the first ships, never the best.
+
     output/<rung>/... the genuine layout in float16; output/training/<rung>.json seconds, figures and log;
     output/manifest.json the SHA-256 and size of every file. Raises PrerequisiteError where no rung is
     finished.
     """
-    finished = [rung for rung in RUNGS if (runs / rung.name / "done.json").is_file()]
+    finished = [rung for rung in RUNGS if not rung.training_seed and (runs / rung.name / "done.json").is_file()]
     if not finished:
         raise PrerequisiteError(f"ship: found no finished rung in {runs}", "python -m reference_trainer ladder mini")
     (output / "training").mkdir(parents=True, exist_ok=True)

@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save_file
 from reference_trainer.base_models.extractor import ExtractorConfig
 from reference_trainer.base_models.stage import train, training_batch
 from reference_trainer.base_models.tokenizer import write_tokenizer
-from reference_trainer.ladder import RUNGS, climb, read_recipe
-from sbv2bench.errors import InputError, PrerequisiteError
+from reference_trainer.ladder import RUNGS, read_stage_recipe
+from sbv2bench.errors import PrerequisiteError
 from sbv2bench.mini import world
 
 
@@ -108,45 +108,13 @@ def test_recipes_are_valid_and_typos_are_errors() -> None:
 
     for rung in (rung for rung in RUNGS if rung.target):
         module, _, config_type = rung.target.split(":")
-        recipe = read_recipe("mini", rung.name, getattr(import_module(f"reference_trainer.base_models.{module}"), config_type))
+        recipe = read_stage_recipe(
+            "mini", rung.name, getattr(import_module(f"reference_trainer.base_models.{module}"), config_type)
+        )
         assert recipe.stage == rung.name
         assert recipe.batch_size % 2 == 0
     with pytest.raises(ValueError, match="Extra inputs"):
         config(learning_rat=1.0)
-
-
-def test_ladder_refuses_what_it_cannot_climb(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="full"):
-        climb("full", tmp_path, "sd21", 1, None)
-    with pytest.raises(InputError, match="sd12"):
-        climb("mini", tmp_path, "sd12", 1, None)
-    with pytest.raises(InputError, match="--start: found 'sd12'"):
-        climb("mini", tmp_path, "sd21", 1, None, start="sd12")
-
-
-def test_a_rung_needs_a_run_or_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a run has made comes first, then the package's own weights; neither is an error that says what to train."""
-    from reference_trainer import ladder
-
-    assert ladder._input("mini", "autoencoder", tmp_path) == ladder.paths.package_weights() / "sd21" / "vae"
-    (tmp_path / "autoencoder" / "export").mkdir(parents=True)
-    assert ladder._input("mini", "autoencoder", tmp_path) == tmp_path / "autoencoder" / "export"
-    with pytest.raises(PrerequisiteError, match="--until sd21-start"):
-        ladder._input("mini", "sd21-start", tmp_path)
-    assert ladder._model("mini", "sd21", tmp_path) == "mini/sd21"
-    monkeypatch.setattr(ladder.paths, "package_weights", lambda: tmp_path / "nothing")
-    with pytest.raises(PrerequisiteError, match="--until sd21"):
-        ladder._model("mini", "sd21", tmp_path)
-
-
-def test_students_of_the_ladder_have_recipes_that_agree_with_it() -> None:
-    from reference_trainer import config as recipes
-
-    for rung in (rung for rung in RUNGS if not rung.target):
-        recipe = recipes.read_recipe(f"mini/{rung.name}")
-        assert (recipe.teacher, recipe.student.start) == tuple(f"mini/{name}" for name in rung.needs)
-        assert recipe.batch_size % 2 == 0 and recipe.name == f"mini/{rung.name}"
-    assert len({recipes.read_recipe(f"mini/{rung.name}").seed for rung in RUNGS if not rung.target}) == 4
 
 
 def test_shipping_needs_a_finished_rung(tmp_path: Path) -> None:

@@ -1,0 +1,84 @@
+"""The ladder: what a rung needs, which recipe it has, when it is done."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import pytest
+
+from reference_trainer import ladder
+from reference_trainer.config import read_recipe
+from reference_trainer.ladder import RUNGS, climb
+from reference_trainer.networks import base_hashes
+from sbv2bench.errors import InputError, PrerequisiteError
+from sbv2bench.registry import Registry
+
+
+def test_ladder_refuses_what_it_cannot_climb(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="full"):
+        climb("full", tmp_path, "sd21", 1, None)
+    with pytest.raises(InputError, match="sd12"):
+        climb("mini", tmp_path, "sd12", 1, None)
+    with pytest.raises(InputError, match="--start: found 'sd12'"):
+        climb("mini", tmp_path, "sd21", 1, None, start="sd12")
+
+
+def test_a_rung_needs_a_run_or_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a run has made comes first, then the package's own weights; neither is an error that says what to train."""
+    assert ladder._input("mini", "autoencoder", tmp_path) == ladder.paths.package_weights() / "sd21" / "vae"
+    (tmp_path / "autoencoder" / "export").mkdir(parents=True)
+    assert ladder._input("mini", "autoencoder", tmp_path) == tmp_path / "autoencoder" / "export"
+    with pytest.raises(PrerequisiteError, match="--until sd21-start"):
+        ladder._input("mini", "sd21-start", tmp_path)
+    assert ladder._model("mini", "sd21", tmp_path) == "mini/sd21"
+    monkeypatch.setattr(ladder.paths, "package_weights", lambda: tmp_path / "nothing")
+    with pytest.raises(PrerequisiteError, match="--until sd21"):
+        ladder._model("mini", "sd21", tmp_path)
+
+
+def test_students_of_the_ladder_have_recipes_that_agree_with_it() -> None:
+    students = [rung for rung in RUNGS if not rung.target]
+    for rung in students:
+        recipe = read_recipe(f"mini/{rung.recipe}")
+        assert (recipe.teacher, recipe.student.start) == tuple(f"mini/{name}" for name in rung.needs)
+        assert recipe.batch_size % 2 == 0 and recipe.name == f"mini/{rung.recipe}"
+    seeds = [read_recipe(f"mini/{rung.name}").seed for rung in students if not rung.training_seed]
+    assert len(set(seeds)) == len(seeds)
+    assert max(seeds) - min(seeds) < ladder.TRAINING_SEED_STEP  # so that repetitions have seeds of their own
+
+
+def test_a_repetition_is_the_same_recipe_with_another_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[list[str]] = []
+    monkeypatch.setattr(
+        ladder.subprocess, "run", lambda command, **more: called.append(command) or argparse.Namespace(returncode=0)
+    )
+    monkeypatch.chdir(tmp_path)
+    for name in ("sbv2-a", "sbv2-a-seed2"):
+        rung = next(rung for rung in RUNGS if rung.name == name)
+        assert not ladder.climb_student("mini", rung, Path("runs"), 2, None)  # nothing trained, so nothing is done
+    plain, repeated = called
+    assert [word for word in repeated if word not in plain] == ["name=mini/sbv2-a-seed2", "seed=2053", "runs/sbv2-a-seed2"]
+
+
+def test_a_finished_student_is_not_trained_again_unless_something_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """done.json stands for one recipe and the very weights that it started from; anything else must not pass for it."""
+    monkeypatch.setattr(ladder.subprocess, "run", lambda *_, **__: pytest.fail("trained again"))
+    rung = next(rung for rung in RUNGS if rung.name == "sbv2-a")
+    recipe = read_recipe("mini/sbv2-a")
+    record = {"name": recipe.name, "fingerprint": recipe.fingerprint(), "base_models": base_hashes(recipe, Registry.load())}
+    done = tmp_path / "sbv2-a" / "done.json"
+    done.parent.mkdir()
+    done.write_text(json.dumps(record))
+    assert ladder.climb_student("mini", rung, tmp_path, 2, None)
+    done.write_text(json.dumps(record | {"fingerprint": "0"}))
+    with pytest.raises(InputError, match="another recipe"):
+        ladder.climb_student("mini", rung, tmp_path, 2, None)
+    name = "student:unet/diffusion_pytorch_model.safetensors"
+    assert name in record["base_models"]
+    done.write_text(json.dumps(record | {"base_models": record["base_models"] | {name: "0"}}))
+    with pytest.raises(InputError, match=f"{name} has changed"):
+        ladder.climb_student("mini", rung, tmp_path, 2, None)
