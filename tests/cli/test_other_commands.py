@@ -113,3 +113,13 @@ def test_usage_errors_are_short(run: Callable[..., Done]) -> None:
     refused(run("--foo"), 2, "--foo")
     refused(run("cache", "prnue"), 2, "prnue")
     assert run("--version").out == f"sbv2bench {__version__}\n"
+
+
+def test_grid(run: Callable[..., Done], tmp_path: Path) -> None:
+    done = run("grid", "real", "--captions", "0,2", "--output", "grid.png")
+    assert (done.code, done.out) == (0, "") and "written: grid.png" in done.err
+    assert (tmp_path / "grid.png").read_bytes().startswith(b"\x89PNG")
+    refused(
+        run("grid", "real", "--captions", "0-5", "--output", "other.png"), 2, "--captions: found '0-5'", "fix: --captions 0,1,2"
+    )
+    assert not (tmp_path / "other.png").exists()

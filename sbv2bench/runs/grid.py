@@ -1,0 +1,84 @@
+"""The same captions and noise through several models, to be looked at side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sbv2bench.data.prompts import load_prompts
+from sbv2bench.errors import InputError
+from sbv2bench.registry import Registry
+from sbv2bench.runs.checks import available_device, check_packages, chosen_dtype
+from sbv2bench.runs.options import EvalOptions
+from sbv2bench.runs.workers import exact_arithmetic
+from sbv2bench.samplers.base import Images, PromptBlock, Stopwatch, image_seed
+from sbv2bench.specs import ModelSpec, SuiteSpec
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A row for each model, a column for each caption and seed, captions first.
+
+    columns: (caption number in the suite, seed). images: of each model uint8 [columns, H, W, 3].
+    """
+
+    suite: str
+    models: tuple[ModelSpec, ...]
+    columns: tuple[tuple[int, int], ...]
+    captions: tuple[str, ...]  # of each column
+    images: tuple[Images, ...]
+
+
+def sample_grid(
+    models: Sequence[str],
+    suite: str,
+    captions: Sequence[int],
+    seeds: Sequence[int],
+    registry: Registry,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+) -> Grid:
+    """Sample some captions of a suite with every model, each as `sbv2bench eval` samples it: the same image of (seed, caption).
+
+    models: ids, folders or hub ids; captions: their numbers, from 0. Raises InputError for names, numbers and options before
+    anything is loaded, and what loading raises.
+    """
+    chosen = registry.suite(suite)
+    if not models or not captions or not seeds:
+        raise InputError("grid: expected at least one model, one caption and one seed", "sbv2bench grid sd21 swiftbrush")
+    _check_captions(captions, chosen)
+    for seed in seeds:
+        EvalOptions.validated(seed=seed, device=device, dtype=dtype)  # the words that eval has for them
+    check_packages()
+    specs = [registry.model(model, chosen) for model in models]
+    place = available_device(device)
+    prompts = load_prompts(chosen, max(2, max(captions) + 1))
+    columns = tuple((number, seed) for number in captions for seed in seeds)
+    texts = tuple(prompts.captions[number] for number, _ in columns)
+    # One block each: caption `number` is the same image whatever stands beside it.
+    blocks = [
+        PromptBlock(number, number, 1, (text,), (image_seed(seed, number),))
+        for text, (number, seed) in zip(texts, columns, strict=True)
+    ]
+    with exact_arithmetic():
+        images = tuple(_sampled(spec, blocks, place, chosen_dtype(dtype, place), registry) for spec in specs)
+    return Grid(chosen.id, tuple(specs), columns, texts, images)
+
+
+def _check_captions(numbers: Sequence[int], suite: SuiteSpec) -> None:
+    for number in numbers:
+        if not 0 <= number < suite.num_generated:
+            raise InputError(
+                f"--captions: found {number}, expected numbers from 0 to {suite.num_generated - 1}, those of suite {suite.id}"
+            )
+
+
+def _sampled(spec: ModelSpec, blocks: Sequence[PromptBlock], device: str, dtype: str, registry: Registry) -> Images:
+    import numpy as np
+    import torch
+
+    from sbv2bench.samplers import load_sampler
+
+    sampler = load_sampler(spec, device, getattr(torch, dtype), registry)
+    return np.concatenate([sampler.generate(block, Stopwatch(device)) for block in blocks])
