@@ -33,8 +33,9 @@ def test_the_interval_is_welchs() -> None:
     a, b = [1.0, 1.3, 0.9], [2.0, 2.9, 1.7]
     found = claims.measure(LOWER, [result("mini/a", a), result("mini/b", b)])
     low, high = ttest_ind(a, b, equal_var=False).confidence_interval()
-    assert found.interval == pytest.approx((low, high))
-    assert found.difference == pytest.approx(sum(a) / 3 - sum(b) / 3)
+    assert found.difference is not None
+    assert found.difference.interval == pytest.approx((low, high))
+    assert found.difference.value == pytest.approx(sum(a) / 3 - sum(b) / 3)
 
 
 @pytest.mark.parametrize(
@@ -62,9 +63,9 @@ def test_several_trainings_replace_generation_seeds() -> None:
     rows += [result("mini/a-reg", [100.0, 101.0]), result("mini/aa", [100.0, 101.0])]
     found = claims.estimate(Side(model="mini/a"), "fid", rows)
     assert found is not None
-    assert (found.over, found.freedom) == ("3 training seeds", 2)
-    assert found.mean == pytest.approx(2.05)
-    assert found.std_err == pytest.approx(1 / 3**0.5)
+    assert (found.over, found.mean.freedom) == ("3 training seeds", 2)
+    assert found.mean.value == pytest.approx(2.05)
+    assert found.mean.std_err == pytest.approx(1 / 3**0.5)
     one = claims.estimate(Side(model="mini/a"), "fid", rows[:1])
     assert one is not None and one.over == "2 generation seeds"
     assert claims.estimate(Side(model="mini/a"), "fid", rows[1:]) is None  # only repetitions: the shipped one is missing
@@ -74,7 +75,7 @@ def test_a_side_is_one_way_of_sampling() -> None:
     rows = [result("mini/t", [1.0, 1.1], nfe=25, guidance=2.0), result("mini/t", [5.0, 5.1], nfe=1, guidance=2.0)]
     rows += [result("mini/t", [9.0, 9.1], nfe=25, guidance=3.0)]
     found = claims.estimate(Side(model="mini/t", nfe=25, guidance_scale=2.0), "fid", rows)
-    assert found is not None and found.mean == pytest.approx(1.05)
+    assert found is not None and found.mean.value == pytest.approx(1.05)
 
 
 def test_the_claims_are_the_papers() -> None:

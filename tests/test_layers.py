@@ -15,7 +15,7 @@ LAYERS = {
     "specs": 1, "catalog": 1, "registry": 1, "results": 1, "results.records": 1, "data.assets": 1,
     "weights": 2, "data": 2, "mini": 2,
     "samplers": 3, "features": 3, "metrics": 3,
-    "runs": 4, "results.store": 4, "results.leaderboard": 4, "report": 4, "doctor": 4,
+    "runs": 4, "results.store": 4, "results.leaderboard": 4, "results.claims": 4, "report": 4, "doctor": 4,
     "cli": 5, "__main__": 5,
 }  # fmt: skip
 SIBLINGS = ("samplers", "features", "metrics")

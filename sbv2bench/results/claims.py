@@ -20,6 +20,7 @@ from typing import Literal
 import yaml
 from pydantic import BaseModel, ConfigDict
 
+from sbv2bench.metrics.comparison import Difference, Mean, mean_of, welch
 from sbv2bench.results.records import EvalResult, MetricValue
 
 Verdict = Literal["agrees", "disagrees", "not separated", "not run"]
@@ -75,23 +76,20 @@ class Claims(_Declared):
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean and its standard error. over: what it scatters over, "3 training seeds" or "3 generation seeds"."""
+    """A mean with its error. over: what it scatters over, "3 training seeds" or "3 generation seeds"."""
 
-    mean: float
-    std_err: float
-    freedom: int
+    mean: Mean
     over: str
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A claim with what was found. difference: better less worse, and its 95 % interval."""
+    """A claim with what was found. difference: better less worse, with its 95 % interval."""
 
     claim: Claim
     better: Estimate | None
     worse: Estimate | None
-    difference: float | None
-    interval: tuple[float, float] | None
+    difference: Difference | None
     verdict: Verdict
 
 
@@ -129,43 +127,26 @@ def estimate(side: Side, metric: str, results: Sequence[EvalResult]) -> Estimate
 
 
 def _estimate(values: Sequence[float], what: str) -> Estimate | None:
-    count = len(values)
-    if count < 2:
-        return None
-    mean = sum(values) / count
-    deviation = math.sqrt(sum((value - mean) ** 2 for value in values) / (count - 1))
-    return Estimate(mean, deviation / math.sqrt(count), count - 1, f"{count} {what}")
+    return None if len(values) < 2 else Estimate(mean_of(values), f"{len(values)} {what}")
 
 
 def measure(claim: Claim, results: Sequence[EvalResult]) -> Measured:
     """A claim by the rows of a board. The verdict: does the interval leave out 0, and on which side."""
     better, worse = (estimate(side, claim.metric, results) for side in (claim.better, claim.worse))
     if better is None or worse is None:
-        return Measured(claim, better, worse, None, None, "not run")
-    difference = better.mean - worse.mean
-    reach = _reach(better, worse)
-    low, high = difference - reach, difference + reach
-    direction = next(result.metrics[claim.metric].direction for result in results if claim.metric in result.metrics)
+        return Measured(claim, better, worse, None, "not run")
+    difference = welch(better.mean, worse.mean)
+    low, high = difference.interval
     if low <= 0 <= high:
-        return Measured(claim, better, worse, difference, (low, high), "not separated")
+        return Measured(claim, better, worse, difference, "not separated")
+    direction = next(result.metrics[claim.metric].direction for result in results if claim.metric in result.metrics)
     agrees = (high < 0) == (direction == "lower")
-    return Measured(claim, better, worse, difference, (low, high), "agrees" if agrees else "disagrees")
+    return Measured(claim, better, worse, difference, "agrees" if agrees else "disagrees")
 
 
 def any_measured(results: Sequence[EvalResult]) -> bool:
     """Whether a board has both sides of any claim."""
     return any(measure(claim, results).verdict != "not run" for claim in declared().claims)
-
-
-def _reach(a: Estimate, b: Estimate) -> float:
-    """Half the width of Welch's 95 % interval of a difference of means."""
-    from scipy.special import stdtrit
-
-    squares = a.std_err**2, b.std_err**2
-    if sum(squares) == 0:
-        return 0.0
-    freedom = sum(squares) ** 2 / (squares[0] ** 2 / a.freedom + squares[1] ** 2 / b.freedom)
-    return float(stdtrit(freedom, 0.975)) * math.sqrt(sum(squares))
 
 
 def to_markdown(mark: str, suite: str, results: Sequence[EvalResult]) -> str:
@@ -203,10 +184,9 @@ def to_csv(results: Sequence[EvalResult]) -> str:
         found = measure(claim, results)
         cells: list[object] = []
         for side, value in ((claim.better, found.better), (claim.worse, found.worse)):
-            cells += [side.model, *([value.mean, value.std_err, value.over] if value else ["", "", ""])]
-        low, high = found.interval or ("", "")
-        difference = "" if found.difference is None else found.difference
-        writer.writerow([claim.says, claim.metric, *cells, difference, low, high, found.verdict])
+            cells += [side.model, *([value.mean.value, value.mean.std_err, value.over] if value else ["", "", ""])]
+        numbers = [found.difference.value, *found.difference.interval] if found.difference else ["", "", ""]
+        writer.writerow([claim.says, claim.metric, *cells, *numbers, found.verdict])
     return out.getvalue()
 
 
@@ -233,10 +213,10 @@ def _claim_row(found: Measured, labels: dict[str, MetricValue]) -> list[str]:
         printed = f"Table {table}: " + " against ".join("-" if number is None else f"{number:g}" for number in numbers)
     label = labels[claim.metric].label if claim.metric in labels else claim.metric
     difference = ""
-    if found.difference is not None and found.interval is not None:
-        digits = _digits(max(abs(end - found.difference) for end in found.interval))
-        low, high = found.interval
-        difference = f"{found.difference:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
+    if found.difference is not None:
+        low, high = found.difference.interval
+        digits = _digits((high - low) / 2)
+        difference = f"{found.difference.value:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
     sides = [
         f"{_name(side)} {_cell(value)}".strip() for side, value in ((claim.better, found.better), (claim.worse, found.worse))
     ]
@@ -252,8 +232,8 @@ def _name(side: Side) -> str:
 def _cell(value: Estimate | None) -> str:
     if value is None:
         return ""
-    digits = _digits(value.std_err)
-    return f"{value.mean:.{digits}f} ± {value.std_err:.{digits}f}"
+    digits = _digits(value.mean.std_err)
+    return f"{value.mean.value:.{digits}f} ± {value.mean.std_err:.{digits}f}"
 
 
 def _digits(error: float) -> int:
