@@ -213,6 +213,21 @@ def test_built_in_ids() -> None:
             with_weights(hps)
 
 
+def test_the_hubs_cache_serves_it_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The catalog's own entry, from a cache laid out as huggingface_hub leaves it; the network in it is a tiny one."""
+    revision = "a" * 40
+    repository = tmp_path / "models--laion--CLIP-ViT-g-14-laion2B-s12B-b42K"
+    write_tiny_clip(repository / "snapshots" / revision, seed=1)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(revision)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    found = with_weights(Registry.load().extractor("clip-vit-g-14-laion2b"))
+    assert [file.path for file in found.weights] == ["open_clip_config.json", "open_clip_model.safetensors"]
+    prefixed = OpenClipScorer(found).embed_text(["a red circle"])
+    plain = OpenClipScorer(found.model_copy(update={"prefix": ""})).embed_text(["A photo depicts a red circle"])
+    assert np.array_equal(prefixed, plain)
+
+
 CAPTION_0 = "A man with a red helmet on a small moped on a dirt road. "
 PREFIX_IDS = [49406, 320, 1125, 29340, 49407]
 CAPTION_IDS = [

@@ -102,6 +102,13 @@ def test_a_block_that_is_not_finite_is_computed_in_float32(golden: Sets) -> None
     assert (everywhere.precision, everywhere.recall) == (plain.precision, plain.recall)
 
 
+def test_twice_the_product_may_overflow_where_the_norms_do_not() -> None:
+    """|f|^2 = 40,000 is a float16, 2 f.f is not: float32 again."""
+    rows = np.stack([np.full(6, 200.0), 2.0 * np.arange(6)], axis=1).astype(np.float32)
+    (_, distances), *_ = _block(rows, rows)
+    assert np.array_equal(distances, np.square(np.subtract.outer(rows[:, 1], rows[:, 1])))
+
+
 def test_conventions() -> None:
     """The hand set of protocols.md 9.2.1, exact in float16; and a tight cluster: precise, with little recall."""
     reference, generated = np.array([0.0, 1, 2, 3, 10])[:, None], np.array([1.0, 4, 6, 30])[:, None]
