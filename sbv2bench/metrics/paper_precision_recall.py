@@ -1,10 +1,11 @@
 """Precision and recall as the paper's script computes them (protocols.md 3): distances in float16, block by block.
 
 That evaluator casts both sides of a block of 10,000 x 10,000 features to float16 and forms max(|u|^2 - 2 u.v + |v|^2, 0)
-there; only where a block has a value that is not finite is that block computed again in float32. At squared norms of some
-hundreds float16 has steps of a quarter to a half, so distances tie, a point is seldom at distance 0 of itself, and <= admits
-more than it should. Which order TensorFlow rounds in nobody has published: here products and sums are accumulated in float32
-and every result that the formula names is rounded to float16, as a GPU's half-precision kernels do.
+there; only where a block has a value that is not finite is that block computed again in float32 (twice a product that
+overflows is no such value: the maximum makes 0 of it). At squared norms of some hundreds float16 has steps of a quarter to
+a half, so distances tie, a point need not be at distance 0 of itself, and <= admits more than it should. Which order
+TensorFlow rounds in nobody has published: here products and sums are accumulated in float32 and every result that the
+formula names is rounded to float16, as a GPU's half-precision kernels do.
 
 These two numbers are for standing beside the paper's. `precision_recall` is the measure.
 """

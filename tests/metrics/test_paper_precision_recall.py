@@ -102,11 +102,13 @@ def test_a_block_that_is_not_finite_is_computed_in_float32(golden: Sets) -> None
     assert (everywhere.precision, everywhere.recall) == (plain.precision, plain.recall)
 
 
-def test_twice_the_product_may_overflow_where_the_norms_do_not() -> None:
-    """|f|^2 = 40,000 is a float16, 2 f.f is not: float32 again."""
-    rows = np.stack([np.full(6, 200.0), 2.0 * np.arange(6)], axis=1).astype(np.float32)
+def test_an_overflowing_product_is_distance_0_and_no_fallback() -> None:
+    """|f|^2 = 40,000 is a float16, 2 f.f is not: the formula's maximum turns -inf into 0, and all of the block is finite."""
+    rows = np.stack([np.full(6, 200.0), 20.0 * np.arange(6)], axis=1).astype(np.float32)
     (_, distances), *_ = _block(rows, rows)
-    assert np.array_equal(distances, np.square(np.subtract.outer(rows[:, 1], rows[:, 1])))
+    tensor = torch.from_numpy(rows)
+    assert np.array_equal(distances, block_by_torch(tensor, tensor).numpy())
+    assert distances.max() == 0 < np.square(rows[5] - rows[0]).sum()
 
 
 def test_conventions() -> None:
