@@ -13,6 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 Family = Literal["mini", "full", "local"]
 PredictionType = Literal["epsilon", "v_prediction", "sample"]
+# From uint8 pixels to a network's input, where that is part of a metric's name (protocols.md 2, 3, 5).
+Preprocessing = Literal["", "clean299", "tf1", "legacy_no_antialias", "antialias"]
 
 
 class Spec(BaseModel):
@@ -104,18 +106,33 @@ class SamplerSpec(Spec):
 
 
 class ExtractorSpec(Spec):
-    """A network that turns images (and texts) into features. kind names the class in `sbv2bench.features`."""
+    """A network that turns images (and texts) into features. kind names the class in `sbv2bench.features`.
 
-    remarks = frozenset({"description", "location"})
+    location: as a model's, or `asset:NAME`, a declared download. files: which of the location's files are read (of the
+    weights among them the first that is there); none named means all, in the layout of the kind.
+    """
+
+    remarks = frozenset({"description", "location", "files"})
+    # Fields that came after the first results: at their defaults a fingerprint is what it was.
+    later: ClassVar[frozenset[str]] = frozenset({"architecture", "preprocessing", "channels"})
 
     id: str
-    kind: str  # "world_network" | "open_clip" | a kind that a plugin registers
+    kind: str  # "world_network" | "open_clip" | "inception" | a kind that a plugin registers
     location: str = ""
+    files: tuple[str, ...] = ()
     weights: tuple[WeightsFile, ...] = ()
+    architecture: str = ""  # open_clip: its name of a network, where the location holds a bare state dict
+    preprocessing: Preprocessing = ""  # "": the kind's own
+    channels: Literal["rgb", "bgr"] = "rgb"  # the order in which inception sees them
     prefix: str = ""  # put before every prompt
     scale: float = 1.0  # multiplies the cosine: 1 for CLIP score, 100 for HPS
     label: str = ""  # how the metric's extractor is named to people
     description: str = ""
+
+    def protocol(self) -> dict[str, Any]:
+        """The fields that can change a number, without later ones at their defaults."""
+        defaults = {name: type(self).model_fields[name].default for name in self.later}
+        return {name: value for name, value in super().protocol().items() if name not in defaults or value != defaults[name]}
 
 
 class PromptSpec(Spec):

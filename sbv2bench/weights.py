@@ -27,11 +27,12 @@ COPY_AGAIN = "copy or download the file again"
 _SHOWN = 3  # names in an error message
 
 
-def load_state_dict(path: Path) -> StateDict:
+def load_state_dict(path: Path, known: bool = False) -> StateDict:
     """Every tensor of a weights file, or of the (possibly sharded) weights in a folder: name -> CPU tensor as stored.
 
     Raises PrerequisiteError where there are none, IntegrityError for a broken file, and for a pickle unless
-    SBV2BENCH_ALLOW_PICKLE=1 (then read with weights_only=True).
+    SBV2BENCH_ALLOW_PICKLE=1 or the caller has proved by its hash that the file is a well-known one. Pickles are read with
+    weights_only=True in any case.
     """
     if not path.exists():
         raise PrerequisiteError(f"{path}: weights file not found")
@@ -40,7 +41,7 @@ def load_state_dict(path: Path) -> StateDict:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        return _load_pickle(path)
+        return _load_pickle(path, known)
     except (SafetensorError, UnpicklingError, EOFError, RuntimeError, ValueError, OSError) as error:
         raise IntegrityError(f"{path}: not a whole weights file ({_first_line(error)})", COPY_AGAIN) from error
 
@@ -64,8 +65,8 @@ def _load_folder(folder: Path) -> StateDict:
     return state
 
 
-def _load_pickle(path: Path) -> StateDict:
-    if not pickles_allowed():
+def _load_pickle(path: Path, known: bool) -> StateDict:
+    if not (known or pickles_allowed()):
         raise IntegrityError(
             f"{path}: found pickled weights, expected *.safetensors; reading a pickle can run any code that is in it",
             f"convert it to safetensors, or set {ALLOW_PICKLE}=1 if you trust its author",

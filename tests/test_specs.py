@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from sbv2bench.errors import InputError
 from sbv2bench.registry import Registry
 from sbv2bench.runs.options import EvalOptions
-from sbv2bench.specs import MergeSpec, ModelSpec, WeightsFile, fingerprint
+from sbv2bench.specs import ExtractorSpec, MergeSpec, ModelSpec, WeightsFile, fingerprint
 
 
 def model(**changes: Any) -> ModelSpec:
@@ -55,6 +55,16 @@ def test_what_changes_a_number_changes_the_fingerprint(change: dict[str, Any]) -
 def test_remarks_do_not_change_the_fingerprint(change: dict[str, Any]) -> None:
     assert model(**change) != model()
     assert model(**change).fingerprint() == model().fingerprint()
+
+
+def test_an_extractors_later_fields_count_only_where_they_are_used() -> None:
+    """Results that were made before a field existed keep their fingerprint; a use of it makes another extractor."""
+    plain = ExtractorSpec(id="x", kind="open_clip", location="here", files=("a",), description="d")
+    before = {"id": "x", "kind": "open_clip", "weights": [], "prefix": "", "scale": 1.0, "label": ""}
+    assert plain.protocol() == before
+    assert plain.fingerprint() == fingerprint(before)
+    changes: list[dict[str, Any]] = [{"architecture": "ViT-H-14"}, {"preprocessing": "antialias"}, {"channels": "bgr"}]
+    assert len({plain.model_copy(update=change).fingerprint() for change in [{}, *changes]}) == 4
 
 
 def test_fingerprints_do_not_depend_on_the_order_of_keys() -> None:

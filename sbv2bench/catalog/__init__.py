@@ -99,7 +99,7 @@ def parse(spec_class: type[S], fields: dict[str, Any], where: str) -> S:
 
 def _is_relative(location: object) -> bool:
     """Whether a location is a path that is meant from the catalog's folder."""
-    return isinstance(location, str) and location != "" and not location.startswith(("package:", "hub:", "~"))
+    return isinstance(location, str) and location != "" and not location.startswith(("package:", "hub:", "asset:", "~"))
 
 
 def _model_fields(key: str, fields: dict[str, Any], where: str) -> dict[str, Any]:

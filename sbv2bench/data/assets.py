@@ -10,8 +10,11 @@ import json
 import os
 import struct
 import time
+from importlib import resources
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock
 
 from sbv2bench import paths
 from sbv2bench.atomic import write_whole
@@ -19,7 +22,7 @@ from sbv2bench.errors import InputError, IntegrityError, PrerequisiteError
 from sbv2bench.provenance import sha256_file
 from sbv2bench.specs import WeightsFile
 
-PACKAGE, HUB = "package:", "hub:"
+PACKAGE, HUB, ASSET = "package:", "hub:", "asset:"
 PICKLES = frozenset({".bin", ".pt", ".ckpt", ".pth", ".pkl"})
 # Besides weights, every file that decides what a network computes: configs, schedulers, tokenizers.
 TOKENIZER_FILES = frozenset({"merges.txt", "vocab.txt"})
@@ -38,15 +41,18 @@ def offline() -> bool:
     return any(os.environ.get(name, "").lower() in {"1", "true", "yes", "on"} for name in ("HF_HUB_OFFLINE", "SBV2BENCH_OFFLINE"))
 
 
-def resolve_location(location: str, revision: str | None = None) -> Path:
-    """The folder (or file) that a location names: `package:mini/sd21`, `hub:org/name`, or a path.
+def resolve_location(location: str, revision: str | None = None, files: tuple[str, ...] = ()) -> Path:
+    """The folder (or file) that a location names: `package:mini/sd21`, `hub:org/name`, `asset:NAME`, or a path.
 
-    Raises PrerequisiteError where shipped or hub files are not on this machine, InputError where a path does not exist.
+    files: of a hub location, only these are fetched. Raises PrerequisiteError where shipped or downloaded files are not on
+    this machine, InputError where a path does not exist.
     """
+    if location.startswith(ASSET):
+        return _asset_file(location.removeprefix(ASSET))
     if location.startswith(PACKAGE):
         return _package_folder(location)
     if location.startswith(HUB):
-        return _hub_folder(location.removeprefix(HUB), revision)
+        return _hub_folder(location.removeprefix(HUB), revision, files)
     path = Path(location).expanduser()
     if not location or not path.exists():
         raise InputError(f"model folder: {location!r} does not exist, expected a folder, package:mini/NAME or hub:ORG/NAME")
@@ -65,15 +71,44 @@ def _package_folder(location: str) -> Path:
     return folder
 
 
-def _hub_folder(repository: str, revision: str | None) -> Path:
+def _asset_file(name: str) -> Path:
+    """The verified file of a declared download. Raises InputError (unknown), PrerequisiteError (not here), IntegrityError."""
+    import pooch
+    import yaml
+
+    declared = yaml.safe_load((resources.files("sbv2bench.catalog") / "assets.yaml").read_text("utf-8"))["assets"]
+    if name not in declared:
+        raise InputError(f"asset:{name}: no such asset, expected one of {', '.join(declared)}")
+    asset = declared[name]
+    filename = asset.get("filename") or asset["files"][0]
+    urls = asset.get("urls") or [f"https://huggingface.co/{asset['hub']}/resolve/{asset['revision']}/{filename}"]
+    folder = paths.assets_dir() / asset["sha256"]
+    if not (folder / filename).is_file() and offline():
+        raise PrerequisiteError(f"asset:{name}: {filename} is not on this machine (offline)", f"sbv2bench download {name}")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / ".lock"):
+            return Path(pooch.retrieve(urls[0], f"sha256:{asset['sha256']}", filename, folder, progressbar=False))
+    except ValueError as error:
+        raise IntegrityError(f"asset:{name}: {filename} has another sha256 than {asset['sha256'][:16]}") from error
+    except OSError as error:
+        why = type(error).__name__
+        raise PrerequisiteError(f"asset:{name}: {filename} is not here ({why})", f"sbv2bench download {name}") from error
+
+
+def _hub_folder(repository: str, revision: str | None, files: tuple[str, ...]) -> Path:
     import huggingface_hub
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 
-    fetch = f"HF_HUB_OFFLINE=0 hf download {repository}" + (f" --revision {revision}" if revision else "")
+    fetch = " ".join(["HF_HUB_OFFLINE=0 hf download", repository, *files, *(["--revision", revision] if revision else [])])
     pickled = [f"*{suffix}" for suffix in sorted(PICKLES)] if not pickles_allowed() else None
     try:
         found = huggingface_hub.snapshot_download(
-            repository, revision=revision, local_files_only=offline(), ignore_patterns=pickled
+            repository,
+            revision=revision,
+            local_files_only=offline(),
+            allow_patterns=list(files) or None,
+            ignore_patterns=pickled,
         )
     except HFValidationError as error:
         raise InputError(f"hub id: found {repository!r}, expected ORG/NAME") from error
@@ -109,7 +144,7 @@ def hash_weights(folder: Path) -> tuple[WeightsFile, ...]:
         kept = sorted([*kept, *(path for path in files if path.suffix in PICKLES)])
     if not any(path.suffix == ".safetensors" or path.suffix in PICKLES for path in kept):
         raise PrerequisiteError(f"{folder}: no weights found, expected *.safetensors")
-    hashed = tuple(WeightsFile(path=path.relative_to(folder).as_posix(), sha256=_cached_sha256(path)) for path in kept)
+    hashed = tuple(WeightsFile(path=path.relative_to(folder).as_posix(), sha256=file_digest(path)) for path in kept)
     if folder.resolve().is_relative_to(paths.package_weights().resolve()):
         _check_manifest(folder, hashed)
     return hashed
@@ -205,7 +240,7 @@ def _check_manifest(folder: Path, hashed: tuple[WeightsFile, ...]) -> None:
     for path, sha256 in sorted(shipped.items()):
         if path not in found and not (folder / path).is_file():
             raise IntegrityError(f"{prefix}{path}: a shipped file is missing from this installation", REINSTALL)
-        actual = found.get(path) or _cached_sha256(folder / path)
+        actual = found.get(path) or file_digest(folder / path)
         if actual != sha256:
             raise IntegrityError(
                 f"{prefix}{path}: this installation's file is not the one that was shipped\n"
@@ -217,7 +252,7 @@ def _check_manifest(folder: Path, hashed: tuple[WeightsFile, ...]) -> None:
             raise IntegrityError(f"{prefix}{path}: weights that were not shipped lie in the installation", REINSTALL)
 
 
-def _cached_sha256(path: Path) -> str:
+def file_digest(path: Path) -> str:
     """SHA-256 of a file, remembered by (path, size, modification time) in the cache folder."""
     stat = path.stat()
     now = [str(path.resolve()), stat.st_size, stat.st_mtime_ns]

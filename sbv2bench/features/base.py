@@ -16,6 +16,7 @@ from sbv2bench.specs import ExtractorSpec
 KINDS = {
     "world_network": "sbv2bench.features.world:WorldExtractor",
     "open_clip": "sbv2bench.features.clip:OpenClipScorer",
+    "inception": "sbv2bench.features.inception:InceptionExtractor",
 }
 
 

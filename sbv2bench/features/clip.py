@@ -1,4 +1,7 @@
-"""OpenCLIP towers, from a folder in OpenCLIP's own layout: CLIP score and, with fine-tuned weights, HPS (protocols.md 4, 5)."""
+"""OpenCLIP towers: CLIP score and, with fine-tuned weights, HPS (protocols.md 4, 5).
+
+From a folder in OpenCLIP's own layout, or, where the spec names an architecture of OpenCLIP's, from a bare state dict.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +16,11 @@ from PIL import Image
 from safetensors import SafetensorError
 from torch.nn import functional
 
-from sbv2bench.data.assets import resolve_location
-from sbv2bench.errors import IntegrityError
+from sbv2bench.data.extractor_files import locate, weights_file
+from sbv2bench.errors import InputError, IntegrityError
 from sbv2bench.features.base import to_tensor
 from sbv2bench.specs import ExtractorSpec
+from sbv2bench.weights import compare_keys, load_state_dict
 
 _TEXT_BATCH = 256  # fixed, so that a text's embedding does not depend on who asks for it
 _CONFIG = "open_clip_config.json"
@@ -25,27 +29,26 @@ _CONFIG = "open_clip_config.json"
 class OpenClipScorer:
     """Image and text embeddings of one OpenCLIP model, float32, L2-normalised.
 
-    The folder has open_clip_config.json, open_clip_model.safetensors and the tokenizer's files; the network is built by
-    open_clip from `local-dir:`, so nothing is fetched. Prompts get `spec.prefix` before them.
+    A folder has open_clip_config.json, open_clip_model.safetensors and the tokenizer's files; the network is built by
+    open_clip from `local-dir:`, so nothing is fetched. Prompts get `spec.prefix` before them. spec.preprocessing: "" is
+    open_clip's own transform of PIL images; "antialias" and "legacy_no_antialias" resize tensors, as HPSv2 does under
+    torchvision since 0.17 and before it.
     """
 
     image_size = None
 
     def __init__(self, spec: ExtractorSpec, device: str = "cpu") -> None:
-        """Raises PrerequisiteError if the folder is not there, IntegrityError if open_clip cannot build a model from it."""
+        """Raises InputError on a preprocessing or an architecture that is not OpenCLIP's, PrerequisiteError if the weights are
+        not there, IntegrityError if open_clip cannot build a model from them or they are a pickle that may not be read."""
+        if spec.preprocessing not in ("", "antialias", "legacy_no_antialias"):
+            raise InputError(
+                f"extractor {spec.id}: found preprocessing {spec.preprocessing!r}, expected antialias or legacy_no_antialias"
+            )
         self.spec = spec
         self.device = device
-        folder = resolve_location(spec.location)
-        if not (folder / _CONFIG).is_file():
-            raise IntegrityError(f"extractor {spec.id}: {folder} has no {_CONFIG}")
-        name = f"local-dir:{folder}"
-        try:
-            model, _, self.preprocess = open_clip.create_model_and_transforms(name, precision="fp32", device=device)
-            self.tokenize = open_clip.get_tokenizer(name, **_offline(name))
-        except (RuntimeError, ValueError, KeyError, TypeError, OSError, SafetensorError) as error:
-            raise IntegrityError(f"extractor {spec.id}: open_clip cannot load {folder} ({str(error).splitlines()[0]})") from error
+        model, self.preprocess, self.tokenize = _from_state_dict(spec) if spec.architecture else _from_folder(spec)
         # float16 on disk: the arithmetic is float32, and no dropout or patch dropout.
-        self.model = model.float().eval().requires_grad_(False)
+        self.model = model.float().to(device).eval().requires_grad_(False)
         self._size = _pair(model.visual.image_size)
         mean, std = model.visual.preprocess_cfg["mean"], model.visual.preprocess_cfg["std"]
         self._mean = torch.tensor(mean, device=device).view(1, 3, 1, 1)
@@ -69,22 +72,28 @@ class OpenClipScorer:
         """Unit embeddings [B, D] float32 of uint8 RGB images [B, H, W, 3].
 
         Images of the network's size are only scaled and normalised; others go through open_clip's own evaluation
-        transform on PIL images (bicubic with antialiasing on uint8, centre crop).
+        transform on PIL images (bicubic with antialiasing on uint8, centre crop), or as the spec's preprocessing says
+        through `embed_pixels`. Raises ValueError where that is given pictures that are not square.
         """
         with torch.inference_mode():
-            embeds = self.model.encode_image(self._pixels(images_BHWC), normalize=True)
+            if self.spec.preprocessing:
+                embeds = self.embed_pixels(to_tensor(images_BHWC, self.device) / 255.0)
+            else:
+                embeds = self.model.encode_image(self._pixels(images_BHWC), normalize=True)
         return np.asarray(embeds.cpu().numpy(), dtype=np.float32)
 
     def embed_pixels(self, pixels_BCHW: torch.Tensor) -> torch.Tensor:
         """Unit embeddings [B, D] of square pictures [B, 3, S, S] in [0, 1], with gradient to the pixels: for training losses.
 
-        Resized by a tensor operation, bicubic with antialiasing, where `embed_images` resizes PIL images. Raises ValueError
-        where pictures are not square: a crop would hide pixels from the loss.
+        Resized by a tensor operation, bicubic, not clamped, with antialiasing unless the spec's preprocessing is
+        "legacy_no_antialias", where `embed_images` may resize PIL images. Raises ValueError where pictures are not square: a
+        crop would hide pixels from the loss, and whether HPSv2 crops or pads them depends on its revision.
         """
         if pixels_BCHW.shape[-1] != pixels_BCHW.shape[-2]:
             raise ValueError(f"pixels: found {tuple(pixels_BCHW.shape)}, expected square pictures")
         if pixels_BCHW.shape[-2:] != self._size:
-            pixels_BCHW = functional.interpolate(pixels_BCHW, self._size, mode="bicubic", antialias=True)
+            antialias = self.spec.preprocessing != "legacy_no_antialias"
+            pixels_BCHW = functional.interpolate(pixels_BCHW, self._size, mode="bicubic", antialias=antialias)
         embeds: torch.Tensor = self.model.encode_image((pixels_BCHW - self._mean) / self._std, normalize=True)
         return embeds
 
@@ -94,6 +103,36 @@ class OpenClipScorer:
             return (to_tensor(images_BHWC, self.device) / 255.0 - self._mean) / self._std
         resized = [self.preprocess(Image.fromarray(image)) for image in images_BHWC]
         return torch.stack(resized).to(self.device)
+
+
+def _from_folder(spec: ExtractorSpec) -> tuple[Any, Any, Any]:
+    """(model, evaluation transform, tokenizer) of a folder in OpenCLIP's layout."""
+    folder = locate(spec)
+    if spec.files:
+        weights_file(spec)  # a pickle among them is read by open_clip only where it may be
+    if not (folder / _CONFIG).is_file():
+        raise IntegrityError(f"extractor {spec.id}: {folder} has no {_CONFIG}")
+    name = f"local-dir:{folder}"
+    try:
+        model, _, preprocess = open_clip.create_model_and_transforms(name, precision="fp32")
+        tokenize = open_clip.get_tokenizer(name, **_offline(name))
+    except (RuntimeError, ValueError, KeyError, TypeError, OSError, SafetensorError) as error:
+        raise IntegrityError(f"extractor {spec.id}: open_clip cannot load {folder} ({str(error).splitlines()[0]})") from error
+    return model, preprocess, tokenize
+
+
+def _from_state_dict(spec: ExtractorSpec) -> tuple[Any, Any, Any]:
+    """The same of OpenCLIP's architecture of that name with the tensors of one file; its tokenizer ships with open_clip."""
+    if open_clip.get_model_config(spec.architecture) is None:
+        raise InputError(
+            f"extractor {spec.id}: found architecture {spec.architecture!r}, expected one of open_clip.list_models()"
+        )
+    path = weights_file(spec)
+    state = load_state_dict(path, known=True)  # weights_file has proved it
+    model, _, preprocess = open_clip.create_model_and_transforms(spec.architecture, precision="fp32")
+    compare_keys(state, model.state_dict(), str(path))
+    model.load_state_dict(state)
+    return model, preprocess, open_clip.get_tokenizer(spec.architecture)
 
 
 def _offline(name: str) -> dict[str, Any]:

@@ -9,8 +9,9 @@ from itertools import combinations
 from typing import Any
 
 from sbv2bench import paths, provenance
-from sbv2bench.data.assets import hash_weights, resolve_location
+from sbv2bench.data.assets import resolve_location
 from sbv2bench.data.chain import model_files
+from sbv2bench.data.extractor_files import with_weights
 from sbv2bench.data.prompts import Prompts, load_prompts
 from sbv2bench.errors import InputError
 from sbv2bench.features.cache import FeatureCache
@@ -145,7 +146,7 @@ def plan(model_ref: str, suite_ref: str, options: EvalOptions, registry: Registr
     suite = declared.model_copy(update={"num_generated": len(prompts)})
     metrics = _metrics(suite, model, prompts, options, registry)
     check_results_folder(options.results)
-    extractors = {role: _resolved(registry.extractor(name)) for role, name in _roles(suite).items()}
+    extractors = {role: with_weights(registry.extractor(name)) for role, name in _roles(suite).items()}
     model = model.model_copy(update={"weights": _model_weights(model, declared, prompts, registry)})
     check_packages()
     check_disk(len(prompts), options)
@@ -206,10 +207,6 @@ def _metrics(
             who = f"model {model.id}, which no network generates," if lacking == ["latency"] else f"suite {suite.id}"
             raise InputError(f"--metrics {metric.id}: it needs {', '.join(lacking)}, which {who} does not have", "--metrics all")
     return chosen
-
-
-def _resolved(spec: ExtractorSpec) -> ExtractorSpec:
-    return spec.model_copy(update={"weights": hash_weights(resolve_location(spec.location))})
 
 
 def _model_weights(model: ModelSpec, suite: SuiteSpec, prompts: Prompts, registry: Registry) -> tuple[WeightsFile, ...]:

@@ -167,8 +167,8 @@ def test_load_extractor_by_kind(tmp_path: Path) -> None:
     assert isinstance(load_extractor(spec), WorldExtractor)
     named = spec.model_copy(update={"kind": "sbv2bench.features.world:WorldExtractor"})
     assert isinstance(load_extractor(named), WorldExtractor)
-    with pytest.raises(InputError, match="kind 'inception'"):
-        load_extractor(spec.model_copy(update={"kind": "inception"}))
+    with pytest.raises(InputError, match="kind 'none_of_ours'"):
+        load_extractor(spec.model_copy(update={"kind": "none_of_ours"}))
 
 
 @pytest.mark.parametrize("wrong", [images(2).astype(np.float32), images(2)[0], images(2)[..., :1]])
