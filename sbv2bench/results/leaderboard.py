@@ -22,7 +22,10 @@ from sbv2bench.results.records import EvalResult, MetricValue
 from sbv2bench.specs import fingerprint
 
 MARK = "<!-- Built by `sbv2bench leaderboard` from the files in results/. Do not edit: change the results and build again. -->"
-ORDER = ("fid", "precision", "recall", "density", "coverage", "kid", "clip_score", "hps", "attribute_accuracy", "latency_ms")
+ORDER = (
+    "fid", "precision", "recall", "density", "coverage", "precision_paper", "recall_paper", "kid", "clip_score", "hps",
+    "hps_v21", "attribute_accuracy", "latency_ms",
+)  # fmt: skip
 ARROWS = {"lower": "↓", "higher": "↑"}
 
 
