@@ -40,6 +40,9 @@ class ImageArchive:
             except (zipfile.BadZipFile, OSError) as error:
                 raise IntegrityError(f"{path}: found a file that is no whole zip ({error})", "download it again") from error
             members = [member.filename for member in self._zip.infolist() if not member.is_dir()]
+            climbing = next((name for name in members if ".." in PurePosixPath(name).parts or name.startswith("/")), None)
+            if climbing is not None:  # nothing is unpacked, but nobody honest packs such a name
+                raise IntegrityError(f"{path}: found the member {climbing!r}, expected names inside the archive")
         elif path.is_dir():
             members = [file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()]
         else:
