@@ -124,7 +124,7 @@ def test_a_server_without_ranges_begins_anew(server: Server) -> None:
 
 def test_a_server_that_always_drops_gives_up_and_keeps_what_came(server: Server) -> None:
     server.drops = [100_000] + [0] * 20
-    with pytest.raises(PrerequisiteError, match="attempts failed .*100,000 of 1,280,000") as caught:
+    with pytest.raises(PrerequisiteError, match=r"attempts failed .*100,000 of 1,280,000") as caught:
         asset_store.fetch(asset(server.url), pause=0)
     assert caught.value.fix == "run the command again to go on from there"
     assert len(server.requests) == 1 + transfer.ATTEMPTS

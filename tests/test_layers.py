@@ -17,7 +17,7 @@ LAYERS = {
     "weights": 2, "data": 2, "mini": 2,
     "samplers": 3, "features": 3, "metrics": 3,
     "runs": 4, "results.store": 4, "results.leaderboard": 4, "report": 4, "doctor": 4,
-    "cli": 5, "__main__": 5,
+    "shell": 1, "cli": 5, "__main__": 5,
 }  # fmt: skip
 SIBLINGS = ("samplers", "features", "metrics")
 HEAVY = {"torch", "diffusers", "transformers", "open_clip", "pandas", "peft", "torchvision"}

@@ -16,6 +16,7 @@ SURFACE = {
     ],
     "list": ["what", "--catalog", "--json"],
     "show": ["name", "--catalog", "--json"],
+    "download": ["name", "--from", "--catalog", "--json"],
     "doctor": ["--json"],
     "leaderboard": ["files", "--add", "--check", "--dir"],
     "cache": [],

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from PIL import Image
 from paper_suites import BLOCK, CAPTIONS, GENERATED, REFERENCE, write_paper_suites
+from PIL import Image
 from running import block_of, cache_of
 
 from sbv2bench.data import archive as archive_module
