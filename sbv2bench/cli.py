@@ -124,7 +124,9 @@ def evaluate_models(  # noqa: PLR0917  # the options of design.md
         pairs = [(reference, chosen.id) for reference in model for chosen in suites]
         plans = [plan(*pair, options, registry) for pair in pairs]  # all of them before the first image
         if dry_run:
-            documents = [planned.describe() for planned in plans]
+            from sbv2bench.runs import costs
+
+            documents = [planned.describe() | costs.describe(planned) for planned in plans]
             for document in documents:
                 terminal.print_plan(console, document)
         else:

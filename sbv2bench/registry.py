@@ -56,14 +56,20 @@ class Registry:
 
         Raises InputError on a catalog that is wrong. A plugin that fails is kept in `plugins` with its error.
         """
-        registry = cls()
-        for name, text in catalog.built_in():
-            registry.add_catalog(text, name)
+        registry = cls.built_in()
         registry._load_plugins()
         path = _user_catalog(catalog_file)
         if path is not None:
             registry.source = f"catalog {path.name}"
             registry.add_catalog(path.read_text("utf-8"), str(path), path.resolve().parent)
+        return registry
+
+    @classmethod
+    def built_in(cls) -> Registry:
+        """What the package itself declares, the same on every machine."""
+        registry = cls()
+        for name, text in catalog.built_in():
+            registry.add_catalog(text, name)
         return registry
 
     def add(self, kind: str, spec: Spec, replaces: bool = False) -> None:

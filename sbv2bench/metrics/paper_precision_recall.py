@@ -86,7 +86,8 @@ def paper_radii(features: ArrayLike, k: int = 3, block_size: int = BLOCK) -> Flo
             for tile, distances in _block(rows[span], rows[other]):
                 pool = np.concatenate([own[tile], distances], axis=1)
                 own[tile] = np.partition(pool, k, axis=1)[:, : k + 1]
-    return nearest.max(axis=1)
+    radii: Float32 = nearest.max(axis=1)
+    return radii
 
 
 def paper_precision_recall(

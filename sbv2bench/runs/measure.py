@@ -111,7 +111,7 @@ def measure_reference(plan: EvalPlan, rows: tuple[str, ...], workers: int, progr
     found: dict[int, dict[str, NDArray[Any]]] = {}
     for block, features in each(measured, blocks, workers):
         found[block.start] = features
-        if progress is not None:
+        if progress is not None and archive is not None:  # the world's take no time
             progress("reference", min(len(found) * _REFERENCE_BLOCK, count), count)
     manifest = {"reference_fingerprint": plan.reference_sha256 or digest.hexdigest(), "num_reference": count}
     entries = {}

@@ -12,7 +12,7 @@ from sbv2bench import paths, provenance
 from sbv2bench.data.archive import ImageArchive
 from sbv2bench.data.assets import ASSET, location_weights, resolve_location
 from sbv2bench.data.chain import model_files
-from sbv2bench.data.needs import require, suite_needs
+from sbv2bench.data.needs import Need, require, suite_needs
 from sbv2bench.data.prompts import Prompts, load_prompts
 from sbv2bench.data.reference import reference_archive
 from sbv2bench.errors import InputError
@@ -31,8 +31,8 @@ class EvalPlan:
     """One evaluation, resolved: weights hashed, files found, folders proven writable.
 
     model: as it will be sampled, with its weights. suite: with the number of images really generated. extractors: by
-    role (features, clip, hps, ...), all that the suite names, their locations resolved. archive, reference_sha256: of a
-    reference in files. device: "cpu", "cuda:0", ...; dtype: torch's name of it.
+    role (features, clip, hps, ...), all that the suite names, their locations resolved. needs: the
+    suite's files. archive, reference_sha256: of a reference in files. device: "cpu", "cuda:0", ...; dtype: torch's name of it.
     """
 
     model: ModelSpec
@@ -47,6 +47,7 @@ class EvalPlan:
     partial: bool
     protocol: dict[str, Any]
     options: EvalOptions
+    needs: tuple[Need, ...] = ()
     archive: ImageArchive | None = None
     reference_sha256: str | None = None
 
@@ -110,14 +111,19 @@ class EvalPlan:
             }
         )
 
-    def _calls_an_image(self) -> int:
+    def denoiser_calls_an_image(self) -> int:
         """Forward passes of the denoiser for one image, guidance pairs counted."""
         guided = self.model.sampler in {"multi_step", "pipeline"} and self.model.guidance_scale > 1.0
         return self.model.network_evaluations() * (2 if guided else 1)
 
-    def _is_cached(self, seed: int) -> bool:
+    def is_cached(self, seed: int) -> bool:
+        """Whether every image of a seed was measured before."""
         cache = FeatureCache(paths.features_dir(), self.options.use_cache)
         return any(cache.has(self.generated_key(seed, rows)) for rows in self.wider_rows())
+
+    def reference_is_cached(self, row: str) -> bool:
+        """Whether a row of the reference was."""
+        return FeatureCache(paths.features_dir(), self.options.use_cache).has(self.reference_key(row))
 
     def describe(self) -> dict[str, Any]:
         """The plan in JSON-ready words, for --dry-run."""
@@ -130,8 +136,8 @@ class EvalPlan:
             "suite": f"{self.suite.id}@v{self.suite.version}",
             "suite_fingerprint": fingerprint(self.protocol),
             "images": len(self.prompts) * len(self.seeds),
-            "denoiser_calls": len(self.prompts) * len(self.seeds) * self._calls_an_image(),
-            "seeds_in_cache": [seed for seed in self.seeds if self._is_cached(seed)],
+            "denoiser_calls": len(self.prompts) * len(self.seeds) * self.denoiser_calls_an_image(),
+            "seeds_in_cache": [seed for seed in self.seeds if self.is_cached(seed)],
             "num_generated": len(self.prompts),
             "num_reference": self.suite.num_reference if self.reference_rows else None,
             "metrics": [metric.id for metric in self.metrics],
@@ -164,7 +170,8 @@ def plan(model_ref: str, suite_ref: str, options: EvalOptions, registry: Registr
     """
     declared = registry.suite(suite_ref)
     model = _with_options(registry.model(model_ref, declared), options)
-    require(declared, suite_needs(registry, declared))
+    needs = tuple(suite_needs(registry, declared))
+    require(declared, needs)
     prompts = load_prompts(declared, options.limit, registry.assets)
     suite = declared.model_copy(update={"num_generated": len(prompts)})
     metrics = _metrics(suite, model, prompts, options, registry)
@@ -197,6 +204,7 @@ def plan(model_ref: str, suite_ref: str, options: EvalOptions, registry: Registr
         partial=len(prompts) < declared.num_generated,
         protocol=protocol,
         options=options,
+        needs=needs,
         archive=archive,
         reference_sha256=reference_sha256,
     )

@@ -24,6 +24,7 @@ from sbv2bench.metrics import frechet_distance, precision_recall
 from sbv2bench.metrics.paper_precision_recall import paper_precision_recall
 from sbv2bench.registry import Registry
 from sbv2bench.results.records import EvalResult
+from sbv2bench.runs import costs
 from sbv2bench.runs.evaluate import evaluate
 from sbv2bench.runs.options import EvalOptions
 from sbv2bench.runs.plan import plan
@@ -179,3 +180,22 @@ def test_a_group_is_its_suites(paper: Registry) -> None:
     assert [suite.id for suite in paper.suites_of("coco")] == ["coco"]
     with pytest.raises(InputError, match="did you mean 'paper'"):
         paper.suites_of("papr")
+
+
+def test_a_dry_run_says_what_is_still_to_compute(paper: Registry) -> None:
+    before = costs.describe(plan("made", "coco", EvalOptions.validated(), paper))
+    rows = GENERATED + REFERENCE
+    assert before["forward_passes"] == {"s-fid": rows, "s-pr": rows, "s-pr-bgr": rows, "s-clip": GENERATED}
+    assert before["tflop"] == {}  # nobody has counted the stand-ins
+    assert len(before["needs"]) == 6
+    run(paper)
+    after = costs.describe(plan("made", "coco", EvalOptions.validated(), paper))
+    assert set(after["forward_passes"].values()) == {0}
+    assert after["reference_in_cache"] == ["features", "pr", "pr_paper"]
+    real = plan("made", "coco", EvalOptions.validated(), paper)
+    named = {"inception-2015-clean299": 70_504, "clip-vit-g-14-laion2b": 30_000, "other": 5}
+    found = costs.teraflop(real, named)
+    assert found == {
+        "inception-2015-clean299": pytest.approx(803.7, abs=0.1),
+        "clip-vit-g-14-laion2b": pytest.approx(30 * 534 + GENERATED * 0.047),
+    }
