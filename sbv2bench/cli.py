@@ -5,62 +5,20 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Callable
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
 from sbv2bench import __version__
 from sbv2bench.errors import InputError, IntegrityError, PrerequisiteError, SBV2BenchError
+from sbv2bench.shell import Shell
 
 DEFAULT_SUITE = "mini"
 SUITE_VARIABLE = "SBV2BENCH_SUITE"
 LISTED = ("models", "suites", "metrics", "plugins")
-_INTERRUPTED = 130
-
-
-@contextmanager
-def _errors_shown() -> Iterator[None]:
-    """The one place where an error becomes lines and an exit code. A bug passes through, with its traceback, as exit 1."""
-    try:
-        yield
-    except SBV2BenchError as error:
-        _show_error(error.message, error.fix)
-        raise typer.Exit(error.exit_code) from error
-    except KeyboardInterrupt as error:
-        _show_error("interrupted", None)
-        raise typer.Exit(_INTERRUPTED) from error
-    except Exception as error:
-        # Typer's usage errors, whichever click they come from; asked without arguments, Typer prints its help itself.
-        text = getattr(error, "format_message", None)
-        if text is None or type(error).__name__ == "NoArgsIsHelpError":
-            raise
-        context = getattr(error, "ctx", None)
-        command = context.command_path if context is not None else "sbv2bench"
-        _show_error(" ".join(text().split()), f"{command} --help")
-        raise typer.Exit(InputError.exit_code) from error
-
-
-def _show_error(message: str, fix: str | None) -> None:
-    lines = [f"error: {message}"] if fix is None else [*f"error: {message}".splitlines()[:2], f"fix: {fix}"]
-    print("\n".join("\n".join(lines).splitlines()[:3]), file=sys.stderr)
-
-
-class Shell(TyperGroup):
-    """The root command, with errors shown our way whether it runs in a terminal, under -m or in a test."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """As in Typer; usage errors in one line."""
-        with _errors_shown():
-            return super().parse_args(ctx, args)
-
-    def invoke(self, ctx: Any) -> Any:
-        """As in Typer; errors in at most three lines."""
-        with _errors_shown():
-            return super().invoke(ctx)
 
 
 app = typer.Typer(
@@ -152,25 +110,49 @@ def evaluate_models(  # noqa: PLR0917  # the options of design.md
         catalog=catalog,
     )  # fmt: skip
     registry = _registry(catalog)
-    chosen = registry.suite(suite)
+    suites = registry.suites_of(suite)
     leads = os.environ.get("RANK", "0") == "0"  # of several processes under torchrun, one speaks and writes
     console = terminal.stderr_console()
     console.quiet = not leads
-    terminal.say(console, terminal.suite_line(chosen, options.limit))
+    for chosen in suites:
+        terminal.say(console, terminal.suite_line(chosen, options.limit))
     for reference in model:
-        terminal.say(console, terminal.model_line(registry.model(reference, chosen)))
+        terminal.say(console, terminal.model_line(registry.model(reference, suites[0])))
     with redirect_stdout(sys.stderr):  # nothing that a library prints may get into the JSON
         from sbv2bench.runs.plan import plan
 
-        plans = [plan(reference, suite, options, registry) for reference in model]  # all of them before the first image
+        pairs = [(reference, chosen.id) for reference in model for chosen in suites]
+        plans = [plan(*pair, options, registry) for pair in pairs]  # all of them before the first image
         if dry_run:
-            documents = [planned.describe() for planned in plans]
+            from sbv2bench.runs import costs
+
+            documents = [planned.describe() | costs.describe(planned) for planned in plans]
             for document in documents:
                 terminal.print_plan(console, document)
         else:
             documents = [_evaluate(planned, registry, console) for planned in plans]
     if as_json and leads:
         _print_json(documents[0] if len(documents) == 1 else {"plans" if dry_run else "results": documents})
+
+
+@app.command()
+def download(
+    name: Annotated[str, typer.Argument(metavar="SUITE|ID|ASSET", help="A suite, group, model, extractor or asset.")],
+    source: Annotated[Path | None, typer.Option("--from", help="A file that you have already; taken if it hashes right.")] = None,
+    catalog: Catalog = None,
+    as_json: Json = False,
+) -> None:
+    """Fetch what a suite or a model needs, verified by hash; an interrupted download goes on from where it broke off."""
+    from sbv2bench.report import terminal
+    from sbv2bench.runs import download as downloads
+
+    console, registry = terminal.stderr_console(), _registry(catalog)
+    with redirect_stdout(sys.stderr), terminal.progress_bars(console) as progress:
+        found = downloads.bring(registry, name, source, lambda what, done, total: progress(f"{what} (bytes)", done, total))
+    for location, path in found.items():
+        terminal.say(console, f"{location}: {path}")
+    if as_json:
+        _print_json({location: str(path) for location, path in found.items()})
 
 
 def _evaluate(plan: Any, registry: Any, console: Any) -> dict[str, Any]:

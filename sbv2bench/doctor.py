@@ -13,7 +13,8 @@ from typing import Literal
 
 from sbv2bench import paths
 from sbv2bench.data import assets
-from sbv2bench.errors import IntegrityError, SBV2BenchError
+from sbv2bench.data.needs import suite_needs
+from sbv2bench.errors import IntegrityError, PrerequisiteError, SBV2BenchError
 from sbv2bench.provenance import cpu_model, library_version, sha256_file
 from sbv2bench.registry import Registry
 from sbv2bench.specs import SuiteSpec
@@ -170,11 +171,18 @@ def _missing(registry: Registry, suite: SuiteSpec) -> tuple[list[str], list[str]
     missing, fixes = [], []
     try:
         registry.suite(suite.id)
-        locations = [registry.extractor(name).location for name in (suite.features, suite.clip, suite.hps) if name is not None]
+        needs = suite_needs(registry, suite)
         models = [model.location for model in registry.models.values() if model.family == suite.family]
+        locations = [need.location for need in needs if need.location.startswith(assets.PACKAGE)]
         locations += [location for location in models if location.startswith(assets.PACKAGE)]
     except SBV2BenchError as error:
         return [error.message], [error.fix or ""]
+    for need in needs:  # what is shipped is looked at more closely below
+        if need.missing is not None and need.location not in locations:
+            missing.append(f"{need.location} ({need.what})")
+            fixes.append(
+                f"sbv2bench download {suite.id}" if isinstance(need.missing, PrerequisiteError) else str(need.missing.fix)
+            )
     for location in dict.fromkeys(location for location in locations if location):
         try:
             assets.hash_weights(assets.resolve_location(location))

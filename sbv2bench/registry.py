@@ -17,7 +17,7 @@ from typing import Any, cast, get_args
 
 from sbv2bench import catalog
 from sbv2bench.errors import InputError, SBV2BenchError
-from sbv2bench.specs import ExtractorSpec, Family, MetricSpec, ModelSpec, SamplerSpec, Spec, SuiteSpec
+from sbv2bench.specs import AssetSpec, ExtractorSpec, Family, GroupSpec, MetricSpec, ModelSpec, SamplerSpec, Spec, SuiteSpec
 
 PLUGINS = "sbv2bench.plugins"  # entry-point group: a module with register(registry)
 BUILT_IN = "built-in"
@@ -44,6 +44,8 @@ class Registry:
     extractors: dict[str, ExtractorSpec] = field(default_factory=dict)
     metrics: dict[str, MetricSpec] = field(default_factory=dict)
     samplers: dict[str, SamplerSpec] = field(default_factory=dict)
+    assets: dict[str, AssetSpec] = field(default_factory=dict)
+    groups: dict[str, GroupSpec] = field(default_factory=dict)
     plugins: list[Plugin] = field(default_factory=list)
     sources: dict[tuple[str, str], str] = field(default_factory=dict)  # (kind, id) -> who registered it
     source: str = BUILT_IN  # who is registering now
@@ -54,9 +56,7 @@ class Registry:
 
         Raises InputError on a catalog that is wrong. A plugin that fails is kept in `plugins` with its error.
         """
-        registry = cls()
-        for name, text in catalog.built_in():
-            registry.add_catalog(text, name)
+        registry = cls.built_in()
         registry._load_plugins()
         path = _user_catalog(catalog_file)
         if path is not None:
@@ -64,8 +64,16 @@ class Registry:
             registry.add_catalog(path.read_text("utf-8"), str(path), path.resolve().parent)
         return registry
 
+    @classmethod
+    def built_in(cls) -> Registry:
+        """What the package itself declares, the same on every machine."""
+        registry = cls()
+        for name, text in catalog.built_in():
+            registry.add_catalog(text, name)
+        return registry
+
     def add(self, kind: str, spec: Spec, replaces: bool = False) -> None:
-        """Register a spec under its id. kind: model, suite, extractor, metric or sampler.
+        """Register a spec under its id. kind: model, suite, group, extractor, metric, sampler or asset.
 
         Raises InputError if the kind or the id cannot be, or if the id is taken and `replaces` is not said.
         """
@@ -78,10 +86,12 @@ class Registry:
             raise InputError(f"{self.source}: {kind} id {name!r}, expected letters, digits and . _ + - (family/name for a model)")
         if isinstance(spec, ModelSpec) and name.partition("/")[0] != spec.family:
             raise InputError(f"{self.source}: model {name!r} of family {spec.family}, expected the id {spec.family}/...")
-        if name in table and not replaces:
+        twin = {"suite": "group", "group": "suite"}.get(kind, kind)  # --suite takes either
+        taken = kind if name in table and not replaces else twin if twin != kind and name in self.table(twin) else None
+        if taken is not None:
             raise InputError(
-                f"{self.source}: {kind} {name!r} is taken (by {self.sources[kind, name]})",
-                "choose another id, or say `replaces: true` if you mean to replace it",
+                f"{self.source}: {taken} {name!r} is taken (by {self.sources[taken, name]})",
+                "choose another id" + (", or say `replaces: true` if you mean to replace it" if taken == kind else ""),
             )
         table[name] = spec
         self.sources[kind, name] = self.source
@@ -98,16 +108,24 @@ class Registry:
     def suite(self, name: str) -> SuiteSpec:
         """A suite whose extractors and metrics are all known. Raises InputError with a suggestion."""
         found: SuiteSpec = self._find("suite", name)
-        for extractor in (found.features, found.clip, found.hps):
-            if extractor is not None:
-                self.extractor(extractor)
+        for extractor in found.roles().values():
+            self.extractor(extractor)
         for metric in found.metrics:
             self.metric(metric)
         return found
 
+    def suites_of(self, name: str) -> tuple[SuiteSpec, ...]:
+        """The suites that a name means: those of a group, or the one suite. Raises InputError with a suggestion."""
+        group = self.groups.get(name)
+        return tuple(self.suite(part) for part in (group.suites if group is not None else (name,)))
+
     def extractor(self, name: str) -> ExtractorSpec:
         """An extractor by id. Raises InputError with a suggestion."""
         return cast(ExtractorSpec, self._find("extractor", name))
+
+    def asset(self, name: str) -> AssetSpec:
+        """A declared download by its name. Raises InputError with a suggestion."""
+        return cast(AssetSpec, self._find("asset", name))
 
     def metric(self, flag: str) -> MetricSpec:
         """A metric by its flag. Raises InputError with a suggestion."""
@@ -150,15 +168,19 @@ class Registry:
             kinds: dict[str, str] = {name: suite.prompts.kind for name, suite in self.suites.items()}
             kinds |= {name: " ".join(metric.keys) for name, metric in self.metrics.items()} if kind == "metric" else {}
             found = [(name, families.get(name, ""), kinds[name], source, "", source == BUILT_IN) for name, source in own.items()]
+            groups = self.groups.values() if kind == "suite" else ()
+            for group in groups:
+                source = self.sources["group", group.id]
+                found.append((group.id, group.family, " + ".join(group.suites), source, "", source == BUILT_IN))
         return [dict(zip(("id", "family", "kind", "origin", "licence", "verified"), row, strict=True)) for row in found]
 
     def show(self, name: str) -> dict[str, Any]:
-        """A whole declaration, JSON-ready: of a suite, metric or extractor by id, else of whatever model the name means."""
-        kind = next((kind for kind in ("suite", "metric", "extractor") if name in self.table(kind)), "model")
+        """A whole declaration, JSON-ready: by id of anything but a model, else of whatever model the name means."""
+        kind = next((kind for kind in ("suite", "group", "metric", "extractor", "asset") if name in self.table(kind)), "model")
         try:
             spec: Spec = self.model(name) if kind == "model" else self._find(kind, name)
         except InputError as error:
-            close = suggestion(name, [*self.suites, *self.metrics])
+            close = suggestion(name, [*self.suites, *self.groups, *self.metrics])
             if close is None or "did you mean" in error.message:
                 raise
             raise InputError(
@@ -195,7 +217,7 @@ class Registry:
         return found
 
     def _unknown(self, kind: str, name: str) -> InputError:
-        known = self.table(kind)
+        known = {**self.table(kind), **(self.groups if kind == "suite" else {})}
         bare = [key.partition("/")[2] for key in known] if kind == "model" else []
         close = suggestion(name, [*known, *bare])
         listed = f"sbv2bench list {kind}s" if kind in ("model", "suite", "metric") else f"known are {', '.join(known)}"

@@ -9,7 +9,7 @@ import hashlib
 import json
 from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Family = Literal["mini", "full", "local"]
 PredictionType = Literal["epsilon", "v_prediction", "sample"]
@@ -135,19 +135,100 @@ class ExtractorSpec(Spec):
         return {name: value for name, value in super().protocol().items() if name not in defaults or value != defaults[name]}
 
 
-class PromptSpec(Spec):
-    """Captions of the world: `num_generated` of them from `caption_offset` of a split."""
+class AssetSpec(Spec):
+    """A file from the network, or files of one hub repository at a pinned revision, by what they must hash to.
 
-    kind: Literal["world"] = "world"
+    urls: where the one file `filename` is, best first. Or hub: "org/name" with files, their paths in the repository.
+    sha256, md5: 64 or 32 hex digits of the one file; md5 only where nobody has published more. licence: whose terms hold.
+    """
+
+    remarks = frozenset({"description", "licence", "urls"})
+
+    id: str
+    filename: str = ""
+    urls: tuple[str, ...] = ()
+    hub: str = ""
+    hub_type: Literal["model", "dataset"] = "model"
+    revision: str | None = None
+    files: tuple[str, ...] = ()
+    sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
+    md5: str | None = Field(default=None, pattern="^[0-9a-f]{32}$")
+    bytes: int | None = Field(default=None, ge=0)
+    licence: str = ""
+    description: str = ""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> AssetSpec:
+        if bool(self.hub) != bool(self.files):
+            raise ValueError("hub and files go together")
+        if not self.hub and not (self.filename and (self.sha256 or self.md5)):
+            raise ValueError("expected filename with sha256 or md5, or hub with files")
+        if self.filename != self.filename.replace("\\", "/").rpartition("/")[2] or self.filename.startswith("."):
+            raise ValueError("filename must be a plain name")
+        if len(self.files) != 1 and (self.sha256 or self.md5) and self.hub:
+            raise ValueError("a hash is of one file")
+        return self
+
+
+class PromptSpec(Spec):
+    """Where captions come from.
+
+    world: `num_generated` captions of the mini world from `caption_offset` of a split. coco2014: the first `num_generated`
+    of a list in a file (the released evaluation's dataset.json, COCO's annotations, Karpathy's split or a list of strings).
+    hpsv2: a folder with one list for each of the four styles. location: of that file or folder, `asset:NAME` or a path.
+    captions_sha256: what the captions joined with newlines hash to; None takes what is found, and the result says so.
+    """
+
+    remarks = frozenset({"location"})
+
+    kind: Literal["world", "coco2014", "hpsv2"] = "world"
     world_seed: int = 0
     split: Literal["training", "choosing", "reporting"] = "reporting"
     caption_offset: int = Field(default=0, ge=0)
+    location: str = ""
+    captions_sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
+
+    @model_validator(mode="after")
+    def _fields_of_its_kind(self) -> PromptSpec:
+        of_the_world = {"world_seed", "split", "caption_offset"}
+        foreign = {"location", "captions_sha256"} if self.kind == "world" else of_the_world
+        for name in sorted(foreign):
+            if getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"prompts of kind {self.kind} have no {name}")
+        if self.kind != "world" and not self.location:
+            raise ValueError(f"prompts of kind {self.kind} need a location")
+        return self
+
+    def protocol(self) -> dict[str, Any]:
+        """The fields of its kind that can change a number."""
+        if self.kind == "world":
+            return self.model_dump(mode="json", include={"kind", "world_seed", "split", "caption_offset"})
+        return self.model_dump(mode="json", include={"kind", "captions_sha256"})
+
+
+class ReferenceSpec(Spec):
+    """Real photographs: every image in a zip or a folder. location: `asset:NAME` or a path.
+
+    content_sha256: what `ImageArchive.content_sha256` must give; None takes what is found, and the result says so.
+    """
+
+    remarks = frozenset({"location"})
+
+    location: str
+    content_sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
 
 
 class SuiteSpec(Spec):
-    """Prompts, reference and metrics under a version. `extends` is resolved when a catalog is read."""
+    """Prompts, reference and metrics under a version. `extends` is resolved when a catalog is read.
+
+    reference: None is fresh renderings of the world. preparation: what is done to every image, generated or real, before a
+    network sees it. pr, pr_paper: extractors of precision and recall where they are not `features`, in the two modes of
+    protocols.md 3. hps_v21: HPS by the later weights, beside `hps`.
+    """
 
     remarks = frozenset({"description"})
+    # Fields that came after the first results: where they are not used, a suite's fingerprint is what it was.
+    later: ClassVar[frozenset[str]] = frozenset({"reference", "preparation", "pr", "pr_paper", "hps_v21"})
 
     id: str
     version: int = 1
@@ -156,23 +237,61 @@ class SuiteSpec(Spec):
     num_generated: int = Field(ge=2)
     num_reference: int = Field(ge=0)
     metrics: tuple[str, ...]
-    features: str  # extractor ids
+    features: str | None = None  # extractor ids
     clip: str | None = None
     hps: str | None = None
     block_size: int = Field(default=50, ge=1)
     label_suffix: str = ""  # "-mini" for everything measured by mini networks
     description: str = ""
+    reference: ReferenceSpec | None = None
+    preparation: Literal["centre-crop-lanczos-256"] | None = None
+    pr: str | None = None
+    pr_paper: str | None = None
+    hps_v21: str | None = None
+
+    def protocol(self) -> dict[str, Any]:
+        """The fields that can change a number; later ones only where they are used."""
+        fields = super().protocol() | {"prompts": self.prompts.protocol()}
+        if self.reference is not None:
+            fields["reference"] = self.reference.protocol()
+        return {name: value for name, value in fields.items() if name not in self.later or value is not None}
+
+    def roles(self) -> dict[str, str]:
+        """Role -> extractor id, for every network that the suite names."""
+        named = {role: getattr(self, role) for role in ROLES}
+        return {role: name for role, name in named.items() if name is not None}
+
+
+# What an image can be measured by, in the order in which it is.
+ROLES = ("features", "pr", "pr_paper", "clip", "hps", "hps_v21")
+
+
+class GroupSpec(Spec):
+    """Suites that are evaluated together and make one leaderboard row, joined on the model's fingerprint."""
+
+    remarks = frozenset({"description"})
+
+    id: str
+    version: int = 1
+    family: Family
+    suites: tuple[str, ...] = Field(min_length=1)
+    description: str = ""
 
 
 class MetricSpec(Spec):
-    """A measure. target: "module:function" taking (features: FeatureSets) and returning {json key: MetricValue}."""
+    """A measure. target: "module:function" taking (features: FeatureSets) and returning {json key: MetricValue}.
 
-    remarks = frozenset({"title", "description"})
+    prefers: the role whose extractor takes the place of `features` in suites that name one; which it was, the suite's
+    protocol says.
+    """
+
+    remarks = frozenset({"title", "description", "prefers"})
 
     id: str  # the flag of --metrics
     target: str
     keys: tuple[str, ...]  # what it writes into the result's metrics block
-    needs: tuple[Literal["features", "reference", "clip", "hps", "attributes", "latency"], ...]
+    needs: tuple[Literal["features", "reference", "clip", "hps", "attributes", "latency", "pr_paper", "hps_v21"], ...]
+    prefers: Literal["pr"] | None = None
     higher_is_better: bool
     title: str = ""
     description: str = ""

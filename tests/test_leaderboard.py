@@ -5,10 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 from pathlib import Path
 
 import pytest
-from sample_results import sample_result
+from sample_results import metric, sample_result
 
 from sbv2bench.errors import InputError, IntegrityError, PrerequisiteError
 from sbv2bench.results import leaderboard, store
@@ -157,3 +158,22 @@ def test_a_board_without_results_goes_and_other_files_stay(tmp_path: Path) -> No
 def test_no_results_is_a_missing_prerequisite(tmp_path: Path) -> None:
     with pytest.raises(PrerequisiteError, match="no result files"):
         leaderboard.build(tmp_path)
+
+
+def test_the_suites_of_a_group_make_one_row_a_model(tmp_path: Path) -> None:
+    """Joined on the model's fingerprint: another guidance is another model, and who lacks a part has no row."""
+    for fid, guidance, hps in ((9.0, 2.0, 26.5), (8.0, 4.5, None), (12.0, 7.5, 27.5)):
+        store.write(sample_result(fid, suite="coco2014-30k", model="full/sd21", guidance=guidance), tmp_path / "results")
+        if hps is not None:
+            result = sample_result(None, suite="hpsv2", model="full/sd21", guidance=guidance)
+            metrics = {"hps": metric(hps, "hpsv2-v2.0", "higher")}
+            store.write(result.model_copy(update={"metrics": metrics}), tmp_path / "results")
+    board = next(board for board in leaderboard.boards(tmp_path) if board.name == "paper")
+    found = [(row.model.guidance_scale, row.metrics["fid"].value, row.metrics["hps"].value) for _, row in board.rows]
+    assert found == [(2.0, 9.0, 26.5), (7.5, 12.0, 27.5)]
+    leaderboard.build(tmp_path)
+    assert "hpsv2-v2.0" in (tmp_path / "paper.md").read_text()
+    leaderboard.check(tmp_path)
+    for path in (tmp_path / "results").rglob("hpsv2@v1"):
+        shutil.rmtree(path)
+    assert "paper" not in {board.name for board in leaderboard.boards(tmp_path)}

@@ -12,17 +12,19 @@ import yaml
 from pydantic import ValidationError
 
 from sbv2bench.errors import InputError
-from sbv2bench.specs import ExtractorSpec, MetricSpec, ModelSpec, SamplerSpec, Spec, SuiteSpec
+from sbv2bench.specs import AssetSpec, ExtractorSpec, GroupSpec, MetricSpec, ModelSpec, SamplerSpec, Spec, SuiteSpec
 
 # Section of a catalog -> the kind of thing, and its spec.
 SECTIONS: dict[str, tuple[str, type[Spec]]] = {
+    "assets": ("asset", AssetSpec),
     "samplers": ("sampler", SamplerSpec),
     "extractors": ("extractor", ExtractorSpec),
     "metrics": ("metric", MetricSpec),
     "models": ("model", ModelSpec),
     "suites": ("suite", SuiteSpec),
+    "groups": ("group", GroupSpec),
 }
-BUILT_IN = ("extractors.yaml", "metrics.yaml", "models.yaml", "suites.yaml")
+BUILT_IN = ("assets.yaml", "extractors.yaml", "metrics.yaml", "models.yaml", "suites.yaml")
 PROMPT_FIELDS = ("world_seed", "split", "caption_offset")  # may be written flat in a suite
 
 S = TypeVar("S", bound=Spec)
@@ -80,9 +82,8 @@ def read(text: str, name: str, folder: Path | None, suites: Mapping[str, SuiteSp
             replaces = fields.pop("replaces", False) is True
             if section == "models":
                 fields = _model_fields(key, fields, where)
-            for place in ("location", "base"):
-                if folder is not None and _is_relative(fields.get(place)):
-                    fields[place] = str(folder / fields[place])
+            if folder is not None:
+                fields = _absolute(fields, folder)
             yield Declaration(kind, parse(spec_class, {"id": key, **fields}, where), replaces)
 
 
@@ -97,9 +98,17 @@ def parse(spec_class: type[S], fields: dict[str, Any], where: str) -> S:
         raise InputError(f"{where}.{key}: found {found}. {first['msg']}") from error
 
 
-def _is_relative(location: object) -> bool:
-    """Whether a location is a path that is meant from the catalog's folder."""
-    return isinstance(location, str) and location != "" and not location.startswith(("package:", "hub:", "asset:", "~"))
+def _absolute(fields: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The fields with every location that is a path meant from the catalog's folder, also those of prompts and reference."""
+    found = dict(fields)
+    for place in ("location", "base"):
+        location = found.get(place)
+        if isinstance(location, str) and location and not location.startswith(("package:", "hub:", "asset:", "~")):
+            found[place] = str(folder / location)
+    for part in ("prompts", "reference"):
+        if isinstance(found.get(part), dict):
+            found[part] = _absolute(found[part], folder)
+    return found
 
 
 def _model_fields(key: str, fields: dict[str, Any], where: str) -> dict[str, Any]:

@@ -10,17 +10,15 @@ import json
 import os
 import struct
 import time
-from importlib import resources
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
-
-from filelock import FileLock
 
 from sbv2bench import paths
 from sbv2bench.atomic import write_whole
 from sbv2bench.errors import InputError, IntegrityError, PrerequisiteError
 from sbv2bench.provenance import sha256_file
-from sbv2bench.specs import WeightsFile
+from sbv2bench.specs import AssetSpec, WeightsFile
 
 PACKAGE, HUB, ASSET = "package:", "hub:", "asset:"
 PICKLES = frozenset({".bin", ".pt", ".ckpt", ".pth", ".pkl"})
@@ -41,18 +39,28 @@ def offline() -> bool:
     return any(os.environ.get(name, "").lower() in {"1", "true", "yes", "on"} for name in ("HF_HUB_OFFLINE", "SBV2BENCH_OFFLINE"))
 
 
-def resolve_location(location: str, revision: str | None = None, files: tuple[str, ...] = ()) -> Path:
-    """The folder (or file) that a location names: `package:mini/sd21`, `hub:org/name`, `asset:NAME`, or a path.
+def resolve_location(
+    location: str,
+    revision: str | None = None,
+    files: tuple[str, ...] = (),
+    assets: Mapping[str, AssetSpec] | None = None,
+    local_only: bool = False,
+) -> Path:
+    """The folder (or file) that a location names: `package:mini/sd21`, `hub:org/name`, `asset:name`, or a path.
 
-    files: of a hub location, only these are fetched. Raises PrerequisiteError where shipped or downloaded files are not on
-    this machine, InputError where a path does not exist.
+    files: of a hub location, only these are fetched. assets: the declared downloads, by default the built-in ones; an asset's
+    files are verified, and never fetched here. local_only: do not ask the hub either. Raises PrerequisiteError where shipped,
+    hub or downloaded files are not on this machine, IntegrityError where an asset's bytes are not what they must be,
+    InputError where a path does not exist.
     """
-    if location.startswith(ASSET):
-        return _asset_file(location.removeprefix(ASSET))
     if location.startswith(PACKAGE):
         return _package_folder(location)
     if location.startswith(HUB):
-        return _hub_folder(location.removeprefix(HUB), revision, files)
+        return hub_folder(location.removeprefix(HUB), revision, files, local_only=local_only)
+    if location.startswith(ASSET):
+        from sbv2bench.data import asset_store
+
+        return asset_store.located(asset_store.declared(location.removeprefix(ASSET), assets))
     path = Path(location).expanduser()
     if not location or not path.exists():
         raise InputError(f"model folder: {location!r} does not exist, expected a folder, package:mini/NAME or hub:ORG/NAME")
@@ -71,53 +79,40 @@ def _package_folder(location: str) -> Path:
     return folder
 
 
-def _asset_file(name: str) -> Path:
-    """The verified file of a declared download. Raises InputError (unknown), PrerequisiteError (not here), IntegrityError."""
-    import pooch
-    import yaml
+def hub_folder(
+    repository: str,
+    revision: str | None,
+    files: tuple[str, ...] = (),
+    *,
+    kind: str = "model",
+    local_only: bool = False,
+    pickles: bool = False,
+) -> Path:
+    """The snapshot of a hub repository in huggingface_hub's cache, fetched unless offline or local_only.
 
-    declared = yaml.safe_load((resources.files("sbv2bench.catalog") / "assets.yaml").read_text("utf-8"))["assets"]
-    if name not in declared:
-        raise InputError(f"asset:{name}: no such asset, expected one of {', '.join(declared)}")
-    asset = declared[name]
-    filename = asset.get("filename") or asset["files"][0]
-    urls = asset.get("urls") or [f"https://huggingface.co/{asset['hub']}/resolve/{asset['revision']}/{filename}"]
-    folder = paths.assets_dir() / asset["sha256"]
-    if not (folder / filename).is_file() and offline():
-        raise PrerequisiteError(f"asset:{name}: {filename} is not on this machine (offline)", f"sbv2bench download {name}")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / ".lock"):
-            return Path(pooch.retrieve(urls[0], f"sha256:{asset['sha256']}", filename, folder, progressbar=False))
-    except ValueError as error:
-        raise IntegrityError(f"asset:{name}: {filename} has another sha256 than {asset['sha256'][:16]}") from error
-    except OSError as error:
-        why = type(error).__name__
-        raise PrerequisiteError(f"asset:{name}: {filename} is not here ({why})", f"sbv2bench download {name}") from error
-
-
-def _hub_folder(repository: str, revision: str | None, files: tuple[str, ...]) -> Path:
+    files: only those of these that there are. kind: "model" or "dataset". pickles: fetch them too: whoever asks knows their
+    hash. Raises InputError (no such id), PrerequisiteError (not here).
+    """
     import huggingface_hub
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 
-    fetch = " ".join(["HF_HUB_OFFLINE=0 hf download", repository, *files, *(["--revision", revision] if revision else [])])
-    pickled = [f"*{suffix}" for suffix in sorted(PICKLES)] if not pickles_allowed() else None
+    options = (["--revision", revision] if revision else []) + (["--repo-type", kind] if kind != "model" else [])
+    fetch = " ".join(["HF_HUB_OFFLINE=0 hf download", repository, *files, *options])
+    pickled = [f"*{suffix}" for suffix in sorted(PICKLES)] if not (pickles or pickles_allowed()) else None
+    local = offline() or local_only
     try:
         found = huggingface_hub.snapshot_download(
-            repository,
-            revision=revision,
-            local_files_only=offline(),
+            repository, revision=revision, repo_type=kind, local_files_only=local, ignore_patterns=pickled,
             allow_patterns=list(files) or None,
-            ignore_patterns=pickled,
-        )
+        )  # fmt: skip
     except HFValidationError as error:
         raise InputError(f"hub id: found {repository!r}, expected ORG/NAME") from error
     except (RepositoryNotFoundError, RevisionNotFoundError) as error:
         raise InputError(
-            f"hub:{repository}: the hub has no such model, or no access to it (revision {revision or 'main'})"
+            f"hub:{repository}: the hub has no such {kind}, or no access to it (revision {revision or 'main'})"
         ) from error
     except (HfHubHTTPError, OSError) as error:  # LocalEntryNotFoundError and lost connections are among these
-        why = "offline" if offline() else type(error).__name__
+        why = "offline" if offline() else "not downloaded" if local else type(error).__name__
         raise PrerequisiteError(f"hub:{repository}: its files are not on this machine ({why})", fetch) from error
     return Path(found)
 
@@ -252,21 +247,36 @@ def _check_manifest(folder: Path, hashed: tuple[WeightsFile, ...]) -> None:
             raise IntegrityError(f"{prefix}{path}: weights that were not shipped lie in the installation", REINSTALL)
 
 
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file, remembered by (path, size, modification time) in the cache folder."""
+def file_digest(path: Path, algorithm: str = "sha256") -> str:
+    """A file's hash in hex digits, remembered by (path, size, modification time) in the cache folder."""
     stat = path.stat()
     now = [str(path.resolve()), stat.st_size, stat.st_mtime_ns]
-    entry = paths.assets_dir() / "hashes" / f"{hashlib.sha256(str(now[0]).encode()).hexdigest()[:32]}.json"
+
+    def read() -> str:
+        if algorithm == "sha256":
+            return sha256_file(path)
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, algorithm).hexdigest()
+
+    return remembered(now if algorithm == "sha256" else [algorithm, *now], stat.st_mtime_ns, read)
+
+
+def remembered(signature: list[Any], newest_ns: int, compute: Callable[[], str]) -> str:
+    """A hash that was computed before for files of the same signature (paths, sizes, times), or is now.
+
+    newest_ns: the latest modification time among the files.
+    """
+    entry = paths.assets_dir() / "hashes" / f"{hashlib.sha256(str(signature).encode()).hexdigest()[:32]}.json"
     try:
-        remembered = json.loads(entry.read_text("utf-8"))
-        if remembered["file"] == now:
-            return str(remembered["sha256"])
+        known = json.loads(entry.read_text("utf-8"))
+        if known["signature"] == signature:
+            return str(known["hash"])
     except (OSError, ValueError, KeyError, TypeError):
         pass
-    found = sha256_file(path)
+    found = compute()
     # A file changed within the clock's grain of its own time stamp would look unchanged: do not remember fresh ones.
-    if time.time_ns() - stat.st_mtime_ns > 2 * 10**9:
-        _remember(entry, {"file": now, "sha256": found})
+    if time.time_ns() - newest_ns > 2 * 10**9:
+        _remember(entry, {"signature": signature, "hash": found})
     return found
 
 

@@ -11,6 +11,7 @@ from sbv2bench.specs import ExtractorSpec, WeightsFile
 # Pickled state dicts that everybody has and that may be read, with weights_only, without SBV2BENCH_ALLOW_PICKLE.
 WELL_KNOWN = {
     "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2": "pt_inception-2015-12-05-6726825d.pth",
+    "07cb0d20626232204ca3a6ec53ff5984e7e53212a8a7b0e0ec2bac1bdaf125a1": "HPS_v2_compressed.pt",
     "c57a38fb4a2f7e7c15bf00da2ea377cdf165448b4dd1052a484c215a998c9837": "HPS_v2.1_compressed.pt",
 }
 _WEIGHTS = PICKLES | {".safetensors"}

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sbv2bench.data import caption_files
+from sbv2bench.data.assets import resolve_location
 from sbv2bench.errors import InputError
 from sbv2bench.mini import world
-from sbv2bench.specs import SuiteSpec
+from sbv2bench.specs import AssetSpec, SuiteSpec
 
 
 @dataclass(frozen=True)
@@ -34,13 +36,14 @@ class Prompts:
     @property
     def sha256(self) -> str:
         """SHA-256 (64 hex digits) of the raw captions joined with newlines, UTF-8 (protocols.md 1.2)."""
-        return hashlib.sha256("\n".join(self.captions).encode()).hexdigest()
+        return caption_files.captions_sha256(self.captions)
 
 
-def load_prompts(suite: SuiteSpec, limit: int | None = None) -> Prompts:
-    """The suite's captions `caption_offset + i`, i < num_generated, or the first `limit` of them.
+def load_prompts(suite: SuiteSpec, limit: int | None = None, assets: Mapping[str, AssetSpec] | None = None) -> Prompts:
+    """The suite's first num_generated captions, or the first `limit` of them; a list in a file is checked whole.
 
-    Raises InputError if the limit is below 2 or above the suite's number of captions.
+    assets: declared downloads, the built-in ones by default. Raises InputError if the limit is below 2 or above the suite's
+    number of captions, and what `read_captions` and `read_styles` raise; PrerequisiteError where the file is not here.
     """
     count = suite.num_generated if limit is None else limit
     if not 2 <= count <= suite.num_generated:  # there is no covariance of one image
@@ -48,6 +51,18 @@ def load_prompts(suite: SuiteSpec, limit: int | None = None) -> Prompts:
             f"--limit: found {limit}, expected 2 to {suite.num_generated}, the number of captions of suite {suite.id}",
             fix=f"sbv2bench eval --suite {suite.id} --limit {min(200, suite.num_generated)}",
         )
+    wanted = suite.prompts
+    if wanted.kind == "coco2014":
+        path = resolve_location(wanted.location, assets=assets)
+        return Prompts(caption_files.read_captions(path, suite.num_generated, wanted.captions_sha256)[:count])
+    if wanted.kind == "hpsv2":
+        folder = resolve_location(wanted.location, assets=assets)
+        prompts, styles = caption_files.read_styles(folder, suite.num_generated, wanted.captions_sha256)
+        return Prompts(prompts[:count], styles[:count])
+    return _of_the_world(suite, count)
+
+
+def _of_the_world(suite: SuiteSpec, count: int) -> Prompts:
     wanted = suite.prompts
     drawn = world.scenes(wanted.split, range(wanted.caption_offset, wanted.caption_offset + count), wanted.world_seed)
     styles = tuple(world.STYLES[style] for style in drawn.column("style"))

@@ -1,15 +1,18 @@
-"""The real pictures that a suite's generated images are compared with: fresh captions, rendered by keys of their own."""
+"""The real pictures that a suite's generated images are compared with: fresh renderings of the world, or photographs in files."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sbv2bench.data.archive import ImageArchive
+from sbv2bench.data.assets import resolve_location
+from sbv2bench.errors import InputError, IntegrityError
 from sbv2bench.mini import rendering, world
-from sbv2bench.specs import SuiteSpec
+from sbv2bench.specs import AssetSpec, SuiteSpec
 
 _CAPTION_START = 2**40  # past every caption that a suite reports on or a student is trained with
 _KEY_START = 2**41  # past every key that a training picture was rendered with
@@ -39,3 +42,24 @@ def pixels_sha256(blocks: Iterable[NDArray[np.uint8]]) -> str:
     for images in blocks:
         digest.update(images.tobytes())
     return digest.hexdigest()
+
+
+def reference_archive(suite: SuiteSpec, assets: Mapping[str, AssetSpec] | None = None) -> ImageArchive | None:
+    """The photographs of a suite whose reference lies in files, counted, and hashed where the suite says to what; else None.
+
+    Raises InputError (a suite that does not say how they are prepared), what `ImageArchive` and `resolve_location` raise, and
+    IntegrityError where number or hash are others.
+    """
+    wanted = suite.reference
+    if wanted is None:
+        return None
+    if suite.preparation is None:
+        raise InputError(f"suite {suite.id}: photographs are of many sizes, expected preparation: centre-crop-lanczos-256")
+    archive = ImageArchive(resolve_location(wanted.location, assets=assets))
+    archive.require_count(suite.num_reference)
+    if wanted.content_sha256 is not None and (found := archive.content_sha256()) != wanted.content_sha256:
+        raise IntegrityError(
+            f"reference: the images of {archive.path} are not the suite's\n"
+            f"found content {found[:16]}, expected {wanted.content_sha256[:16]}"
+        )
+    return archive

@@ -17,12 +17,16 @@ from typing import Any
 
 from sbv2bench.atomic import write_whole
 from sbv2bench.errors import InputError, IntegrityError, PrerequisiteError
+from sbv2bench.registry import Registry
 from sbv2bench.results import claims, store
 from sbv2bench.results.records import EvalResult, MetricValue
 from sbv2bench.specs import fingerprint
 
 MARK = "<!-- Built by `sbv2bench leaderboard` from the files in results/. Do not edit: change the results and build again. -->"
-ORDER = ("fid", "precision", "recall", "density", "coverage", "kid", "clip_score", "hps", "attribute_accuracy", "latency_ms")
+ORDER = (
+    "fid", "precision", "recall", "density", "coverage", "precision_paper", "recall_paper", "kid", "clip_score", "hps",
+    "hps_v21", "attribute_accuracy", "latency_ms",
+)  # fmt: skip
 ARROWS = {"lower": "↓", "higher": "↑"}
 
 
@@ -118,7 +122,7 @@ def boards(folder: Path) -> list[Board]:
     newest: dict[str, tuple[str, int, str]] = {}  # the group whose files have the suite's plain name
     for key in sorted(groups, key=lambda key: (key[1], max(_date(result) for _, result in groups[key]), key[2])):
         newest[key[0]] = key
-    return [
+    found = [
         Board(
             name if newest[name] == (name, version, digest) else f"{name}@v{version}-{digest[:8]}",
             f"{name}@v{version}",
@@ -127,6 +131,31 @@ def boards(folder: Path) -> list[Board]:
         )
         for (name, version, digest), rows in sorted(groups.items())
     ]
+    return found + joined(found)
+
+
+def joined(found: list[Board]) -> list[Board]:
+    """A board for each built-in group of suites: one row a model that has a result in every one, joined on its fingerprint.
+
+    Only the newest protocol of each suite is joined. A row's n, seeds and file are those of its first suite.
+    """
+    by_name = {board.name: board for board in found}
+    wholes = []
+    for group in Registry.built_in().groups.values():
+        parts = [by_name[suite] for suite in group.suites if suite in by_name]
+        if len(parts) < len(group.suites):
+            continue
+        others = [{result.model.fingerprint(): result for _, result in part.rows} for part in parts[1:]]
+        rows = []
+        for path, result in parts[0].rows:
+            same = [other.get(result.model.fingerprint()) for other in others]
+            if all(same):
+                more = {key: value for part in same if part is not None for key, value in part.metrics.items()}
+                rows.append((path, result.model_copy(update={"metrics": result.metrics | more})))
+        if rows:
+            digest = fingerprint([part.fingerprint for part in parts])
+            wholes.append(Board(group.id, f"{group.id}@v{group.version}", digest, tuple(rows)))
+    return wholes
 
 
 def _date(result: EvalResult) -> str:

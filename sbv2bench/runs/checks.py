@@ -42,9 +42,14 @@ def check_disk(images: int, options: EvalOptions) -> None:
         _write_something(place)
     except OSError as error:
         raise PrerequisiteError(f"{paths.features_dir()}: the cache cannot be written ({error.strerror})", _ELSEWHERE) from error
-    needed = images * options.repeats * _BYTES_AN_IMAGE + _SPARE_DISK
+    needed = cache_bytes(images * options.repeats)
     if free < needed:
         raise IntegrityError(f"{place}: found {free // 2**20} MB free, expected {needed // 2**20} MB for the cache", _ELSEWHERE)
+
+
+def cache_bytes(images: int) -> int:
+    """Bytes of cache that measurements of so many images take at most."""
+    return images * _BYTES_AN_IMAGE + _SPARE_DISK
 
 
 def _existing(folder: Path) -> Path:

@@ -108,7 +108,7 @@ class Run:
             result = None
             if self.processes.rank == 0:
                 with exact_arithmetic():
-                    reference = self.reference() if self.plan.needs_reference else None
+                    reference = self.reference() if self.plan.reference_rows else None
                 latency = self.latency() if self.plan.needs_latency else None
                 result = self.scored(generated, reference, latency, began)
             shared: EvalResult = self.processes.broadcast(result)
@@ -179,16 +179,25 @@ class Run:
         return made
 
     def reference(self) -> Entry:
-        """The reference's rows and its fingerprint, computed once for each content key."""
-        key = self.plan.reference_key()
-        entry = self.cache.get(key)
-        self.found_reference = "miss" if entry is None else "hit"
-        if entry is None:
+        """The reference's rows and its fingerprint, computed once for each content key; one pass for all that is missing.
+
+        Arrays: "features" and "radii", and of other rows `<row>` and `<row>_radii`.
+        """
+        wanted = self.plan.reference_rows
+        entries = {row: entry for row in wanted if (entry := self.cache.get(self.plan.reference_key(row))) is not None}
+        missing = tuple(row for row in wanted if row not in entries)
+        self.found_reference = "miss" if missing else "hit"
+        if missing:
             began = time.perf_counter()
-            entry = measure_reference(self.plan, self.workers)
-            self.cache.put(key, entry.arrays, entry.manifest)
+            for row, entry in measure_reference(self.plan, missing, self.workers, self.progress).items():
+                self.cache.put(self.plan.reference_key(row), entry.arrays, entry.manifest)
+                entries[row] = entry
             self.seconds["features"] += time.perf_counter() - began
-        return entry
+        arrays = {}
+        for row, entry in entries.items():
+            for name, array in entry.arrays.items():
+                arrays[name if row == "features" else {"features": row}.get(name, f"{row}_{name}")] = array
+        return Entry(arrays, next(iter(entries.values())).manifest)
 
     def latency(self) -> dict[str, Any]:
         """The clock, on an otherwise idle process."""
@@ -212,7 +221,7 @@ class Run:
             prompts_sha256=plan.prompts.sha256,
             reference_fingerprint=None if reference is None else reference.manifest["reference_fingerprint"],
             num_generated=len(plan.prompts),
-            num_reference=None if reference is None else len(reference.arrays["features"]),
+            num_reference=None if reference is None else plan.suite.num_reference,
             seeds=plan.seeds,
             block_size=plan.block_size,
             protocol=plan.protocol,

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sbv2bench.data.preparation import SIDE, prepare
 from sbv2bench.data.prompts import Prompts
-from sbv2bench.data.reference import pixels_sha256, reference_blocks
+from sbv2bench.data.reference import reference_blocks
 from sbv2bench.errors import InputError
 from sbv2bench.features.base import load_extractor
 from sbv2bench.features.cache import Entry
 from sbv2bench.features.world import attributes_right
 from sbv2bench.metrics.paired_cosine import paired_cosine
 from sbv2bench.metrics.precision_recall import radii
-from sbv2bench.runs.plan import EvalPlan
+from sbv2bench.runs.options import Progress
+from sbv2bench.runs.plan import COMPARED, EvalPlan, radii_row
 from sbv2bench.runs.score import NEIGHBOURS
-from sbv2bench.runs.workers import each
+from sbv2bench.runs.workers import cores, each
 from sbv2bench.samplers.base import PromptBlock
+
+_REFERENCE_BLOCK = 100
+_TEXT_ROWS = ("clip", "hps", "hps_v21")
 
 Rows = dict[str, NDArray[Any]]
 
@@ -32,30 +38,37 @@ class Measurer:
         Raises what loading raises, and InputError if an extractor takes images of another size.
         """
         self.prompts: Prompts = plan.prompts
+        self.prepared = plan.suite.preparation is not None
+        self.threads = 1 if plan.device == "cpu" else cores()
         self.extractors = {row: load_extractor(plan.extractors[row], plan.device) for row in plan.rows}
+        side = SIDE if self.prepared else resolution
         for extractor in self.extractors.values():
-            if extractor.image_size not in {None, resolution}:
+            if extractor.image_size not in {None, side}:
                 raise InputError(
-                    f"model {plan.model.id}: found images of {resolution} px, expected {extractor.image_size} px, "
+                    f"model {plan.model.id}: found images of {side} px, expected {extractor.image_size} px, "
                     f"which extractor {extractor.spec.id} of suite {plan.suite.id} takes"
                 )
-        self.text = {
-            row: self.extractors[row].embed_text(plan.prompts.captions) for row in ("clip", "hps") if row in self.extractors
-        }
+        self.text = {row: self.extractors[row].embed_text(plan.prompts.captions) for row in _TEXT_ROWS if row in self.extractors}
         self.false_text = None
         if "clip" in self.extractors and plan.prompts.false_captions is not None:
             self.false_text = self.extractors["clip"].embed_text(plan.prompts.false_captions)
 
     def measure_block(self, images_BHWC: NDArray[np.uint8], block: PromptBlock) -> Rows:
-        """Rows of a block's n real images; the images [B, H, W, 3] uint8 include its padding.
+        """Rows of a block's n real images; the images [B, H, W, 3] uint8 include its padding, and are prepared as the suite says.
 
-        features [n, D] float32 · attributes int8 [n, 9]: 1 right, 0 wrong, -1 not named · clip, hps float64 [n]: the scaled
-        cosine of each image with its caption · clip_false float64 [n]: that with the caption's hard negative.
+        features, pr, pr_paper [n, D] float32 · attributes int8 [n, 9]: 1 right, 0 wrong, -1 not named · clip, hps, hps_v21
+        float64 [n]: the scaled cosine of each image with its caption · clip_false float64 [n]: that with the caption's hard
+        negative.
         """
+        if self.prepared:
+            images_BHWC = prepare(images_BHWC, self.threads)
         n, first = block.count, block.first - self.prompts.first_index
         rows: Rows = {}
         if "features" in self.extractors:
             rows |= self._features(images_BHWC, slice(first, first + n))
+        for name in COMPARED[1:]:
+            if name in self.extractors:
+                rows[name] = self.extractors[name](images_BHWC)[:n]
         for name, embeds in self.text.items():
             extractor = self.extractors[name]
             seen = extractor.embed_images(images_BHWC)[:n]
@@ -73,15 +86,38 @@ class Measurer:
         return {"features": features[:n], "attributes": attributes_right(read[:n], named[captions])}
 
 
-def measure_reference(plan: EvalPlan, workers: int) -> Entry:
-    """The suite's M reference images measured: "features" [M, D] float32 and "radii" [M] float64, in the images' order.
+def measure_reference(plan: EvalPlan, rows: tuple[str, ...], workers: int, progress: Progress | None = None) -> dict[str, Entry]:
+    """The suite's M reference images measured in one pass: for each of the rows an entry of "features" [M, D] float32, in
+    the images' order, and "radii" [M] float64 where precision and recall look at it.
 
-    The manifest has "reference_fingerprint", the SHA-256 of their pixels.
+    Images are decoded once, a block at a time, and none is kept. The manifest has "reference_fingerprint": the SHA-256 of the
+    world's pixels, or of the files.
     """
-    extractor = load_extractor(plan.extractors["features"], plan.device)
-    images = list(enumerate(reference_blocks(plan.suite)))  # the world's pictures are small: 15 MB for 5,000
-    features = {number: rows for (number, _), rows in each(lambda item: extractor(item[1]), images, workers)}
-    rows: Rows = {"features": np.concatenate([features[number] for number, _ in images])}
-    rows["radii"] = radii(rows["features"], NEIGHBOURS)
-    digest = pixels_sha256(block for _, block in images)
-    return Entry(rows, {"reference_fingerprint": digest, "suite": plan.suite.id, "num_reference": plan.suite.num_reference})
+    networks = {row: load_extractor(plan.extractors[row], plan.device) for row in rows}
+    archive, count = plan.archive, plan.suite.num_reference
+    digest, drawn = hashlib.sha256(), reference_blocks(plan.suite, _REFERENCE_BLOCK)
+    blocks = [range(start, min(start + _REFERENCE_BLOCK, count)) for start in range(0, count, _REFERENCE_BLOCK)]
+    threads = 1 if plan.device == "cpu" else cores()  # on a CPU, several blocks are at work at once
+
+    def measured(block: range) -> dict[str, NDArray[Any]]:
+        images = pictures[block.start] if archive is None else archive.read_prepared(block.start, block.stop, threads)
+        return {row: network(images) for row, network in networks.items()}
+
+    pictures: dict[int, NDArray[np.uint8]] = {}
+    if archive is None:  # the world's pictures are small: 15 MB for 5,000
+        for block, images in zip(blocks, drawn, strict=True):
+            digest.update(images.tobytes())
+            pictures[block.start] = images
+    found: dict[int, dict[str, NDArray[Any]]] = {}
+    for block, features in each(measured, blocks, workers):
+        found[block.start] = features
+        if progress is not None and archive is not None:  # the world's take no time
+            progress("reference", min(len(found) * _REFERENCE_BLOCK, count), count)
+    manifest = {"reference_fingerprint": plan.reference_sha256 or digest.hexdigest(), "num_reference": count}
+    entries = {}
+    for row in rows:
+        arrays: Rows = {"features": np.concatenate([found[block.start].pop(row) for block in blocks])}
+        if row == radii_row(plan.suite):
+            arrays["radii"] = radii(arrays["features"], NEIGHBOURS)
+        entries[row] = Entry(arrays, {**manifest, "suite": plan.suite.id})
+    return entries

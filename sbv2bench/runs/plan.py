@@ -9,19 +9,22 @@ from itertools import combinations
 from typing import Any
 
 from sbv2bench import paths, provenance
-from sbv2bench.data.assets import resolve_location
+from sbv2bench.data.archive import ImageArchive
+from sbv2bench.data.assets import ASSET, resolve_location
 from sbv2bench.data.chain import model_files
 from sbv2bench.data.extractor_files import with_weights
+from sbv2bench.data.needs import Need, require, suite_needs
 from sbv2bench.data.prompts import Prompts, load_prompts
+from sbv2bench.data.reference import reference_archive
 from sbv2bench.errors import InputError
 from sbv2bench.features.cache import FeatureCache
 from sbv2bench.registry import Registry
 from sbv2bench.runs.checks import available_device, check_disk, check_packages, check_results_folder, chosen_dtype
 from sbv2bench.runs.options import EvalOptions
-from sbv2bench.specs import ExtractorSpec, MetricSpec, ModelSpec, SuiteSpec, WeightsFile, fingerprint
+from sbv2bench.specs import ROLES, ExtractorSpec, MetricSpec, ModelSpec, SuiteSpec, WeightsFile, fingerprint
 
-ROWS = ("features", "clip", "hps")  # what can be measured of an image; attributes come with the features
-_NEEDED_ROW = {"features": "features", "reference": "features", "attributes": "features", "clip": "clip", "hps": "hps"}
+ROWS = ROLES  # what can be measured of an image, a row by each extractor; attributes come with the features
+COMPARED = ("features", "pr", "pr_paper")  # rows that a reference has too
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,8 @@ class EvalPlan:
     """One evaluation, resolved: weights hashed, files found, folders proven writable.
 
     model: as it will be sampled, with its weights. suite: with the number of images really generated. extractors: by
-    role (features, clip, hps), all that the suite names. device: "cpu", "cuda:0", ...; dtype: torch's name of it.
+    role (features, clip, hps, ...), all that the suite names, their locations resolved. needs: the
+    suite's files. archive, reference_sha256: of a reference in files. device: "cpu", "cuda:0", ...; dtype: torch's name of it.
     """
 
     model: ModelSpec
@@ -44,17 +48,21 @@ class EvalPlan:
     partial: bool
     protocol: dict[str, Any]
     options: EvalOptions
+    needs: tuple[Need, ...] = ()
+    archive: ImageArchive | None = None
+    reference_sha256: str | None = None
 
     @cached_property
     def rows(self) -> tuple[str, ...]:
         """The measurements of each image that the metrics need, in the order of `ROWS`."""
-        needed = {_NEEDED_ROW.get(need) for metric in self.metrics for need in metric.needs}
+        needed = {row for metric in self.metrics for row in _rows_of(metric, self.suite)}
         return tuple(row for row in ROWS if row in needed)
 
-    @property
-    def needs_reference(self) -> bool:
-        """Whether a metric compares with real images."""
-        return any("reference" in metric.needs for metric in self.metrics)
+    @cached_property
+    def reference_rows(self) -> tuple[str, ...]:
+        """Of these, the ones that metrics compare with the reference's."""
+        needed = {row for metric in self.metrics if "reference" in metric.needs for row in _rows_of(metric, self.suite)}
+        return tuple(row for row in COMPARED if row in needed)
 
     @property
     def needs_latency(self) -> bool:
@@ -77,6 +85,7 @@ class EvalPlan:
                 "model": self.model.protocol(),
                 "prompts": [self.suite.prompts.protocol(), self.prompts.sha256, len(self.prompts)],
                 "rows": {row: self.extractors[row].protocol() for row in rows},
+                "preparation": self.suite.preparation,
                 "seed": seed,
                 "block_size": self.block_size,
                 "dtype": self.dtype,
@@ -90,24 +99,32 @@ class EvalPlan:
             for more in combinations(others, count):
                 yield tuple(row for row in ROWS if row in self.rows or row in more)
 
-    def reference_key(self) -> str:
-        """Cache key (64 hex digits) of the reference's features: what is drawn, by which code, seen by which network."""
+    def reference_key(self, row: str = "features") -> str:
+        """Cache key (64 hex digits) of the reference's rows: which images, by which code, seen by which network."""
+        drawn = self.suite.prompts.protocol() if self.suite.reference is None else self.reference_sha256
         return fingerprint(
             {
                 **self._ground,
-                "reference": [self.suite.prompts.protocol(), self.suite.num_reference],
-                "extractor": self.extractors["features"].protocol(),
+                "reference": [drawn, self.suite.num_reference],
+                "preparation": self.suite.preparation,
+                "extractor": self.extractors[row].protocol(),
+                "radii": row == radii_row(self.suite),
             }
         )
 
-    def _calls_an_image(self) -> int:
+    def denoiser_calls_an_image(self) -> int:
         """Forward passes of the denoiser for one image, guidance pairs counted."""
         guided = self.model.sampler in {"multi_step", "pipeline"} and self.model.guidance_scale > 1.0
         return self.model.network_evaluations() * (2 if guided else 1)
 
-    def _is_cached(self, seed: int) -> bool:
+    def is_cached(self, seed: int) -> bool:
+        """Whether every image of a seed was measured before."""
         cache = FeatureCache(paths.features_dir(), self.options.use_cache)
         return any(cache.has(self.generated_key(seed, rows)) for rows in self.wider_rows())
+
+    def reference_is_cached(self, row: str) -> bool:
+        """Whether a row of the reference was."""
+        return FeatureCache(paths.features_dir(), self.options.use_cache).has(self.reference_key(row))
 
     def describe(self) -> dict[str, Any]:
         """The plan in JSON-ready words, for --dry-run."""
@@ -120,10 +137,10 @@ class EvalPlan:
             "suite": f"{self.suite.id}@v{self.suite.version}",
             "suite_fingerprint": fingerprint(self.protocol),
             "images": len(self.prompts) * len(self.seeds),
-            "denoiser_calls": len(self.prompts) * len(self.seeds) * self._calls_an_image(),
-            "seeds_in_cache": [seed for seed in self.seeds if self._is_cached(seed)],
+            "denoiser_calls": len(self.prompts) * len(self.seeds) * self.denoiser_calls_an_image(),
+            "seeds_in_cache": [seed for seed in self.seeds if self.is_cached(seed)],
             "num_generated": len(self.prompts),
-            "num_reference": self.suite.num_reference if self.needs_reference else None,
+            "num_reference": self.suite.num_reference if self.reference_rows else None,
             "metrics": [metric.id for metric in self.metrics],
             "seeds": list(self.seeds),
             "block_size": self.block_size,
@@ -134,6 +151,18 @@ class EvalPlan:
         }
 
 
+def radii_row(suite: SuiteSpec) -> str:
+    """The row whose neighbours precision and recall look at: the reference's radii of it are kept."""
+    return "features" if suite.pr is None else "pr"
+
+
+def _rows_of(metric: MetricSpec, suite: SuiteSpec) -> set[str]:
+    """The rows that a metric is computed from, in a suite."""
+    of_images = {*metric.needs} & {*ROWS, "attributes"} or {*metric.needs} & {"reference"}
+    features = metric.prefers if metric.prefers is not None and metric.prefers in suite.roles() else "features"
+    return {row if row in ROWS and row != "features" else features for row in of_images}
+
+
 def plan(model_ref: str, suite_ref: str, options: EvalOptions, registry: Registry) -> EvalPlan:
     """Resolve names, files and folders into a plan; no network is run.
 
@@ -142,11 +171,15 @@ def plan(model_ref: str, suite_ref: str, options: EvalOptions, registry: Registr
     """
     declared = registry.suite(suite_ref)
     model = _with_options(registry.model(model_ref, declared), options)
-    prompts = load_prompts(declared, options.limit)
+    needs = tuple(suite_needs(registry, declared))
+    require(declared, needs)
+    prompts = load_prompts(declared, options.limit, registry.assets)
     suite = declared.model_copy(update={"num_generated": len(prompts)})
     metrics = _metrics(suite, model, prompts, options, registry)
     check_results_folder(options.results)
-    extractors = {role: with_weights(registry.extractor(name)) for role, name in _roles(suite).items()}
+    extractors = {role: _resolved(registry.extractor(name), registry) for role, name in suite.roles().items()}
+    archive = reference_archive(suite, registry.assets)
+    reference_sha256 = None if archive is None else archive.content_sha256()
     model = model.model_copy(update={"weights": _model_weights(model, declared, prompts, registry)})
     check_packages()
     check_disk(len(prompts), options)
@@ -157,6 +190,8 @@ def plan(model_ref: str, suite_ref: str, options: EvalOptions, registry: Registr
         "extractors": {role: spec.protocol() for role, spec in extractors.items()},
         "metrics": {flag: registry.metric(flag).protocol() for flag in suite.metrics},
     }
+    if reference_sha256 is not None:
+        protocol["reference_sha256"] = reference_sha256
     return EvalPlan(
         model=model,
         suite=suite,
@@ -170,6 +205,9 @@ def plan(model_ref: str, suite_ref: str, options: EvalOptions, registry: Registr
         partial=len(prompts) < declared.num_generated,
         protocol=protocol,
         options=options,
+        needs=needs,
+        archive=archive,
+        reference_sha256=reference_sha256,
     )
 
 
@@ -185,12 +223,6 @@ def _with_options(model: ModelSpec, options: EvalOptions) -> ModelSpec:
     return model.model_copy(update=changes)
 
 
-def _roles(suite: SuiteSpec) -> dict[str, str]:
-    """Role -> extractor id, for every network that the suite names."""
-    named = {"features": suite.features, "clip": suite.clip, "hps": suite.hps}
-    return {role: name for role, name in named.items() if name is not None}
-
-
 def _metrics(
     suite: SuiteSpec, model: ModelSpec, prompts: Prompts, options: EvalOptions, registry: Registry
 ) -> tuple[MetricSpec, ...]:
@@ -198,7 +230,7 @@ def _metrics(
     chosen = tuple(registry.metric(flag) for flag in options.metrics or suite.metrics)
     if options.metrics is None and not model.has_network():  # "all" is all that can be had
         chosen = tuple(metric for metric in chosen if "latency" not in metric.needs)
-    have = {*_roles(suite)} | ({"reference"} if suite.num_reference else set())
+    have = {*suite.roles()} | ({"reference"} if suite.num_reference else set())
     have |= {"attributes"} if prompts.attributes is not None else set()
     have |= {"latency"} if model.has_network() else set()
     for metric in chosen:
@@ -207,6 +239,13 @@ def _metrics(
             who = f"model {model.id}, which no network generates," if lacking == ["latency"] else f"suite {suite.id}"
             raise InputError(f"--metrics {metric.id}: it needs {', '.join(lacking)}, which {who} does not have", "--metrics all")
     return chosen
+
+
+def _resolved(spec: ExtractorSpec, registry: Registry) -> ExtractorSpec:
+    """The extractor with its weights' hashes; a download's location is where its file lies."""
+    if spec.location.startswith(ASSET):
+        spec = spec.model_copy(update={"location": str(resolve_location(spec.location, assets=registry.assets))})
+    return with_weights(spec)
 
 
 def _model_weights(model: ModelSpec, suite: SuiteSpec, prompts: Prompts, registry: Registry) -> tuple[WeightsFile, ...]:

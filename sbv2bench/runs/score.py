@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from sbv2bench.data.prompts import Prompts
 from sbv2bench.errors import InputError
 from sbv2bench.metrics import frechet, kernel, uncertainty
+from sbv2bench.metrics.paper_precision_recall import paper_precision_recall
 from sbv2bench.metrics.precision_recall import precision_recall
 from sbv2bench.mini.world import ATTRIBUTES
 from sbv2bench.results.records import MetricValue
@@ -54,16 +55,18 @@ class FeatureSets:
         known = {"label": self.label(name), "n_generated": len(self.prompts), "extractor": self.extractors[role].id}
         return MetricValue.model_validate({"value": value, "direction": direction, **known, **more})
 
-    def compared(self, name: str, value: float, direction: Literal["lower", "higher"], **more: Any) -> MetricValue:
+    def compared(
+        self, name: str, value: float, direction: Literal["lower", "higher"], role: str = "features", **more: Any
+    ) -> MetricValue:
         """The same for a metric of generated and reference features."""
-        n_reference = 0 if self.reference is None else len(self.reference["features"])
-        return self.value(name, value, direction, "features", n_reference=n_reference, **more)
+        n_reference = 0 if self.reference is None else len(self.reference[role])
+        return self.value(name, value, direction, role, n_reference=n_reference, **more)
 
 
-def _pair(sets: FeatureSets) -> tuple[NDArray[Any], NDArray[Any]]:
+def _pair(sets: FeatureSets, role: str = "features") -> tuple[NDArray[Any], NDArray[Any]]:
     if sets.reference is None:
         raise InputError(f"suite {sets.suite.id} has no reference images to compare with")
-    return sets.generated["features"], sets.reference["features"]
+    return sets.generated[role], sets.reference[role]
 
 
 def fid(sets: FeatureSets) -> dict[str, MetricValue]:
@@ -72,18 +75,27 @@ def fid(sets: FeatureSets) -> dict[str, MetricValue]:
 
 
 def pr(sets: FeatureSets) -> dict[str, MetricValue]:
-    """Improved precision and recall, density and coverage, k = 3."""
-    generated, reference = _pair(sets)
-    radii = None if sets.reference is None else sets.reference.get("radii")
+    """Improved precision and recall, density and coverage, k = 3; by the suite's own extractor for them, if it has one."""
+    role = "features" if sets.suite.pr is None else "pr"
+    generated, reference = _pair(sets, role)
+    radii = None if sets.reference is None else sets.reference.get("radii" if role == "features" else "pr_radii")
     found = precision_recall(generated, reference, NEIGHBOURS, reference_radii=radii)
     names = ("precision", "recall", "density", "coverage")
-    return {name: sets.compared(name, getattr(found, name), "higher") for name in names}
+    return {name: sets.compared(name, getattr(found, name), "higher", role) for name in names}
+
+
+def pr_paper(sets: FeatureSets) -> dict[str, MetricValue]:
+    """Precision and recall as the paper's script computes them: BGR features, float16 distances (protocols.md 3)."""
+    found = paper_precision_recall(*_pair(sets, "pr_paper"), NEIGHBOURS)
+    values = {"precision_paper": found.precision, "recall_paper": found.recall}
+    names = {"precision_paper": "precision (paper)", "recall_paper": "recall (paper)"}
+    return {key: sets.compared(names[key], value, "higher", "pr_paper") for key, value in values.items()}
 
 
 def kid(sets: FeatureSets) -> dict[str, MetricValue]:
     """Kernel distance, the full unbiased U-statistic, with its standard error."""
     value, std_err = kernel.kernel_statistics(*_pair(sets))
-    more = {"std_err": std_err, "uncertainty": "U-statistic over images of both sets"}
+    more: dict[str, Any] = {"std_err": std_err, "uncertainty": "U-statistic over images of both sets"}
     return {"kid": sets.compared("KID", value, "lower", **more)}
 
 
@@ -106,10 +118,20 @@ def hps(sets: FeatureSets) -> dict[str, MetricValue]:
 
     group_deviation of a style: population deviation of the means of ten consecutive groups of its images.
     """
-    scores = sets.generated["hps"]
+    return {"hps": _preference(sets, "hps")}
+
+
+def hps_v21(sets: FeatureSets) -> dict[str, MetricValue]:
+    """The same by the v2.1 weights, whose scale is another."""
+    return {"hps_v21": _preference(sets, "hps_v21")}
+
+
+def _preference(sets: FeatureSets, role: str) -> MetricValue:
+    scores = sets.generated[role]
     value, std_err = uncertainty.mean_and_std_err(scores)
     more = {"std_err": std_err, "uncertainty": _OVER_PROMPTS, "unit": "100 x cosine", "styles": _by_style(scores, sets.prompts)}
-    return {"hps": sets.value("HPS", value, "higher", "hps", **more)}
+    name = "HPS" if sets.suite.label_suffix else sets.extractors[role].label or "HPS"  # which weights, where there are two
+    return sets.value(name, value, "higher", role, **more)
 
 
 def _by_style(scores: NDArray[np.float64], prompts: Prompts) -> dict[str, dict[str, float]] | None:
@@ -165,6 +187,10 @@ def score(metrics: Sequence[MetricSpec], seeds: Sequence[FeatureSets]) -> dict[s
             found, expected = ", ".join(values[0]), ", ".join(metric.keys)
             raise InputError(f"metric {metric.id}: {metric.target} gave {found}, expected {expected}")
         block |= {key: _over_seeds([value[key] for value in values]) for key in metric.keys}
+    for key in ("precision", "recall"):  # what the paper's two departures come to, on the same images
+        paper = block.get(f"{key}_paper")
+        if paper is not None and key in block:
+            block[f"{key}_paper"] = paper.model_copy(update={"details": {"minus_fixed": paper.value - block[key].value}})
     return block
 
 

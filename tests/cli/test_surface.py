@@ -17,6 +17,7 @@ SURFACE = {
     "grid": ["models", "--suite", "--captions", "--seeds", "--output", "--device", "--dtype", "--catalog"],
     "list": ["what", "--catalog", "--json"],
     "show": ["name", "--catalog", "--json"],
+    "download": ["name", "--from", "--catalog", "--json"],
     "doctor": ["--json"],
     "leaderboard": ["files", "--add", "--check", "--dir"],
     "cache": [],

@@ -67,7 +67,7 @@ def test_images_of_another_size_are_refused_before_any_is_made(planned: EvalPlan
 
 
 def test_reference_is_measured_in_order(planned: EvalPlan) -> None:
-    entry = measure_reference(planned, workers=2)
+    entry = measure_reference(planned, ("features",), workers=2)["features"]
     extractor = load_extractor(planned.extractors["features"])
     expected = np.concatenate([extractor(images) for images in reference_blocks(planned.suite, block_size=8)])
     np.testing.assert_allclose(entry.arrays["features"], expected, rtol=1e-4, atol=1e-5)
@@ -77,6 +77,7 @@ def test_reference_is_measured_in_order(planned: EvalPlan) -> None:
 
 def test_reference_of_several_blocks_keeps_their_order(planned: EvalPlan) -> None:
     large = planned.suite.model_copy(update={"num_reference": 250})
-    found = measure_reference(replace(planned, suite=large), workers=3).arrays["features"]
+    entry = measure_reference(replace(planned, suite=large), ("features",), workers=3)["features"]
+    found = entry.arrays["features"]
     extractor = load_extractor(planned.extractors["features"])
     np.testing.assert_allclose(found, np.concatenate([extractor(x) for x in reference_blocks(large)]), rtol=1e-4, atol=1e-5)

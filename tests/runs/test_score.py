@@ -218,7 +218,14 @@ def test_a_metric_of_ones_own(sets: FeatureSets, monkeypatch: pytest.MonkeyPatch
 
 def test_catalog_and_functions_agree(sets: FeatureSets, registry: Registry) -> None:
     """Every built-in metric gives the keys that it declares, in the direction that it declares."""
-    timed = replace(sets, latency={"median_ms": 12.5, "runs": 7})
+    assert sets.reference is not None
+    timed = replace(
+        sets,
+        latency={"median_ms": 12.5, "runs": 7},
+        generated={**sets.generated, "pr_paper": sets.generated["features"], "hps_v21": sets.generated["hps"]},
+        reference={**sets.reference, "pr_paper": sets.reference["features"]},
+        extractors={**sets.extractors, "pr_paper": sets.extractors["features"], "hps_v21": sets.extractors["hps"]},
+    )
     for spec in registry.metrics.values():
         if spec.target.startswith("sbv2bench."):
             for value in score([spec], [timed]).values():

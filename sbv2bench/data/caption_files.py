@@ -1,0 +1,123 @@
+"""Captions that lie in files: the released evaluation's list, COCO's own annotations, Karpathy's split, HPSv2's prompts.
+
+Text is kept as it is, spaces and newlines too: 5,802 of the 40,504 captions have some at an end (protocols.md 1.2).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from sbv2bench.errors import InputError, IntegrityError
+
+STYLES = ("anime", "concept-art", "paintings", "photo")  # in the order of HPSv2's benchmark
+_EXPECTED = "dataset.json ('labels'), captions_val2014.json ('annotations'), dataset_coco.json ('sentences') or a list of strings"
+
+
+def captions_sha256(captions: Iterable[str]) -> str:
+    """SHA-256 (64 hex digits) of raw captions joined with newlines, UTF-8 (protocols.md 1.2)."""
+    return hashlib.sha256("\n".join(captions).encode()).hexdigest()
+
+
+def read_captions(path: Path, count: int, sha256: str | None) -> tuple[str, ...]:
+    """The first `count` captions of a list in a file of any of the four forms, checked by their hash.
+
+    COCO's annotations can be read in more than one order; the one that has the hash is taken. Raises InputError (no file, no
+    such form), IntegrityError (not JSON, too few captions, another hash).
+    """
+    found: list[str] = []
+    for found in _orders(path):
+        if len(found) >= count and (sha256 is None or captions_sha256(found[:count]) == sha256):
+            return tuple(found[:count])
+    if len(found) < count:
+        raise IntegrityError(f"{path}: found {len(found):,} captions, expected at least {count:,}")
+    raise IntegrityError(
+        f"{path}: its first {count:,} captions are not the suite's\n"
+        f"found sha256 {captions_sha256(found[:count])[:16]}, expected {str(sha256)[:16]}",
+        "use the list that the suite names: captions in another order or of another choice are another benchmark",
+    )
+
+
+def all_captions(path: Path) -> list[list[str]]:
+    """Every caption of a file, in each order that its form allows. Raises as `read_captions`."""
+    return list(_orders(path))
+
+
+def read_styles(folder: Path, count: int, sha256: str | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """(prompts, the style of each): the four styles one after another, `count` in all and as many of each.
+
+    folder: has anime.json, concept-art.json, paintings.json and photo.json, itself, in `benchmark/`, or named
+    benchmark_<style>.json. Raises InputError (a list is not there), IntegrityError (not lists of strings, other numbers or hash).
+    """
+    if count % len(STYLES):
+        raise InputError(f"prompts of kind hpsv2: found num_generated {count}, expected a multiple of {len(STYLES)}")
+    each = count // len(STYLES)
+    prompts: list[str] = []
+    for style in STYLES:
+        choices = (folder / "benchmark" / f"{style}.json", folder / f"{style}.json", folder / f"benchmark_{style}.json")
+        path = next((choice for choice in choices if choice.is_file()), None)
+        if path is None:
+            raise InputError(f"{folder}: found no prompts of style {style}, expected {style}.json")
+        own = _strings(_parsed(path), path)
+        if len(own) != each:
+            raise IntegrityError(f"{path}: found {len(own):,} prompts, expected {each:,}")
+        prompts += own
+    if sha256 is not None and captions_sha256(prompts) != sha256:
+        raise IntegrityError(
+            f"{folder}: its prompts are not the suite's\nfound sha256 {captions_sha256(prompts)[:16]}, expected {sha256[:16]}"
+        )
+    return tuple(prompts), tuple(style for style in STYLES for _ in range(each))
+
+
+def released_form(captions: list[str]) -> bytes:
+    """The bytes of the released evaluation's dataset.json with these captions: numbered PNG paths, a thousand in a folder."""
+    labels = [[f"{number // 1000:05d}/img{number:08d}.png", caption] for number, caption in enumerate(captions)]
+    return (json.dumps({"labels": labels}) + "\n").encode()
+
+
+def _parsed(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise InputError(f"captions: {path} cannot be read ({error.strerror})", "give a caption file") from error
+    except (ValueError, RecursionError) as error:
+        raise IntegrityError(f"{path}: found text that is not JSON ({error})", "copy or download the file again") from error
+
+
+def _strings(content: Any, path: Path) -> list[str]:
+    if not isinstance(content, list) or not all(isinstance(caption, str) for caption in content):
+        raise IntegrityError(f"{path}: found {type(content).__name__}, expected a list of strings")
+    return content
+
+
+def _orders(path: Path) -> Iterator[list[str]]:
+    content = _parsed(path)
+    try:
+        if isinstance(content, list):
+            yield _strings(content, path)
+        elif "labels" in content:
+            yield _strings([caption for _, caption in content["labels"]], path)
+        elif "annotations" in content:
+            yield from _of_coco(content)
+        elif "images" in content:
+            yield _strings([image["sentences"][0]["raw"] for image in content["images"] if "val2014" in image["filename"]], path)
+        else:
+            raise InputError(f"{path}: found {', '.join(map(str, list(content)[:4])) or 'nothing'}, expected {_EXPECTED}")
+    except (TypeError, KeyError, ValueError, IndexError) as error:
+        raise InputError(f"{path}: no list of captions ({error!r:.80}), expected {_EXPECTED}") from error
+
+
+def _of_coco(content: dict[str, Any]) -> Iterator[list[str]]:
+    """One caption an image in the file's order of images: the first annotation in the file, and the one of the lowest id."""
+    ways: tuple[Callable[[list[dict[str, Any]]], dict[str, Any]], ...] = (
+        lambda own: own[0],
+        lambda own: min(own, key=lambda annotation: annotation["id"]),
+    )
+    by_image: dict[Any, list[dict[str, Any]]] = {}
+    for annotation in content["annotations"]:
+        by_image.setdefault(annotation["image_id"], []).append(annotation)
+    for choose in ways:
+        yield [str(choose(by_image[image["id"]])["caption"]) for image in content["images"]]

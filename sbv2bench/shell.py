@@ -1,0 +1,54 @@
+"""Where an error becomes at most three lines on stderr and an exit code, whichever command it comes from."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from sbv2bench.errors import InputError, InterruptedRun, SBV2BenchError
+
+
+@contextmanager
+def _errors_shown() -> Iterator[None]:
+    """The one place where an error becomes lines and an exit code. A bug passes through, with its traceback, as exit 1."""
+    try:
+        yield
+    except SBV2BenchError as error:
+        _show_error(error.message, error.fix)
+        raise typer.Exit(error.exit_code) from error
+    except KeyboardInterrupt as error:
+        _show_error("interrupted", None)
+        raise typer.Exit(InterruptedRun.exit_code) from error
+    except Exception as error:
+        # Typer's usage errors, whichever click they come from; asked without arguments, Typer prints its help itself.
+        text = getattr(error, "format_message", None)
+        if text is None or type(error).__name__ == "NoArgsIsHelpError":
+            raise
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context is not None else "sbv2bench"
+        _show_error(" ".join(text().split()), f"{command} --help")
+        raise typer.Exit(InputError.exit_code) from error
+
+
+def _show_error(message: str, fix: str | None) -> None:
+    lines = [f"error: {message}"] if fix is None else [*f"error: {message}".splitlines()[:2], f"fix: {fix}"]
+    print("\n".join("\n".join(lines).splitlines()[:3]), file=sys.stderr)
+
+
+class Shell(TyperGroup):
+    """The root command, with errors shown our way whether it runs in a terminal, under -m or in a test."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """As in Typer; usage errors in one line."""
+        with _errors_shown():
+            return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        """As in Typer; errors in at most three lines."""
+        with _errors_shown():
+            return super().invoke(ctx)

@@ -1,0 +1,72 @@
+"""`download` and `eval --suite GROUP` as a user meets them, against a server on this machine."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from commands_in_process import Done, refused
+from test_asset_store import CONTENT, SHA256, Server, server  # noqa: F401  # a fixture
+
+from sbv2bench.data.caption_files import released_form
+
+CAPTIONS = ["one ", "two", "three"]
+
+
+@pytest.fixture
+def declared(server: Server, tmp_path: Path) -> Path:  # noqa: F811
+    """A catalog of two assets at the server, one of them a caption list, and an extractor."""
+    listed = released_form(CAPTIONS)
+    assets = {
+        "thing": {"filename": "thing.bin", "urls": [server.url], "sha256": SHA256, "bytes": len(CONTENT)},
+        "captions": {"filename": "dataset.json", "urls": [], "sha256": hashlib.sha256(listed).hexdigest()},
+    }
+    extractors = {"net": {"kind": "a:B", "location": "asset:thing"}}
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump({"assets": assets, "extractors": extractors}))
+    return path
+
+
+def test_an_asset_by_its_name_and_by_whose_it_is(run: Callable[..., Done], declared: Path, own_home: Path) -> None:
+    done = run("download", "thing", "--catalog", str(declared), "--json")
+    assert done.code == 0
+    (path,) = json.loads(done.out).values()
+    assert Path(path).read_bytes() == CONTENT
+    assert Path(path).is_relative_to(own_home)
+    again = run("download", "net", "--catalog", str(declared), "--json")
+    assert json.loads(again.out) == {"asset:thing": path}
+
+
+def test_bad_names_and_bytes(run: Callable[..., Done], declared: Path, server: Server) -> None:  # noqa: F811
+    refused(run("download", "thinng", "--catalog", str(declared)), 2, "thinng")
+    server.content = CONTENT[:-1] + b"x"
+    refused(run("download", "thing", "--catalog", str(declared)), 4, "found sha256", "sbv2bench download thing")
+    refused(run("download", "captions", "--catalog", str(declared)), 3, "no URL of it is known", "--from")
+    refused(run("download", "mini/sd21", "--from", "x"), 2, "not an asset")
+
+
+def test_a_file_of_ones_own(run: Callable[..., Done], declared: Path, tmp_path: Path) -> None:
+    coco: dict[str, Any] = {"images": [{"id": i} for i in range(3)]}
+    coco["annotations"] = [{"id": i, "image_id": i, "caption": caption} for i, caption in enumerate(CAPTIONS)]
+    good, bad = tmp_path / "annotations.json", tmp_path / "bad.json"
+    good.write_text(json.dumps(coco))
+    bad.write_text(json.dumps({**coco, "images": coco["images"][::-1]}))
+    refused(run("download", "captions", "--from", str(bad), "--catalog", str(declared)), 4, "bad.json", "found sha256")
+    done = run("download", "captions", "--from", str(good), "--catalog", str(declared), "--json")
+    (path,) = json.loads(done.out).values()
+    assert Path(path).read_bytes() == released_form(CAPTIONS)
+
+
+def test_offline_lists_all_that_is_missing(run: Callable[..., Done], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SBV2BENCH_OFFLINE", "1")
+    for words in (("download", "coco2014-30k"), ("eval", "--suite", "coco2014-30k", "--model", "sd-turbo", "--dry-run")):
+        done = run(*words)
+        refused(done, 3, "offline", "asset:coco2014-captions", "asset:coco2014-val", "asset:inception-2015-12-05",
+                "hub:laion/CLIP-ViT-g-14", "sbv2bench download coco2014-30k")  # fmt: skip
+    refused(run("download", "paper"), 3, "asset:hpsv2-prompts", "asset:hpsv2-v2.1", "sbv2bench download paper")
+    assert "coco2014-30k + hpsv2" in run("list", "suites").err

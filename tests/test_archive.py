@@ -1,0 +1,175 @@
+"""Photographs in a zip or a folder: the same list, content and pixels either way, and what is refused."""
+
+from __future__ import annotations
+
+import io
+import os
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sbv2bench.data import archive as module
+from sbv2bench.data.archive import ImageArchive
+from sbv2bench.data.preparation import prepare_image
+from sbv2bench.data.reference import reference_archive
+from sbv2bench.errors import InputError, IntegrityError
+from sbv2bench.specs import SuiteSpec
+
+
+def photograph(seed: int, width: int = 64, height: int = 48, mode: str = "RGB", form: str = "JPEG") -> bytes:
+    small = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    out = io.BytesIO()
+    Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC).convert(mode).save(out, form)
+    return out.getvalue()
+
+
+def photographs(count: int = 7) -> dict[str, bytes]:
+    """Of several sizes, the third one grey."""
+    return {f"COCO_val2014_{i:012d}.jpg": photograph(i, 64 + 3 * i, 48 + i % 3, "L" if i == 2 else "RGB") for i in range(count)}
+
+
+def write_zip(path: Path, files: dict[str, bytes], inside: str = "val2014/") -> Path:
+    with zipfile.ZipFile(path, "w") as target:
+        for name, content in reversed(files.items()):  # an archive's own order must not matter
+            target.writestr(f"{inside}{name}", content)
+        target.writestr(f"__MACOSX/{inside}._{next(iter(files))}", b"x")
+        target.writestr(f"{inside}README.txt", b"read me")
+    return path
+
+
+def write_folder(path: Path, files: dict[str, bytes]) -> Path:
+    path.mkdir(parents=True)
+    for name, content in files.items():
+        (path / name).write_bytes(content)
+    return path
+
+
+@pytest.fixture
+def both(tmp_path: Path) -> tuple[ImageArchive, ImageArchive]:
+    files = photographs()
+    return ImageArchive(write_zip(tmp_path / "val2014.zip", files)), ImageArchive(write_folder(tmp_path / "f" / "val2014", files))
+
+
+def test_a_zip_and_its_folder_are_the_same(both: tuple[ImageArchive, ImageArchive]) -> None:
+    files = photographs()
+    expected = np.stack([prepare_image(Image.open(io.BytesIO(content))) for content in files.values()])
+    for archive in both:
+        assert archive.names == tuple(files)
+        archive.require_count(7)
+        archive.check_headers()
+        assert np.array_equal(archive.read_prepared(0, 7), expected)
+        assert np.array_equal(archive.read_prepared(2, 5, threads=3), expected[2:5])
+    assert both[0].content_sha256() == both[1].content_sha256()
+
+
+def test_a_changed_byte_or_name_is_other_content(both: tuple[ImageArchive, ImageArchive]) -> None:
+    folder = both[1].path
+    before = both[1].content_sha256()
+    file = folder / both[1].names[3]
+    file.write_bytes(photograph(99))
+    changed = ImageArchive(folder).content_sha256()
+    file.rename(file.with_name(f"{file.stem}b.jpg"))  # stays in its place in the order
+    assert len({before, changed, ImageArchive(folder).content_sha256()}) == 3
+
+
+def test_the_content_hash_is_remembered(both: tuple[ImageArchive, ImageArchive], monkeypatch: pytest.MonkeyPatch) -> None:
+    for archive in both:
+        for file in [archive.path] if archive.path.is_file() else archive.path.iterdir():
+            os.utime(file, (1000, 1000))
+        before = archive.content_sha256()
+        with monkeypatch.context() as patch:
+            patch.setattr(ImageArchive, "_bytes", lambda self, name: pytest.fail("read again"))
+            assert ImageArchive(archive.path).content_sha256() == before
+
+
+@pytest.mark.parametrize("count", [6, 8])
+def test_missing_and_extra_images(both: tuple[ImageArchive, ImageArchive], count: int) -> None:
+    for archive in both:
+        with pytest.raises(IntegrityError, match=f"holds 7 images, expected {count}"):
+            archive.require_count(count)
+
+
+def bad_files() -> dict[str, tuple[bytes, str]]:
+    whole = photograph(5, form="PNG")
+    return {
+        "truncated.png": (whole[: len(whole) // 2], "broken or cut"),
+        "truncated.jpg": (photograph(5)[:-400], "broken or cut"),
+        "rgba.png": (photograph(5, mode="RGBA", form="PNG"), "mode RGBA"),
+        "cmyk.jpg": (photograph(5, mode="CMYK"), "mode CMYK"),
+        "palette.png": (photograph(5, mode="P", form="PNG"), "mode P"),
+        "text.jpg": (b"I am a text", "not an image"),
+        "empty.jpg": (b"", "not an image"),
+    }
+
+
+@pytest.mark.parametrize("name", list(bad_files()))
+@pytest.mark.parametrize("zipped", [True, False])
+def test_bad_photographs_are_named(name: str, zipped: bool, tmp_path: Path) -> None:
+    content, says = bad_files()[name]
+    files = {"a.jpg": photograph(1), name: content}
+    archive = ImageArchive(write_zip(tmp_path / "z.zip", files) if zipped else write_folder(tmp_path / "f", files))
+    row = archive.names.index(name)
+    archive.read_prepared(1 - row, 2 - row)  # the good twin
+    with pytest.raises(IntegrityError, match=says) as caught:
+        archive.read_prepared(row, row + 1)
+    assert name in str(caught.value)
+    assert len(str(caught.value).splitlines()) <= 3
+
+
+def test_broken_zips_doubles_and_nothing(tmp_path: Path) -> None:
+    good = write_zip(tmp_path / "good.zip", photographs())
+    content = good.read_bytes()
+    (tmp_path / "cut.zip").write_bytes(content[: len(content) // 2])
+    with pytest.raises(IntegrityError, match="no whole zip"):
+        ImageArchive(tmp_path / "cut.zip")
+    flipped = bytearray(content)
+    flipped[content.index(photographs()["COCO_val2014_000000000003.jpg"]) + 300] ^= 1
+    (tmp_path / "flipped.zip").write_bytes(flipped)
+    with pytest.raises(IntegrityError, match=r"000000000003\.jpg cannot be read \(Bad CRC"):
+        ImageArchive(tmp_path / "flipped.zip").content_sha256()
+    folder = write_folder(tmp_path / "f", photographs())
+    write_folder(folder / "again", photographs(1))
+    with pytest.raises(IntegrityError, match=r"000000000000\.jpg twice"):
+        ImageArchive(folder)
+    with pytest.raises(InputError, match="does not exist"):
+        ImageArchive(tmp_path / "none")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="no images"):
+        ImageArchive(tmp_path / "empty")
+
+
+def test_hostile_members_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for inside in ("../../../etc/", "/etc/", "val/../../"):
+        with pytest.raises(IntegrityError, match="expected names inside the archive"):
+            ImageArchive(write_zip(tmp_path / "climbing.zip", {"a.jpg": photograph(1)}, inside=inside))
+    path = write_zip(tmp_path / "z.zip", {"a.jpg": photograph(1)})
+    ImageArchive(path).read_prepared(0, 1)
+    monkeypatch.setattr(module, "MOST_BYTES", 100)
+    with pytest.raises(IntegrityError, match="expected at most 100 of a photograph"):
+        ImageArchive(path).read_prepared(0, 1)
+    monkeypatch.undo()
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 64 * 48 - 1)
+    with pytest.raises(IntegrityError, match=r"a\.jpg"), pytest.warns(Image.DecompressionBombWarning):
+        ImageArchive(path).read_prepared(0, 1)
+
+
+def suite(location: Path, **reference: str) -> SuiteSpec:
+    fields = {"id": "x", "family": "full", "num_generated": 4, "num_reference": 7, "metrics": [], "prompts": {}}
+    return SuiteSpec.model_validate(
+        {**fields, "reference": {"location": str(location), **reference}, "preparation": "centre-crop-lanczos-256"}
+    )
+
+
+def test_a_suites_reference_is_counted_and_hashed(both: tuple[ImageArchive, ImageArchive]) -> None:
+    right = both[0].content_sha256()
+    for archive in both:
+        assert reference_archive(suite(archive.path, content_sha256=right)) is not None
+        with pytest.raises(IntegrityError, match="are not the suite's"):
+            reference_archive(suite(archive.path, content_sha256="0" * 64))
+        with pytest.raises(IntegrityError, match="holds 7 images, expected 8"):
+            reference_archive(suite(archive.path).model_copy(update={"num_reference": 8}))
+        with pytest.raises(InputError, match="preparation"):
+            reference_archive(suite(archive.path).model_copy(update={"preparation": None}))
