@@ -209,7 +209,7 @@ def test_built_in_ids() -> None:
     for name, way in (("hpsv2-v2.0", "antialias"), ("hpsv2-v2.1", "antialias"), ("hpsv2-v2.1-legacy", "legacy_no_antialias")):
         hps = registry.extractor(name)
         assert (hps.architecture, hps.preprocessing, hps.scale, hps.prefix) == ("ViT-H-14", way, 100.0, "")
-        with pytest.raises(PrerequisiteError, match="HPSv2"):
+        with pytest.raises(PrerequisiteError, match="hpsv2"):
             with_weights(hps)
 
 
