@@ -22,7 +22,7 @@ SECTIONS: dict[str, tuple[str, type[Spec]]] = {
     "models": ("model", ModelSpec),
     "suites": ("suite", SuiteSpec),
 }
-BUILT_IN = ("extractors.yaml", "metrics.yaml", "models.yaml", "suites.yaml")
+BUILT_IN = ("extractors.yaml", "metrics.yaml", "models.yaml", "models-full.yaml", "suites.yaml")
 PROMPT_FIELDS = ("world_seed", "split", "caption_offset")  # may be written flat in a suite
 
 S = TypeVar("S", bound=Spec)
@@ -80,7 +80,7 @@ def read(text: str, name: str, folder: Path | None, suites: Mapping[str, SuiteSp
             replaces = fields.pop("replaces", False) is True
             if section == "models":
                 fields = _model_fields(key, fields, where)
-            for place in ("location", "base"):
+            for place in ("location", "base", "vae"):
                 if folder is not None and _is_relative(fields.get(place)):
                     fields[place] = str(folder / fields[place])
             yield Declaration(kind, parse(spec_class, {"id": key, **fields}, where), replaces)
@@ -99,7 +99,7 @@ def parse(spec_class: type[S], fields: dict[str, Any], where: str) -> S:
 
 def _is_relative(location: object) -> bool:
     """Whether a location is a path that is meant from the catalog's folder."""
-    return isinstance(location, str) and location != "" and not location.startswith(("package:", "hub:", "~"))
+    return isinstance(location, str) and location != "" and not location.startswith(("package:", "hub:", "home:", "~"))
 
 
 def _model_fields(key: str, fields: dict[str, Any], where: str) -> dict[str, Any]:
