@@ -18,8 +18,8 @@ from safetensors.torch import save_file
 
 from reference_trainer.networks import STUDENT, Networks
 from sbv2bench.atomic import whole_folder
-from sbv2bench.data.assets import HUB, PACKAGE, resolve_location
-from sbv2bench.data.chain import ADAPTER
+from sbv2bench.data.assets import NAMED
+from sbv2bench.data.chain import ADAPTER, chain
 from sbv2bench.samplers.components import load_unet
 from sbv2bench.weights import fold_lora, load_adapter
 
@@ -54,7 +54,7 @@ def _write_unet(networks: Networks, folder: Path) -> None:
 
 def _seen_from(folder: Path, location: str) -> str:
     """A location as a folder may name it: a path relative to it, so that both can be moved together."""
-    if location.startswith((PACKAGE, HUB)):
+    if location.startswith(NAMED):
         return location
     return os.path.relpath(Path(location).expanduser().resolve(), folder.resolve())
 
@@ -72,7 +72,7 @@ def _write_adapter(networks: Networks, folder: Path, base: str) -> None:
 
 def _copy_parts(networks: Networks, folder: Path) -> None:
     """The teacher's other parts, file by file, so that stock diffusers loads the folder."""
-    source = resolve_location(networks.teacher_spec.location, networks.teacher_spec.revision)
+    source = chain(networks.teacher_spec)[0].folder
     for part in ("vae", "text_encoder", "tokenizer", "scheduler"):
         shutil.copytree(source / part, folder / part)
     index = json.loads((source / "model_index.json").read_text("utf-8"))

@@ -23,10 +23,11 @@ from sbv2bench.atomic import whole_folder
 from sbv2bench.data.chain import model_files
 from sbv2bench.diffusion import Schedule
 from sbv2bench.errors import InputError, IntegrityError
-from sbv2bench.registry import Registry
+from sbv2bench.registry import Registry, only_published
 from sbv2bench.samplers.components import load_components
 from sbv2bench.samplers.networks import StoredModel, quiet
 from sbv2bench.samplers.one_step import OneStepSampler, levels
+from sbv2bench.samplers.shared_parts import check_shared_parts
 from sbv2bench.specs import MergeSpec, ModelSpec, PredictionType, SuiteSpec, WeightsFile
 
 _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}
@@ -37,6 +38,7 @@ class End:
     """One of the two models that are merged. name: what a MergeSpec calls it.
 
     timestep, alpha_T, prediction_type: how its student is asked, the schedule's alpha where the spec has none.
+    shared_parts: folders of what both ends must have in common (`networks.StoredModel.shared_parts`).
     """
 
     name: str
@@ -45,6 +47,7 @@ class End:
     timestep: int
     alpha_T: float
     prediction_type: PredictionType
+    shared_parts: dict[str, Path]
 
     def record(self) -> dict[str, Any]:
         """What merge.json and sweep.json say of it."""
@@ -99,7 +102,8 @@ def find_ends(a: str, b: str, registry: Registry, suite: SuiteSpec | None = None
     """Both ends with every file proved. suite: what they are to be measured on, whose family bare names take.
 
     Raises what finding raises, and InputError where they are not asked at the same timestep, with the same alpha_T, for the
-    same prediction: their average would be asked wrongly for one of them.
+    same prediction: their average would be asked wrongly for one of them. IntegrityError where their autoencoders or text
+    encoders differ.
     """
     ends = _end(a, registry, suite), _end(b, registry, suite)
     for what, equal in (
@@ -110,11 +114,14 @@ def find_ends(a: str, b: str, registry: Registry, suite: SuiteSpec | None = None
         if not equal:
             found = " and ".join(f"{getattr(end, what)} of {end.name}" for end in ends)
             raise InputError(f"merge: found {what} {found}, expected one that both were trained for")
+    check_shared_parts(ends[0].name, ends[0].shared_parts, ends[1].name, ends[1].shared_parts)
     return ends
 
 
 def _end(name: str, registry: Registry, suite: SuiteSpec | None) -> End:
     spec = registry.model(name, suite)
+    if spec.sampler == "published":
+        raise only_published(spec)
     if not (spec.location or spec.merge) or not spec.has_network():
         raise InputError(f"merge: {spec.id} ({spec.sampler}) has no network of its own, expected a one-step model")
     stored = StoredModel.find(spec, registry)
@@ -123,7 +130,7 @@ def _end(name: str, registry: Registry, suite: SuiteSpec | None) -> End:
     alpha, _ = levels(spec, Schedule.from_config(scheduler.config), prediction_type)
     known = registry.models.get(spec.id) is spec
     weights = model_files(spec, lambda end: registry.model(end, suite))
-    return End(spec.id if known else name, spec, weights, spec.timestep, alpha, prediction_type)
+    return End(spec.id if known else name, spec, weights, spec.timestep, alpha, prediction_type, stored.shared_parts())
 
 
 def merged_spec(a: End, b: End, weight: float) -> ModelSpec:

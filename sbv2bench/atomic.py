@@ -41,15 +41,16 @@ def write_whole(path: Path, content: str | bytes) -> None:
 def whole_folder(path: Path) -> Iterator[Path]:
     """An empty folder to fill; when the block ends it stands at `path`, in place of what was there.
 
-    After an error nothing is left of it, and what was there stays. No folder can be exchanged for another in one step: a
-    process killed between the two leaves the old one beside its place, as `.<name>.<random>/old`. Raises OSError.
+    Its files get ordinary permissions, as the umask has them: safetensors writes for the owner alone. After an error nothing is
+    left of it, and what was there stays. No folder can be exchanged for another in one step: a process killed between the two
+    leaves the old one beside its place, as `.<name>.<random>/old`. Raises OSError.
     """
     work = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
     new, old = work / "new", work / "old"
     try:
         new.mkdir()
         yield new
-        new.chmod(0o755)
+        _open_as_the_folder(new)
         try:
             if path.exists():
                 path.replace(old)
@@ -60,3 +61,11 @@ def whole_folder(path: Path) -> Iterator[Path]:
             raise
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def _open_as_the_folder(folder: Path) -> None:
+    """Let whoever may read or write a new folder do so with the files in it; nobody loses a permission."""
+    allowed = folder.stat().st_mode & 0o666
+    for path in folder.rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            path.chmod(path.stat().st_mode & 0o7777 | allowed)

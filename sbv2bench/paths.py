@@ -9,7 +9,7 @@ import platformdirs
 
 
 def home() -> Path:
-    """The cache: $SBV2BENCH_HOME, else the platform's cache folder. Everything in it may be deleted."""
+    """The cache: $SBV2BENCH_HOME, else the platform's cache folder. Everything in it but `models` may be deleted."""
     chosen = os.environ.get("SBV2BENCH_HOME")
     return Path(chosen).expanduser() if chosen else platformdirs.user_cache_path("sbv2bench")
 
@@ -27,6 +27,11 @@ def images_dir() -> Path:
 def assets_dir() -> Path:
     """Downloads and the hashes of weights."""
     return home() / "assets"
+
+
+def models_dir() -> Path:
+    """Weights that no hub has, put here by the user: what `home:NAME` names. The one folder that is not a cache."""
+    return home() / "models"
 
 
 def package_weights() -> Path:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, cast, get_args
 
 from sbv2bench import catalog
-from sbv2bench.errors import InputError, SBV2BenchError
+from sbv2bench.errors import InputError, PrerequisiteError, SBV2BenchError
 from sbv2bench.specs import AssetSpec, ExtractorSpec, Family, GroupSpec, MetricSpec, ModelSpec, SamplerSpec, Spec, SuiteSpec
 
 PLUGINS = "sbv2bench.plugins"  # entry-point group: a module with register(registry)
@@ -139,10 +139,13 @@ class Registry:
         """The model that a user names: a qualified id, a bare name of the suite's family, an alias, a folder, a hub id.
 
         suite: what it is to be evaluated on (default: only looked up, bare names take the family `mini`).
-        Raises InputError if there is none, or if its family does not fit the suite.
+        Raises InputError if there is none, or if its family does not fit the suite, PrerequisiteError if it is to be
+        evaluated and nothing but published numbers is known of it.
         """
         wanted = self.suite(suite) if isinstance(suite, str) else suite
         found = self._model(reference, wanted.family if wanted is not None else "mini")
+        if wanted is not None and found.sampler == "published":
+            raise only_published(found)
         if wanted is not None and found.family not in ("local", wanted.family):
             own = f"{wanted.family}/{found.id.partition('/')[2]}"
             fix = f"--model {own}" if own in self.models else f"sbv2bench list models shows those of family {wanted.family}"
@@ -246,6 +249,15 @@ class Registry:
             self.plugins.append(Plugin(entry.name, distribution, error))
 
 
+def only_published(spec: ModelSpec) -> PrerequisiteError:
+    """The error for a model that cannot be sampled: it is in the catalog for its published numbers."""
+    rows = ", ".join(f"table {table} ({method})" for table, _, method in (row.partition("/") for row in spec.published_as))
+    return PrerequisiteError(
+        f"model {spec.id}: only published numbers of it exist{f', {rows}' if rows else ''}; there is nothing to sample",
+        f"sbv2bench show {spec.id}",
+    )
+
+
 def suggestion(name: str, known: Iterable[str]) -> str | None:
     """The known name that is closest to a name that is not, if any is close."""
     by_lower = {candidate.lower(): candidate for candidate in known}
@@ -276,7 +288,10 @@ def model_in_folder(folder: Path) -> ModelSpec:
     Raises InputError if it is none of these.
     """
     if not folder.is_dir():
-        raise InputError(f"model: {folder} is a file, expected a model's folder, an id or a hub id")
+        raise InputError(
+            f"model: {folder} is a file, expected a model's folder, an id or a hub id",
+            "declare it in a catalog: {location: FILE, holds: unet or lora, base: MODEL, sampler: one_step, steps: 1}",
+        )
     name = re.sub(r"[^\w.+-]", "_", folder.resolve().name).lstrip(".+-") or "folder"
     identity = {"id": f"local/{name}", "family": "local", "location": str(folder)}
     declared = folder / "sbv2bench.json"

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Family = Literal["mini", "full", "local"]
 PredictionType = Literal["epsilon", "v_prediction", "sample"]
+Holds = Literal["model", "unet", "lora"]
 # From uint8 pixels to a network's input, where that is part of a metric's name (protocols.md 2, 3, 5).
 Preprocessing = Literal["", "clean299", "tf1", "legacy_no_antialias", "antialias"]
 
@@ -22,6 +23,7 @@ class Spec(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     remarks: ClassVar[frozenset[str]] = frozenset()  # fields that cannot change a number
+    later: ClassVar[frozenset[str]] = frozenset()  # fields newer than stored results: not in the fingerprint at their default
 
     def fingerprint(self) -> str:
         """SHA-256 (64 hex digits) of the canonical JSON of every field that can change a number."""
@@ -29,7 +31,9 @@ class Spec(BaseModel):
 
     def protocol(self) -> dict[str, Any]:
         """The fields that can change a number, JSON-ready."""
-        return self.model_dump(mode="json", exclude=set(self.remarks))
+        fields = type(self).model_fields
+        unsaid = {name for name in self.later if getattr(self, name) == fields[name].default}
+        return self.model_dump(mode="json", exclude={*self.remarks, *unsaid})
 
 
 def fingerprint(value: Any) -> str:
@@ -55,40 +59,61 @@ class MergeSpec(Spec):
 class ModelSpec(Spec):
     """A model as it is sampled. Also the content of `sbv2bench.json` in every folder that the trainer writes.
 
-    location: `package:mini/sd21` (shipped weights), `hub:org/name`, or a path. base: in the same words, the model that
-    supplies the parts that this folder lacks; a relative path is meant from the model's own folder. weights: filled in when
-    the model is resolved, with the hashes that were found, the base's too, for which the two locations are only remarks.
+    location: `package:mini/sd21` (shipped weights), `hub:org/name`, `hub:org/name/file.safetensors`, `home:name` (a folder
+    or file that a user puts in $SBV2BENCH_HOME/models), or a path. base: in the same words, the model that supplies the
+    parts that this location lacks; a relative path is meant from the model's own folder. vae: in the same words, an
+    autoencoder in place of the model's. weights: filled in when the model is resolved, with the hashes that were found, the
+    bases' too, for which locations are only remarks.
     """
 
     remarks = frozenset(
-        {"id", "family", "location", "base", "description", "origin", "licence", "verified", "aliases", "published_as"}
+        {
+            *("id", "family", "location", "base", "mirrors", "description", "origin", "licence", "verified"),
+            *("aliases", "published_as", "inferred", "guidance", "vae_scaling"),
+        }
     )
+    later = frozenset({"holds", "vae", "timesteps", "timestep_spacing", "input_scaling"})
 
     id: str
     family: Family = "local"
     sampler: str  # a kind that the registry knows: multi_step, one_step, pipeline, image_folder, or a plugin's
     location: str = ""
+    holds: Holds = "model"  # unet, lora: the location is a UNet or an adapter alone, a file or a folder, for the base
     base: str = ""
-    revision: str | None = None
+    mirrors: tuple[str, ...] = ()  # other locations of the same files, tried in turn where the first has none
+    vae: str = ""
+    revision: str | None = None  # of the location
     weights: tuple[WeightsFile, ...] = ()
     merge: MergeSpec | None = None
     steps: int = Field(default=25, ge=1, le=1000)
     guidance_scale: float = Field(default=1.0, ge=0.0, le=100.0)  # usual convention: 1 is no guidance
-    scheduler: Literal["folder", "ddim", "dpmsolver++", "euler"] = "folder"  # folder: as the model's own folder says
+    guidance: Literal["none", "cfg", "embedded"] | None = None  # embedded: an input of the network; proved on loading
+    scheduler: Literal["folder", "ddim", "dpmsolver++", "euler", "lcm", "tcd"] = "folder"  # folder: the model's own folder's
+    timestep_spacing: Literal["trailing", "leading", "linspace"] | None = None  # None: the folder's, or trailing of a named one
+    timesteps: tuple[int, ...] = ()  # multi_step, pipeline: the very timesteps, in place of the scheduler's choice
     timestep: int = Field(default=999, ge=0, le=999)  # one_step only: where the student is asked
     alpha_T: float | None = None  # one_step only: None takes it from the schedule, SwiftBrush v1 hard-codes sqrt(0.0047)
+    input_scaling: Literal["none", "sigma"] = "none"  # one_step only: what multiplies the noise, 1 or sigma_T
     prediction_type: PredictionType | None = None  # None: as the scheduler's config says
+    vae_scaling: float | None = None  # the scaling_factor that an AutoencoderKL must have; None: whatever its config says
     resolution: int | None = None  # None: the network's own
     description: str = ""
     origin: str = ""
     licence: str = ""
     verified: bool = False
+    inferred: tuple[str, ...] = ()  # fields that the published numbers' source does not state
     aliases: tuple[str, ...] = ()
-    published_as: tuple[str, ...] = ()
+    published_as: tuple[str, ...] = ()  # rows of catalog/published.csv, "table/method"
+
+    @model_validator(mode="after")
+    def _one_step_for_each_timestep(self) -> ModelSpec:
+        if self.timesteps and self.steps != len(self.timesteps):
+            raise ValueError(f"steps is {self.steps}, expected {len(self.timesteps)}, the number of its timesteps")
+        return self
 
     def has_network(self) -> bool:
         """Whether a network generates its images, so that steps, guidance and latency mean something."""
-        return self.sampler not in {"image_folder", "renderings"}
+        return self.sampler not in {"image_folder", "renderings", "published"}
 
     def network_evaluations(self) -> int:
         """NFE: network function evaluations of the denoiser for one image; guidance pairs are not counted twice."""
@@ -128,11 +153,6 @@ class ExtractorSpec(Spec):
     scale: float = 1.0  # multiplies the cosine: 1 for CLIP score, 100 for HPS
     label: str = ""  # how the metric's extractor is named to people
     description: str = ""
-
-    def protocol(self) -> dict[str, Any]:
-        """The fields that can change a number, without later ones at their defaults."""
-        defaults = {name: type(self).model_fields[name].default for name in self.later}
-        return {name: value for name, value in super().protocol().items() if name not in defaults or value != defaults[name]}
 
 
 class AssetSpec(Spec):
@@ -254,7 +274,7 @@ class SuiteSpec(Spec):
         fields = super().protocol() | {"prompts": self.prompts.protocol()}
         if self.reference is not None:
             fields["reference"] = self.reference.protocol()
-        return {name: value for name, value in fields.items() if name not in self.later or value is not None}
+        return fields
 
     def roles(self) -> dict[str, str]:
         """Role -> extractor id, for every network that the suite names."""

@@ -126,17 +126,22 @@ def _float32(x: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class LoraSettings:
-    """What a LoRA adapter's tensors do not say themselves; the fields are those of peft's adapter_config.json."""
+    """What a LoRA adapter's tensors do not say themselves; the fields are those of peft's adapter_config.json.
+
+    alphas: name of a module -> its own alpha, as kohya-ss stores it; these come before all others.
+    """
 
     lora_alpha: float
     use_rslora: bool = False  # alpha / sqrt(rank) in place of alpha / rank
     alpha_pattern: Mapping[str, float] = field(
         default_factory=dict
     )  # end of a module's name, a regular expression -> its own alpha
+    alphas: Mapping[str, float] = field(default_factory=dict)
 
     def scale(self, module: str, rank: int) -> float:
         """What multiplies B A of one module."""
-        own = [alpha for name, alpha in self.alpha_pattern.items() if re.fullmatch(rf"(.*\.)?({name})", module)]
+        own = [self.alphas[module]] if module in self.alphas else []
+        own += [alpha for name, alpha in self.alpha_pattern.items() if re.fullmatch(rf"(.*\.)?({name})", module)]
         return float((own or [self.lora_alpha])[0]) / (math.sqrt(rank) if self.use_rslora else rank)
 
 
@@ -148,19 +153,22 @@ def load_adapter(folder: Path) -> tuple[StateDict, LoraSettings]:
     path = folder / "adapter_config.json"
     if not path.is_file():
         raise PrerequisiteError(f"{path}: not found, expected an adapter in peft's layout")
-    config: dict[str, Any] = read_json(path)
+    return load_state_dict(folder / "adapter_model.safetensors"), lora_settings(read_json(path), path)
+
+
+def lora_settings(config: Mapping[str, Any], where: Path) -> LoraSettings:
+    """The settings of a peft config. where: its file. Raises IntegrityError for kinds of adapter that `fold_lora` cannot fold."""
     beyond = [key for key in ("use_dora", "fan_in_fan_out", "modules_to_save") if config.get(key)]
     beyond += ["bias"] if config.get("bias", "none") != "none" else []
-    if config.get("peft_type", "LORA") != "LORA" or beyond:
+    if config.get("peft_type", "LORA") not in {"LORA", None} or beyond or "lora_alpha" not in config:
         raise IntegrityError(
-            f"{path}: found {config.get('peft_type')} with {some(beyond) or 'its own rules'}, expected plain LoRA"
+            f"{where}: found {config.get('peft_type')} with {some(beyond) or 'its own rules'}, expected plain LoRA"
         )
-    settings = LoraSettings(
+    return LoraSettings(
         lora_alpha=float(config["lora_alpha"]),
         use_rslora=bool(config.get("use_rslora")),
         alpha_pattern=config.get("alpha_pattern") or {},
     )
-    return load_state_dict(folder / "adapter_model.safetensors"), settings
 
 
 def fold_lora(weights: Mapping[str, Tensor], adapter: Mapping[str, Tensor], settings: LoraSettings) -> StateDict:
@@ -187,6 +195,11 @@ def fold_lora(weights: Mapping[str, Tensor], adapter: Mapping[str, Tensor], sett
             raise IntegrityError(f"adapter: {module} has {shapes}")
         folded[f"{module}.weight"] = base + settings.scale(module, len(a)) * torch.einsum("or,r...->o...", b.flatten(1), a)
     return folded
+
+
+def adapted_module(key: str) -> str:
+    """The module that a tensor of an adapter in peft's names belongs to. Raises IntegrityError for other names."""
+    return _lora_place(key)[0]
 
 
 def _lora_place(key: str) -> tuple[str, str]:

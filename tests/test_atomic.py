@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from sbv2bench.atomic import whole_file, whole_folder, write_whole
 
@@ -32,6 +35,21 @@ def test_a_folder_takes_the_place_of_the_old_one(tmp_path: Path) -> None:
         assert (tmp_path / "a" / "old").exists()
     assert [entry.name for entry in (tmp_path / "a").iterdir()] == ["new"]
     assert [entry.name for entry in tmp_path.iterdir()] == ["a"] and (tmp_path / "a").stat().st_mode & 0o777 == 0o755
+
+
+@pytest.mark.parametrize(("umask", "file", "folder"), [(0o022, 0o644, 0o755), (0o002, 0o664, 0o775), (0o077, 0o600, 0o700)])
+def test_a_folders_files_have_the_umasks_permissions(tmp_path: Path, umask: int, file: int, folder: int) -> None:
+    before = os.umask(umask)
+    try:
+        with whole_folder(tmp_path / "a") as part:
+            (part / "below").mkdir()
+            save_file({"x": torch.zeros(1)}, part / "below" / "x.safetensors")
+            (part / "run.sh").touch(0o700)
+    finally:
+        os.umask(before)
+    weights, script = tmp_path / "a" / "below" / "x.safetensors", tmp_path / "a" / "run.sh"
+    assert [path.stat().st_mode & 0o777 for path in (weights, tmp_path / "a")] == [file, folder]
+    assert script.stat().st_mode & 0o777 == 0o700 | file
 
 
 def test_a_folder_that_cannot_take_its_place_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ They make noise, not pictures: what is tested is plumbing and arithmetic, never 
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,16 @@ def write_tiny_pipeline(
         )
     pipeline.save_pretrained(folder)
     return Path(folder)
+
+
+def write_tiny_student(folder: Path, start: Path, seed: int) -> Path:
+    """Write a copy of a pipeline folder whose UNet is another random one of the same shape: what training leaves; returns it."""
+    shutil.copytree(start, folder)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        unet = UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(start / "unet"))
+    unet.save_pretrained(folder / "unet")
+    return folder
 
 
 def sd_scheduler(

@@ -24,7 +24,7 @@ SECTIONS: dict[str, tuple[str, type[Spec]]] = {
     "suites": ("suite", SuiteSpec),
     "groups": ("group", GroupSpec),
 }
-BUILT_IN = ("assets.yaml", "extractors.yaml", "metrics.yaml", "models.yaml", "suites.yaml")
+BUILT_IN = ("assets.yaml", "extractors.yaml", "metrics.yaml", "models.yaml", "models-full.yaml", "suites.yaml")
 PROMPT_FIELDS = ("world_seed", "split", "caption_offset")  # may be written flat in a suite
 
 S = TypeVar("S", bound=Spec)
@@ -101,9 +101,9 @@ def parse(spec_class: type[S], fields: dict[str, Any], where: str) -> S:
 def _absolute(fields: dict[str, Any], folder: Path) -> dict[str, Any]:
     """The fields with every location that is a path meant from the catalog's folder, also those of prompts and reference."""
     found = dict(fields)
-    for place in ("location", "base"):
+    for place in ("location", "base", "vae"):
         location = found.get(place)
-        if isinstance(location, str) and location and not location.startswith(("package:", "hub:", "asset:", "~")):
+        if isinstance(location, str) and location and not location.startswith(("package:", "hub:", "asset:", "home:", "~")):
             found[place] = str(folder / location)
     for part in ("prompts", "reference"):
         if isinstance(found.get(part), dict):

@@ -20,7 +20,8 @@ from sbv2bench.errors import InputError, IntegrityError, PrerequisiteError
 from sbv2bench.provenance import sha256_file
 from sbv2bench.specs import AssetSpec, WeightsFile
 
-PACKAGE, HUB, ASSET = "package:", "hub:", "asset:"
+PACKAGE, HUB, HOME, ASSET = "package:", "hub:", "home:", "asset:"
+NAMED = (PACKAGE, HUB, HOME, ASSET)  # locations that mean the same wherever they are written
 PICKLES = frozenset({".bin", ".pt", ".ckpt", ".pth", ".pkl"})
 # Besides weights, every file that decides what a network computes: configs, schedulers, tokenizers.
 TOKENIZER_FILES = frozenset({"merges.txt", "vocab.txt"})
@@ -46,17 +47,25 @@ def resolve_location(
     assets: Mapping[str, AssetSpec] | None = None,
     local_only: bool = False,
 ) -> Path:
-    """The folder (or file) that a location names: `package:mini/sd21`, `hub:org/name`, `asset:name`, or a path.
+    """The folder or file that a location names.
 
+    `package:mini/sd21`, `hub:org/name`, `hub:org/name/a/file`, `home:name` (in $SBV2BENCH_HOME/models), `asset:name`, or a path.
     files: of a hub location, only these are fetched. assets: the declared downloads, by default the built-in ones; an asset's
     files are verified, and never fetched here. local_only: do not ask the hub either. Raises PrerequisiteError where shipped,
-    hub or downloaded files are not on this machine, IntegrityError where an asset's bytes are not what they must be,
+    hub, home or downloaded files are not on this machine, IntegrityError where an asset's bytes are not what they must be,
     InputError where a path does not exist.
     """
     if location.startswith(PACKAGE):
         return _package_folder(location)
     if location.startswith(HUB):
-        return hub_folder(location.removeprefix(HUB), revision, files, local_only=local_only)
+        organisation, _, rest = location.removeprefix(HUB).partition("/")
+        name, _, file = rest.partition("/")
+        repository = f"{organisation}/{name}" if rest else organisation
+        if file:
+            return _hub_file(repository, file, revision)
+        return hub_folder(repository, revision, files, local_only=local_only)
+    if location.startswith(HOME):
+        return _home_path(location)
     if location.startswith(ASSET):
         from sbv2bench.data import asset_store
 
@@ -112,9 +121,70 @@ def hub_folder(
             f"hub:{repository}: the hub has no such {kind}, or no access to it (revision {revision or 'main'})"
         ) from error
     except (HfHubHTTPError, OSError) as error:  # LocalEntryNotFoundError and lost connections are among these
-        why = "offline" if offline() else "not downloaded" if local else type(error).__name__
+        why = "not downloaded" if local_only and not offline() else _why(error)
         raise PrerequisiteError(f"hub:{repository}: its files are not on this machine ({why})", fetch) from error
     return Path(found)
+
+
+def _hub_file(repository: str, name: str, revision: str | None) -> Path:
+    """One file of a hub repository, which may hold hundreds of gigabytes besides."""
+    import huggingface_hub
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    where = f"hub:{repository}/{name}"
+    if Path(name).suffix in PICKLES and not pickles_allowed():
+        raise _pickled(where)
+    fetch = f"HF_HUB_OFFLINE=0 hf download {repository} {name}" + (f" --revision {revision}" if revision else "")
+    try:
+        return Path(huggingface_hub.hf_hub_download(repository, name, revision=revision, local_files_only=offline()))
+    except HFValidationError as error:
+        raise InputError(f"hub id: found {repository!r}, expected ORG/NAME/FILE") from error
+    except LocalEntryNotFoundError as error:
+        raise PrerequisiteError(f"{where}: the file is not on this machine ({_why(error)})", fetch) from error
+    except (RepositoryNotFoundError, RevisionNotFoundError, EntryNotFoundError) as error:
+        raise InputError(f"{where}: the hub has no such file, or no access to it (revision {revision or 'main'})") from error
+    except (HfHubHTTPError, OSError) as error:
+        raise PrerequisiteError(f"{where}: the file is not on this machine ({_why(error)})", fetch) from error
+
+
+def _why(error: Exception) -> str:
+    return "offline" if offline() else type(error).__name__
+
+
+def _home_path(location: str) -> Path:
+    """A folder or file that the user has put beside the cache."""
+    name = location.removeprefix(HOME)
+    if not name or ".." in Path(name).parts or Path(name).is_absolute():
+        raise InputError(f"location: found {location!r}, expected home:NAME")
+    path = paths.models_dir() / name
+    if not path.exists():
+        raise PrerequisiteError(f"{location}: not on this machine, and no hub has it", f"put its weights at {path}")
+    return path
+
+
+def _pickled(where: Path | str) -> IntegrityError:
+    return IntegrityError(
+        f"{where}: found pickled weights, expected *.safetensors; reading a pickle can run any code that is in it",
+        f"convert it to safetensors, or set {ALLOW_PICKLE}=1 if you trust its author",
+    )
+
+
+def hash_file(path: Path) -> WeightsFile:
+    """One weights file and its SHA-256. Raises IntegrityError where it is broken, or a pickle that is not allowed."""
+    if path.suffix == ".safetensors":
+        _check_whole(path)
+    elif path.suffix in PICKLES and not pickles_allowed():
+        raise _pickled(path)
+    elif path.suffix not in PICKLES:
+        raise InputError(f"{path}: expected a weights file, *.safetensors")
+    return WeightsFile(path=path.name, sha256=file_digest(path))
 
 
 def hash_weights(folder: Path) -> tuple[WeightsFile, ...]:
@@ -192,10 +262,7 @@ def _refuse_pickles(folder: Path, files: list[Path]) -> None:
     for path in files:
         beside_a_pipeline = pipeline and path.parent == folder  # stray checkpoints there are never read
         if path.suffix in PICKLES and path.parent not in safe and not beside_a_pipeline:
-            raise IntegrityError(
-                f"{path}: found pickled weights, expected *.safetensors; reading a pickle can run any code that is in it",
-                f"convert it to safetensors, or set {ALLOW_PICKLE}=1 if you trust its author",
-            )
+            raise _pickled(path)
 
 
 def _check_components(folder: Path) -> None:

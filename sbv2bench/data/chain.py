@@ -1,16 +1,19 @@
 """A model's folder and those that supply what it lacks: its base's, its base's base's, and so on. No torch here.
 
 The peft adapter in a folder's `unet_lora/` names the model whose UNet it is folded into; a folder's `sbv2bench.json` may
-name one more, for the other parts. A relative path is meant from the folder that names it.
+name one more, for the other parts. A relative path is meant from the folder that names it. A location may also hold a UNet or
+an adapter alone, and a spec may name another autoencoder: these are links too, marked by what they hold.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from sbv2bench.data.assets import HUB, PACKAGE, hash_weights, read_json, resolve_location
+from sbv2bench.data.assets import NAMED, hash_file, hash_weights, read_json, resolve_location
 from sbv2bench.errors import InputError, PrerequisiteError
 from sbv2bench.specs import ModelSpec, WeightsFile
 
@@ -20,22 +23,55 @@ UNETS = ("unet", "unet_ema")  # the second is the official checkpoints' name
 
 @dataclass(frozen=True)
 class Link:
-    """One folder of a chain. location: as it is written where it is named."""
+    """One folder of a chain, or one weights file. location: as it is written where it is named."""
 
     location: str
     folder: Path
+    holds: Literal["model", "unet", "lora", "vae"] = "model"
+
+    def hashes(self) -> tuple[WeightsFile, ...]:
+        """`hash_weights` of the folder, or the file's hash, with all that they prove."""
+        return (hash_file(self.folder),) if self.folder.is_file() and self.holds != "model" else hash_weights(self.folder)
 
 
 def chain(spec: ModelSpec) -> tuple[Link, ...]:
     """Where a model's parts are, first choice first: its own folder, its base's, its base's base's, ...
 
     A folder with an adapter is followed by the model that it is folded into, and only then by its base. spec.base wins over
-    the `base` of the folder's own sbv2bench.json. Raises InputError (a folder is not there, the chain goes round in a circle,
-    an adapter has no base, or a UNet beside it), PrerequisiteError (not on this machine, or no UNet for an adapter).
+    the `base` of the folder's own sbv2bench.json. The autoencoder that a spec names is the last link. Raises InputError (a
+    folder is not there, the chain goes round in a circle, an adapter has no base, or a UNet beside it), PrerequisiteError
+    (not on this machine, or no UNet for an adapter).
     """
-    links: list[Link] = []
-    _follow(Link(spec.location, resolve_location(spec.location, spec.revision)), spec.base, (), links)
-    return tuple(links)
+    own = _located(spec)
+    if own.holds == "model":
+        links: list[Link] = []
+        _follow(own, spec.base, (), links)
+    else:
+        if not spec.base:
+            raise InputError(f"{spec.id}: holds a {spec.holds} alone, expected base: the model that has its other parts")
+        links = [own]
+        folder = own.folder.parent if own.folder.is_file() else own.folder
+        _follow(Link(spec.base, _resolve(spec.base, folder)), "", (own,), links)
+    return (*links, *autoencoder(spec))
+
+
+def autoencoder(spec: ModelSpec) -> tuple[Link, ...]:
+    """The link of the autoencoder that a spec names, if it names one: its own folder, or that of a whole model's."""
+    if not spec.vae:
+        return ()
+    folder = resolve_location(spec.vae)
+    return (Link(spec.vae, folder / "vae" if (folder / "vae").is_dir() else folder, "vae"),)
+
+
+def _located(spec: ModelSpec) -> Link:
+    """A spec's own location, or the first of its mirrors that has files where it has none."""
+    try:
+        return Link(spec.location, resolve_location(spec.location, spec.revision), spec.holds)
+    except (PrerequisiteError, InputError):
+        for mirror in spec.mirrors:
+            with suppress(PrerequisiteError, InputError):
+                return Link(mirror, resolve_location(mirror), spec.holds)
+        raise
 
 
 def _follow(link: Link, base: str, path: tuple[Link, ...], links: list[Link]) -> None:
@@ -64,11 +100,11 @@ def _follow(link: Link, base: str, path: tuple[Link, ...], links: list[Link]) ->
 
 
 def hash_chain(links: tuple[Link, ...]) -> tuple[WeightsFile, ...]:
-    """`hash_weights` of every folder of a chain, with all that it proves; a base's files are listed as "<location>:<path>"."""
+    """The hashes of every link of a chain, with all that they prove; a base's files are listed as "<location>:<path>"."""
     own, *bases = links
-    files = list(hash_weights(own.folder))
+    files = list(own.hashes())
     for base in bases:
-        files += _below(base.location, hash_weights(base.folder))
+        files += _below(base.location, base.hashes())
     return tuple(files)
 
 
@@ -80,6 +116,8 @@ def model_files(spec: ModelSpec, find: Callable[[str], ModelSpec]) -> tuple[Weig
     files = list(hash_chain(chain(spec))) if spec.location or spec.merge is None else []
     for end in () if spec.merge is None else (spec.merge.a, spec.merge.b):
         files += _below(end, model_files(find(end), find))
+    for vae in autoencoder(spec) if spec.merge and not spec.location else ():
+        files += _below(vae.location, vae.hashes())
     return tuple(files)
 
 
@@ -89,7 +127,7 @@ def _below(name: str, files: Iterable[WeightsFile]) -> list[WeightsFile]:
 
 def _resolve(base: str, folder: Path) -> Path:
     """The folder of a base that is named in a folder."""
-    if base.startswith((PACKAGE, HUB)):
+    if base.startswith(NAMED):
         return resolve_location(base)
     path = folder / Path(base).expanduser()
     if not path.is_dir():

@@ -114,7 +114,7 @@ class EvalPlan:
 
     def denoiser_calls_an_image(self) -> int:
         """Forward passes of the denoiser for one image, guidance pairs counted."""
-        guided = self.model.sampler in {"multi_step", "pipeline"} and self.model.guidance_scale > 1.0
+        guided = self.model.has_network() and self.model.guidance_scale > 1.0 and self.model.guidance != "embedded"
         return self.model.network_evaluations() * (2 if guided else 1)
 
     def is_cached(self, seed: int) -> bool:
@@ -213,13 +213,14 @@ def plan(model_ref: str, suite_ref: str, options: EvalOptions, registry: Registr
 
 def _with_options(model: ModelSpec, options: EvalOptions) -> ModelSpec:
     """The model with --steps and --guidance-scale in place of its own. Raises InputError where it has no such setting."""
-    if model.sampler == "published":
-        raise InputError(f"model {model.id}: only published numbers of it are known, there is nothing to sample")
     wanted = {"steps": options.steps, "guidance_scale": options.guidance_scale}
     changes = {name: value for name, value in wanted.items() if value is not None}
     if changes and (model.sampler == "one_step" or not model.has_network()):
         name = next(iter(changes))
         raise InputError(f"--{name.replace('_', '-')}: model {model.id} is sampled by {model.sampler}, which has no such setting")
+    if "steps" in changes and model.timesteps:
+        asked = ", ".join(map(str, model.timesteps))
+        raise InputError(f"--steps: model {model.id} is asked at its own timesteps ({asked}), their number cannot be changed")
     return model.model_copy(update=changes)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, NoReturn, cast
 
 from sbv2bench.errors import InputError
 
@@ -26,8 +26,6 @@ def load_sampler(spec: ModelSpec, device: str, dtype: torch.dtype, registry: Reg
     """
     from sbv2bench.registry import Registry
 
-    if spec.sampler == "published":
-        raise InputError(f"{spec.id}: only published numbers are known of it, there is nothing to sample")
     registry = registry or Registry.load()
     target = registry.sampler(spec.sampler).target
     module, _, name = target.partition(":")
@@ -37,6 +35,13 @@ def load_sampler(spec: ModelSpec, device: str, dtype: torch.dtype, registry: Reg
         raise InputError(f"sampler {spec.sampler}: {target} cannot be imported ({error})") from error
     # Only a merge names other models, so a plugin's sampler need not take a registry.
     return cast("Sampler", sampler(spec, device, dtype, registry) if spec.merge else sampler(spec, device, dtype))
+
+
+def published(spec: ModelSpec, device: str, dtype: torch.dtype, registry: Registry | None = None) -> NoReturn:
+    """The way to sample a model that nobody has: raises PrerequisiteError."""
+    from sbv2bench.registry import only_published
+
+    raise only_published(spec)
 
 
 def load_model(

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, SchedulerMixin, StableDiffusionPipeline, UNet2DConditionModel
@@ -105,6 +105,22 @@ def is_guided(guidance_scale: float) -> bool:
     return guidance_scale > 1.0
 
 
+def check_guidance(spec: ModelSpec, denoiser: Any) -> None:
+    """Raises InputError or IntegrityError where a network is not guided as its spec says."""
+    scale, embedded = spec.guidance_scale, embeds_guidance(denoiser)
+    if spec.guidance == "none" and is_guided(scale):
+        raise InputError(f"{spec.id}: guidance_scale {scale:g}, expected at most 1: it was distilled to do without")
+    if spec.guidance is not None and (spec.guidance == "embedded") != embedded:
+        takes = "takes" if embedded else "does not take"
+        raise IntegrityError(f"{spec.id}: guidance is declared {spec.guidance}, and its network {takes} the scale as an input")
+
+
+def embeds_guidance(denoiser: Any) -> bool:
+    """Whether a network reads the guidance scale as an input."""
+    config = denoiser.config
+    return config.get("time_cond_proj_dim") is not None or bool(config.get("guidance_embeds"))
+
+
 def load_components(spec: ModelSpec, device: str, dtype: torch.dtype, registry: Registry | None = None) -> Components:
     """Load a model's parts, merged and folded as its spec says. registry: where a merge finds its models.
 
@@ -115,7 +131,8 @@ def load_components(spec: ModelSpec, device: str, dtype: torch.dtype, registry: 
     stored.require_pipeline()
     scheduler = stored.scheduler()
     unet, vae, text_encoder, tokenizer = stored.unet(dtype), stored.vae(dtype), stored.text_encoder(dtype), stored.tokenizer()
-    _check_fit(stored.folders[0], unet, vae, text_encoder)
+    _check_fit(stored.links[0].folder, unet, vae, text_encoder)
+    check_guidance(spec, unet)
     side, factor = unet.config.sample_size, 2 ** (len(vae.config.block_out_channels) - 1)
     resolution = spec.resolution or side * factor
     if resolution % factor:

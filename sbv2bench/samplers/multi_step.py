@@ -11,7 +11,7 @@ from diffusers import SchedulerMixin, StableDiffusionPipeline
 from sbv2bench.errors import InputError
 from sbv2bench.samplers.base import Images, PromptBlock, Stopwatch, generators, initial_noise
 from sbv2bench.samplers.components import is_guided, load_components
-from sbv2bench.samplers.schedulers import make_scheduler, randomness
+from sbv2bench.samplers.schedulers import make_scheduler, randomness, set_timesteps
 from sbv2bench.specs import ModelSpec
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class MultiStepSampler:
         timesteps = self._fresh_scheduler().timesteps
         self.network_calls = len(timesteps) * (2 if self._guided else 1)
         # Leading spacing puts a single step at t = 1, where nothing is left to denoise.
-        if spec.steps == 1 and timesteps[0] < self._scheduler.config.num_train_timesteps / 2:
+        if spec.steps == 1 and not spec.timesteps and timesteps[0] < self._scheduler.config.num_train_timesteps / 2:
             raise InputError(
                 f"{spec.id}: its scheduler asks a single step at t = {int(timesteps[0])}, which pure noise is not",
                 "write scheduler: ddim in its spec (trailing timesteps)",
@@ -55,11 +55,11 @@ class MultiStepSampler:
                 return parts.decode(latents)
 
     def pipeline(self) -> StableDiffusionPipeline:
-        """For the same images pass the noise as `latents`, the spec's steps and guidance_scale, and the generators."""
+        """For the same images pass the noise as `latents`, the spec's steps or timesteps, guidance_scale, and generators."""
         return self._components.pipeline(copy.deepcopy(self._scheduler))
 
     def _fresh_scheduler(self) -> SchedulerMixin:
         """A scheduler keeps the state of one denoising, so every block has its own."""
         scheduler = copy.deepcopy(self._scheduler)
-        scheduler.set_timesteps(self.spec.steps, device=self._components.device)
+        set_timesteps(scheduler, self.spec, self._components.device)
         return scheduler

@@ -6,6 +6,7 @@ folder can hold only `unet/` (or `unet_ema/`), or only `unet_lora/`, a peft adap
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,9 +20,11 @@ from diffusers import AutoencoderKL, AutoencoderTiny, SchedulerMixin, UNet2DCond
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from sbv2bench.data.assets import pickles_allowed, read_json
-from sbv2bench.data.chain import ADAPTER, UNETS, chain, hash_chain
+from sbv2bench.data.chain import ADAPTER, UNETS, Link, autoencoder, chain, hash_chain
 from sbv2bench.errors import InputError, IntegrityError, PrerequisiteError
 from sbv2bench.samplers.schedulers import load_scheduler, reading
+from sbv2bench.samplers.shared_parts import SHARED, check_shared_parts
+from sbv2bench.samplers.swaps import fold_into, unet_of_file
 from sbv2bench.specs import ModelSpec, PredictionType
 from sbv2bench.weights import StateDict, fold_lora, interpolate, load_adapter, some
 
@@ -36,21 +39,31 @@ _AUTOENCODERS = {"AutoencoderKL": AutoencoderKL, "AutoencoderTiny": AutoencoderT
 class StoredModel:
     """A model on disk. Each part is read when it is asked for, on the CPU, in eval mode, from the first folder that has it.
 
-    folders: the model's chain, every file proved whole. registry: where a merge finds its models.
+    links: the model's chain, every file proved whole. registry: where a merge finds its models.
     """
 
     spec: ModelSpec
-    folders: tuple[Path, ...]
+    links: tuple[Link, ...]
     registry: Registry | None = None
 
     @classmethod
     def find(cls, spec: ModelSpec, registry: Registry | None = None) -> StoredModel:
         """Raises InputError, PrerequisiteError or IntegrityError where a folder or a file is not as it must be."""
-        if spec.merge and not spec.location:  # its parts besides the UNet are its first end's
-            return cls(spec, cls.find(_named(spec.merge.a, registry), registry).folders, registry)
+        if spec.merge:
+            ends = [cls.find(_named(end, registry), registry) for end in (spec.merge.a, spec.merge.b)]
+            check_shared_parts(spec.merge.a, ends[0].shared_parts(), spec.merge.b, ends[1].shared_parts())
+            if not spec.location:  # its parts besides the UNet are its first end's
+                vae = autoencoder(spec)
+                kept = tuple(link for link in ends[0].links if not vae or link.holds != "vae")
+                return cls(spec, (*kept, *vae), registry)
         links = chain(spec)
         hash_chain(links)
-        return cls(spec, tuple(link.folder for link in links), registry)
+        return cls(spec, links, registry)
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """The folders of the chain that hold parts of models by their usual names."""
+        return tuple(link.folder for link in self.links if link.holds == "model")
 
     def unet(self, dtype: torch.dtype) -> UNet2DConditionModel:
         """The UNet as the spec says: as stored, merged (weights.interpolate), or with adapters folded in (weights.fold_lora).
@@ -61,6 +74,17 @@ class StoredModel:
             ends = (_named(self.spec.merge.a, self.registry), _named(self.spec.merge.b, self.registry))
             unet, other = (StoredModel.find(end, self.registry).unet(torch.float32) for end in ends)
             return _with_state(unet, interpolate(unet.state_dict(), other.state_dict(), self.spec.merge.weight), dtype)
+        own = self.links[0]
+        if own.holds == "lora":
+            unet = StoredModel(self.spec, self.links[1:], self.registry).unet(torch.float32)
+            fold_into(unet, own.folder)
+            with quiet():
+                return unet.to(dtype)
+        if own.holds == "unet":
+            if own.folder.is_dir():
+                return _load_network(UNet2DConditionModel, own.folder, dtype)
+            with quiet():
+                return unet_of_file(own.folder, self._slot(*UNETS), dtype)
         folder = self._slot(*UNETS)
         outer = self.folders[: self.folders.index(folder.parent)]
         adapters = [above / ADAPTER for above in outer if (above / ADAPTER).is_dir()]
@@ -73,12 +97,14 @@ class StoredModel:
         return _with_state(unet, state, dtype)
 
     def vae(self, dtype: torch.dtype) -> AutoencoderKL | AutoencoderTiny:
-        """The autoencoder."""
+        """The autoencoder. Raises IntegrityError where its scaling_factor is not the one that the spec expects."""
         folder = self._slot("vae")
         name = read_json(folder / "config.json").get("_class_name") if (folder / "config.json").is_file() else None
         if name not in _AUTOENCODERS:
             raise InputError(f"{folder}/config.json: _class_name is {name!r}, expected {' or '.join(_AUTOENCODERS)}")
-        return _load_network(_AUTOENCODERS[name], folder, dtype)
+        vae = _load_network(_AUTOENCODERS[name], folder, dtype)
+        check_scaling(self.spec, vae, folder)
+        return vae
 
     def text_encoder(self, dtype: torch.dtype) -> CLIPTextModel:
         """The text encoder; extra tensors are allowed: stored encoders often have a projection or position ids besides."""
@@ -105,31 +131,81 @@ class StoredModel:
         return load_scheduler(self._slot("scheduler"))
 
     def prediction_type(self, scheduler: SchedulerMixin) -> PredictionType:
-        """What the UNet predicts. scheduler: the model's."""
-        found: PredictionType = self.spec.prediction_type or scheduler.config.get("prediction_type", "epsilon")
-        return found
+        """What the UNet predicts. scheduler: the model's.
+
+        The spec's word counts before the scheduler's. Raises IntegrityError where a model's own scheduler says v for a spec's
+        epsilon, or the other way round: the files are another model's, such as the 768 px Stable Diffusion 2.1 for its base.
+        A UNet that is put on a base may predict what the base does not.
+        """
+        said: PredictionType | None = scheduler.config.get("prediction_type")
+        declared = self.spec.prediction_type
+        if {declared, said} == {"epsilon", "v_prediction"} and self._scheduler_is_the_unets():
+            raise IntegrityError(
+                f"{self._slot('scheduler')}: prediction_type is {said}, expected {declared}, which {self.spec.id} predicts",
+                "give the folder of the model that is meant, or its own prediction_type in a catalog",
+            )
+        return declared or said or "epsilon"
+
+    def _scheduler_is_the_unets(self) -> bool:
+        own = self.links[0].holds == "model" and not self.spec.merge
+        return own and self._slot("scheduler").parent == self._slot(*UNETS).parent
+
+    def shared_parts(self) -> dict[str, Path]:
+        """Part -> folder of its weights, for what models must share for their UNets to be merged."""
+        return {part: self._slot(part) for part in SHARED}
+
+    def pipeline_folder(self) -> Path:
+        """The first folder that is a pipeline's. Raises InputError where none is."""
+        for folder in self.folders:
+            if (folder / "model_index.json").is_file():
+                return folder
+        raise InputError(f"{self.links[0].folder}: no model_index.json found, expected a diffusers pipeline folder")
+
+    def unet_is_in(self, folder: Path) -> bool:
+        """Whether the UNet is the one of this folder of the chain, with at most an adapter that the location alone holds."""
+        links = self.links[1:] if self.links[0].holds == "lora" else self.links
+        return links[0].folder == folder and (folder / "unet").is_dir()
 
     def require_pipeline(self) -> None:
         """Raises InputError where no folder is a pipeline's, or it is of a kind that only `sampler: pipeline` can run."""
-        indices = [folder / "model_index.json" for folder in self.folders if (folder / "model_index.json").is_file()]
-        if not indices:
-            raise InputError(f"{self.folders[0]}: no model_index.json found, expected a diffusers pipeline folder")
-        parts = read_json(indices[0])
+        index = self.pipeline_folder() / "model_index.json"
+        parts = read_json(index)
         beyond = sorted(
             name for name, part in parts.items() if name in {"text_encoder_2", "transformer", "prior"} and part[:1] != [None]
         )
         if beyond:
             kind = f"{parts.get('_class_name')} has {some(beyond)}"
-            raise InputError(f"{indices[0]}: {kind}, which only `sampler: pipeline` can run")
+            raise InputError(f"{index}: {kind}, which only `sampler: pipeline` can run")
 
     def _slot(self, *names: str) -> Path:
-        """The first folder that has a part, under one of its names. Raises PrerequisiteError where none has."""
+        """The folder of a part: that of a link that holds it alone, else the first that has it under one of its names.
+
+        Raises PrerequisiteError where none has.
+        """
+        for link in self.links:
+            if link.holds == names[0] == "vae":
+                return link.folder
         for folder in self.folders:
             for name in names:
                 if (folder / name).is_dir():
                     return folder / name
         raise PrerequisiteError(
             f"{self.folders[0]}: no folder {names[0]}/ found, expected {', '.join(SLOTS)}", "copy or download the whole model"
+        )
+
+
+def check_scaling(spec: ModelSpec, vae: Any, folder: Path) -> None:
+    """IntegrityError unless an AutoencoderKL divides latents by the number that the spec expects (or by any, where it says none).
+
+    A wrong one makes pictures that are too pale or too harsh, and no error.
+    """
+    found, expected = vae.config.scaling_factor, spec.vae_scaling
+    if not math.isfinite(found) or found <= 0:
+        raise IntegrityError(f"{folder}/config.json: scaling_factor is {found}, expected a positive number")
+    if expected is not None and isinstance(vae, AutoencoderKL) and not math.isclose(found, expected, rel_tol=1e-6):
+        raise IntegrityError(
+            f"{folder}/config.json: scaling_factor is {found}, expected {expected} for {spec.id}",
+            "use the model's own autoencoder",
         )
 
 

@@ -23,7 +23,8 @@ class OneStepSampler:
     """x_0 = predict_x0(UNet(z, T, text), z, alpha_T, sigma_T), z ~ N(0, 1) in float32 and not scaled by sigma_T.
 
     This is the generator as it was trained (VinAIResearch/SwiftBrushV2:infer.py). The Euler scheduler of diffusers'
-    one-step SD-Turbo pipeline feeds sigma_T z instead, which changes x_0 by 0.23 %.
+    one-step SD-Turbo pipeline feeds sigma_T z instead, which changes x_0 by 0.23 %. With `input_scaling: sigma` sigma_T z
+    takes the place of z, a zero image noised: SiD-LSG's students are trained and asked so, at t = 625.
     """
 
     def __init__(self, spec: ModelSpec, device: str, dtype: torch.dtype, registry: Registry | None = None) -> None:
@@ -62,8 +63,9 @@ class OneStepSampler:
                 text = parts.encode_text(block.captions, self._guided)
             with stopwatch.stage("denoise"):
                 z = initial_noise(generators(block.noise_seeds), parts.latent_shape).to(parts.device)
-                output = parts.predict(z, spec.timestep, text, spec.guidance_scale)
-                x0 = predict_x0(output, z, self.alpha_T, self.sigma_T, parts.prediction_type)
+                x_T = z * self.sigma_T if spec.input_scaling == "sigma" else z
+                output = parts.predict(x_T, spec.timestep, text, spec.guidance_scale)
+                x0 = predict_x0(output, x_T, self.alpha_T, self.sigma_T, parts.prediction_type)
             with stopwatch.stage("decode"):
                 return parts.decode(x0)
 
@@ -77,7 +79,8 @@ class OneStepSampler:
         schedule = Schedule.from_config(parts.scheduler.config)
         at_the_end = spec.timestep == len(schedule) - 1 and self.alpha_T == schedule.alpha(spec.timestep)
         own = parts.scheduler if at_the_end else None
-        return parts.pipeline(jumping_scheduler(own, spec.timestep, self.alpha_T, parts.prediction_type))
+        scaled = spec.input_scaling == "sigma"
+        return parts.pipeline(jumping_scheduler(own, spec.timestep, self.alpha_T, parts.prediction_type, scaled_input=scaled))
 
 
 def levels(spec: ModelSpec, schedule: Schedule, prediction_type: PredictionType) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""Any diffusers pipeline folder, sampled by the pipeline's own `__call__`."""
+"""Any diffusers pipeline folder, sampled by the pipeline's own `__call__`; its UNet and autoencoder may be others."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ import torch
 from diffusers import DiffusionPipeline, SchedulerMixin
 from transformers import PreTrainedTokenizerBase
 
-from sbv2bench.data.assets import hash_weights, pickles_allowed, read_json, resolve_location
+from sbv2bench.data.assets import pickles_allowed, read_json
 from sbv2bench.errors import InputError
 from sbv2bench.samplers.base import Images, PromptBlock, Stopwatch, generators, initial_noise, to_uint8
-from sbv2bench.samplers.components import is_guided
-from sbv2bench.samplers.networks import quiet
-from sbv2bench.samplers.schedulers import make_scheduler, reading
+from sbv2bench.samplers.components import check_guidance, embeds_guidance, is_guided
+from sbv2bench.samplers.networks import StoredModel, check_scaling, quiet
+from sbv2bench.samplers.schedulers import load_scheduler, make_scheduler, reading, set_timesteps
+from sbv2bench.samplers.swaps import fold_into
 from sbv2bench.specs import ModelSpec
 
 if TYPE_CHECKING:
@@ -41,16 +42,20 @@ class PipelineSampler:
         self.spec = spec
         guided = is_guided(spec.guidance_scale)
         self._device, self._dtype = torch.device(device), dtype
-        folder = resolve_location(spec.location, spec.revision)
-        self._pipeline = _load(folder, dtype).to(device)
+        folder, self._pipeline = _load(StoredModel.find(spec, registry), dtype)
+        self._pipeline.to(device)
         self._arguments = inspect.signature(self._pipeline.__call__).parameters
         wrong = [f"no {name}" for name in REQUIRED if name not in self._arguments]
         wrong += [name for name in BEYOND if name in self._arguments]
         if wrong:
             kind = type(self._pipeline).__name__
             raise InputError(f"{folder}: {kind} takes {', '.join(wrong)}, expected a text-to-image pipeline with seeds")
+        if spec.timesteps and "timesteps" not in self._arguments:
+            raise InputError(f"{folder}: {type(self._pipeline).__name__} cannot be asked at timesteps {list(spec.timesteps)}")
         if scheduler := getattr(self._pipeline, "scheduler", None):
             self._pipeline.scheduler = make_scheduler(spec, scheduler)
+        if denoiser := self._denoiser():
+            check_guidance(spec, denoiser)
         self.resolution = _resolution(spec, self._pipeline)
         self.network_calls = self._calls(guided)
         self._of_thread = threading.local()
@@ -62,6 +67,7 @@ class PipelineSampler:
         arguments: dict[str, Any] = {
             "prompt": list(block.captions),
             "num_inference_steps": self.spec.steps,
+            "timesteps": list(self.spec.timesteps) or None,
             "guidance_scale": self.spec.guidance_scale,
             "height": self.resolution,
             "width": self.resolution,
@@ -109,34 +115,47 @@ class PipelineSampler:
         scheduler = copy.deepcopy(getattr(self._pipeline, "scheduler", None))
         steps = self.spec.steps
         if scheduler is not None:
-            scheduler.set_timesteps(steps)
+            set_timesteps(scheduler, self.spec)
             steps = len(scheduler.timesteps)
-        denoiser = getattr(self._pipeline, "unet", None) or getattr(self._pipeline, "transformer", None)
-        embedded = denoiser is not None and (
-            denoiser.config.get("time_cond_proj_dim") is not None or denoiser.config.get("guidance_embeds")
-        )
-        return steps * (2 if guided and not embedded else 1)
+        denoiser = self._denoiser()
+        return steps * (2 if guided and not (denoiser is not None and embeds_guidance(denoiser)) else 1)
+
+    def _denoiser(self) -> Any:
+        return getattr(self._pipeline, "unet", None) or getattr(self._pipeline, "transformer", None)
 
 
-def _load(folder: Path, dtype: torch.dtype) -> DiffusionPipeline:
-    hash_weights(folder)
+def _load(stored: StoredModel, dtype: torch.dtype) -> tuple[Path, DiffusionPipeline]:
+    """The pipeline's folder, and it with its parts swapped as the spec says; no remote code, no safety checker."""
+    spec = stored.spec
+    folder = stored.pipeline_folder()
     index = folder / "model_index.json"
-    if not index.is_file():
-        raise InputError(f"{folder}: no model_index.json found, expected a diffusers pipeline folder")
     parts = read_json(index)
     foreign = [name for name, part in parts.items() if isinstance(part, list) and (folder / name / f"{part[0]}.py").is_file()]
     if isinstance(parts.get("_class_name"), list) or foreign:
         raise InputError(f"{index}: names code of its own ({', '.join(foreign) or parts['_class_name'][0]}), which is never run")
     # It replaces whole pictures by black ones, which would count against the model.
-    unchecked = {"safety_checker": None, "requires_safety_checker": False} if "safety_checker" in parts else {}
+    own: dict[str, Any] = {"safety_checker": None, "requires_safety_checker": False} if "safety_checker" in parts else {}
+    if "vae" in parts and (folder / "scheduler").is_dir():
+        scheduler = load_scheduler(folder / "scheduler")
+        stored.prediction_type(scheduler)
+        own["scheduler"] = scheduler
+    if "unet" in parts and not stored.unet_is_in(folder):
+        own["unet"] = stored.unet(dtype)
+    if spec.vae:
+        own["vae"] = stored.vae(dtype)
     with quiet(), reading(folder):
-        return DiffusionPipeline.from_pretrained(
+        pipeline = DiffusionPipeline.from_pretrained(
             folder,
             torch_dtype=dtype,
             use_safetensors=None if pickles_allowed() else True,
             local_files_only=True,
-            **unchecked,
+            **own,
         )
+    if spec.holds == "lora" and "unet" not in own:  # in the run's dtype: a large UNet in float32 besides would be too much
+        fold_into(pipeline.unet, stored.links[0].folder)
+    if getattr(getattr(pipeline, "vae", None), "config", {}).get("scaling_factor") is not None:
+        check_scaling(spec, pipeline.vae, folder / "vae")
+    return folder, pipeline
 
 
 def _resolution(spec: ModelSpec, pipeline: DiffusionPipeline) -> int:

@@ -10,19 +10,38 @@ from typing import Any
 
 import diffusers
 import torch
-from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler, SchedulerMixin
+from diffusers import (
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    LCMScheduler,
+    SchedulerMixin,
+    TCDScheduler,
+)
 from safetensors import SafetensorError
 
 from sbv2bench.data.assets import read_json
 from sbv2bench.errors import InputError, IntegrityError, PrerequisiteError
 from sbv2bench.specs import ModelSpec, PredictionType
 
-NAMED = {"ddim": DDIMScheduler, "dpmsolver++": DPMSolverMultistepScheduler, "euler": EulerDiscreteScheduler}
+NAMED = {
+    "ddim": DDIMScheduler,
+    "dpmsolver++": DPMSolverMultistepScheduler,
+    "euler": EulerDiscreteScheduler,
+    "lcm": LCMScheduler,
+    "tcd": TCDScheduler,
+}
+_SPACED_BY_TRAINING = (LCMScheduler, TCDScheduler)  # they choose timesteps among those of their distillation
+CLAMPS = ("clip_sample", "thresholding")
 _UNLOADABLE = (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, SafetensorError)
 
 
 def load_scheduler(folder: Path) -> SchedulerMixin:
-    """The scheduler of a folder. Raises InputError where it would clamp latents, as if they were pixels in [-1, 1]."""
+    """The scheduler of a latent model's folder, which does not clamp: latents are not pixels in [-1, 1].
+
+    DDPM and DDIM clamp unless their config says no, so an absent key is made a no (a config written by Euler's scheduler lacks
+    it). Raises InputError where the config says yes, or names no scheduler of diffusers.
+    """
     path = folder / "scheduler_config.json"
     if not path.is_file():
         raise PrerequisiteError(f"{path}: not found", "copy or download the whole model")
@@ -32,42 +51,61 @@ def load_scheduler(folder: Path) -> SchedulerMixin:
     if not (inspect.isclass(found) and issubclass(found, SchedulerMixin)):
         raise InputError(f"{path}: _class_name is {name!r}, expected a scheduler of diffusers {diffusers.__version__}")
     kind: Any = found
-    with reading(path):
-        scheduler = kind.from_config(config)
-    # DDPM and DDIM clamp unless their config says no: an absent key is a yes.
-    if clamping := [key for key in ("clip_sample", "thresholding") if scheduler.config.get(key)]:
+    if clamping := [key for key in _not_clamping(kind) if config.get(key)]:
         raise InputError(
-            f"{path}: {clamping[0]} is true (or absent, which {name} reads as true)\n"
-            "it would clamp latents to a range that only pixels have, expected false",
+            f"{path}: {clamping[0]} is true\nit would clamp latents to a range that only pixels have, expected false",
             f'write "{clamping[0]}": false in it',
         )
-    return scheduler
+    with reading(path):
+        return kind.from_config(config, **_not_clamping(kind))
+
+
+def _not_clamping(kind: Any) -> dict[str, bool]:
+    """The settings by which a class of schedulers does not clamp."""
+    return {key: False for key in CLAMPS if key in inspect.signature(kind).parameters}
 
 
 def make_scheduler(spec: ModelSpec, own: SchedulerMixin) -> SchedulerMixin:
     """A new scheduler as a spec asks for it. own: the folder's.
 
-    folder: as it is, but for what StableDiffusionPipeline amends in old configs (steps_offset is 1). ddim, dpmsolver++,
-    euler: diffusers' class made from the folder's config, with trailing timesteps, which start at the noisiest step
-    whatever their number (Lin et al. 2023, section 3.3).
+    folder: as it is, but for what StableDiffusionPipeline amends in old configs (steps_offset is 1). The others: diffusers'
+    class made from the folder's config, which does not clamp, with the spec's spacing of timesteps, or trailing ones, which
+    start at the noisiest step whatever their number (Lin et al. 2023, section 3.3). Raises InputError for a scheduler whose
+    images have no seed, or whose timesteps have no spacing to choose.
     """
     changes: dict[str, Any] = {} if spec.prediction_type is None else {"prediction_type": spec.prediction_type}
     if "steps_offset" in own.config:
         changes["steps_offset"] = 1
-    if spec.scheduler == "folder":
-        if type(own).__name__ == "DPMSolverSDEScheduler":
-            raise InputError(f"{spec.id}: DPMSolverSDEScheduler draws noise without a generator, so an image has no seed")
-        return type(own).from_config(own.config, **changes)
-    kind = NAMED[spec.scheduler]
-    if kind is DDIMScheduler:  # its default is to clamp, and a config of another class need not say no
-        changes |= {"clip_sample": False}
-    return kind.from_config(own.config, timestep_spacing="trailing", **changes)
+    kind: Any = type(own) if spec.scheduler == "folder" else NAMED[spec.scheduler]
+    if kind.__name__ == "DPMSolverSDEScheduler":
+        raise InputError(f"{spec.id}: DPMSolverSDEScheduler draws noise without a generator, so an image has no seed")
+    if spec.scheduler != "folder":
+        changes |= _not_clamping(kind)
+    spacing = spec.timestep_spacing or (None if spec.scheduler == "folder" else "trailing")
+    if spacing and "timestep_spacing" in inspect.signature(kind).parameters and kind not in _SPACED_BY_TRAINING:
+        changes["timestep_spacing"] = spacing
+    elif spec.timestep_spacing:
+        raise InputError(f"{spec.id}: {kind.__name__} spaces its timesteps in its own way, expected no timestep_spacing")
+    return kind.from_config(own.config, **changes)
 
 
-def jumping_scheduler(own: SchedulerMixin | None, timestep: int, alpha: float, prediction_type: PredictionType) -> DDIMScheduler:
+def set_timesteps(scheduler: SchedulerMixin, spec: ModelSpec, device: torch.device | str | None = None) -> None:
+    """Ready a scheduler for one denoising by the spec's steps, or at its very timesteps. Raises InputError if it cannot."""
+    if not spec.timesteps:
+        scheduler.set_timesteps(spec.steps, device=device)
+        return
+    if "timesteps" not in inspect.signature(scheduler.set_timesteps).parameters:
+        raise InputError(f"{spec.id}: {type(scheduler).__name__} cannot be asked at timesteps {list(spec.timesteps)}")
+    scheduler.set_timesteps(timesteps=list(spec.timesteps), device=device)
+
+
+def jumping_scheduler(
+    own: SchedulerMixin | None, timestep: int, alpha: float, prediction_type: PredictionType, *, scaled_input: bool = False
+) -> SchedulerMixin:
     """A scheduler whose one step turns noise at `timestep` into x_0: DDIM that ends at alpha = 1 (Song et al. 2021, eq. 12).
 
     own: the schedule to keep, if its last timestep is the one; None makes a schedule that is only alpha at `timestep`.
+    scaled_input: the network is given sigma z, as Euler's scheduler does, in place of z.
     """
     if own is None:
         betas = [0.0] * timestep + [1.0 - alpha**2]
@@ -75,14 +113,11 @@ def jumping_scheduler(own: SchedulerMixin | None, timestep: int, alpha: float, p
     else:
         kept = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "rescale_betas_zero_snr")
         schedule = {key: own.config[key] for key in kept if key in own.config}
-    return DDIMScheduler(
-        **schedule,
-        prediction_type=prediction_type,
-        timestep_spacing="trailing",
-        set_alpha_to_one=True,
-        clip_sample=False,
-        steps_offset=1,  # trailing timesteps do not use it; diffusers' pipeline warns about any other number
-    )
+    # Trailing timesteps do not use steps_offset; diffusers' pipeline warns about any other number.
+    schedule |= {"prediction_type": prediction_type, "timestep_spacing": "trailing", "steps_offset": 1}
+    if scaled_input:
+        return EulerDiscreteScheduler(**schedule)
+    return DDIMScheduler(**schedule, set_alpha_to_one=True, clip_sample=False)
 
 
 def randomness(scheduler: SchedulerMixin, rngs: Sequence[torch.Generator]) -> dict[str, Any]:

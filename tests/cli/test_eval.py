@@ -84,6 +84,11 @@ def test_the_variable_changes_the_default_suite(
         ("--model sd12", 2, ["unknown model 'sd12'", "did you mean 'sd21'", "fix: sbv2bench list models"]),
         ("--model sd21 --model sd12", 2, ["unknown model 'sd12'"]),
         ("--model full/sd21", 2, ["of family full", "fix: --model mini/sd21"]),
+        (
+            "--model full/gigagan",
+            3,
+            ["only published numbers of it exist, table 3 (GigaGAN)", "fix: sbv2bench show full/gigagan"],
+        ),
         ("--model sd21 --suite mini5k", 2, ["unknown suite", "mini-5k"]),
         ("--model sd21 --metrics fid,clpi", 2, ["unknown metric 'clpi'", "did you mean 'clip'"]),
         ("--model sd21 --metrics ,", 2, ["--metrics"]),

@@ -16,7 +16,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from tiny_models import write_tiny_adapter, write_tiny_pipeline
+from tiny_models import write_tiny_adapter, write_tiny_pipeline, write_tiny_student
 
 import sbv2bench
 from sbv2bench.errors import InputError, IntegrityError, PrerequisiteError
@@ -43,9 +43,9 @@ def load(spec: ModelSpec, registry: Registry | None = None) -> Any:
 
 
 @pytest.fixture(scope="module")
-def other_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A second v model of the same shape, declared as a one-step student."""
-    folder = write_tiny_pipeline(tmp_path_factory.mktemp("models") / "other", seed=5)
+def other_folder(v_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A one-step student of the v model: another UNet, the same other parts."""
+    folder = write_tiny_student(tmp_path_factory.mktemp("models") / "other", v_folder, seed=5)
     declared = one_step(guidance_scale=1.0).model_dump(mode="json", exclude={"id", "family", "location"})
     (folder / "sbv2bench.json").write_text(json.dumps({**declared, "id": "local/x"}))
     return folder
@@ -57,7 +57,7 @@ def test_every_kind_has_its_sampler(v_folder: Path, tmp_path: Path) -> None:
     for kind, expected in kinds.items():
         assert type(load(ModelSpec(id="local/x", sampler=kind, location=str(v_folder)))) is expected
     assert type(load(ModelSpec(id="local/x", sampler="image_folder", location=str(tmp_path)))) is ImageFolderSampler
-    with pytest.raises(InputError, match="published"):
+    with pytest.raises(PrerequisiteError, match="only published numbers"):
         load(ModelSpec(id="full/x", family="full", sampler="published"))
     with pytest.raises(InputError, match="multi_stp"):
         load(ModelSpec(id="local/x", sampler="multi_stp", location=str(v_folder)))
@@ -119,9 +119,10 @@ def test_a_merge_is_made_on_load(v_folder: Path, other_folder: Path, make_block:
         assert np.array_equal(merged.generate(make_block(), Stopwatch()), alone)
 
 
-def test_a_merge_takes_its_other_parts_from_its_own_location(v_folder: Path, other_folder: Path) -> None:
+def test_a_merge_takes_its_other_parts_from_its_own_location(v_folder: Path, other_folder: Path, tmp_path: Path) -> None:
     merge = MergeSpec(a=str(v_folder), b=str(other_folder), weight=0.5)
-    for location, expected in (("", v_folder), (other_folder, other_folder)):
+    third = write_tiny_pipeline(tmp_path / "third", seed=6)
+    for location, expected in (("", v_folder), (third, third)):
         parts = load(one_step(location, merge=merge))._components
         assert torch.equal(
             parts.text_encoder.state_dict()["embeddings.token_embedding.weight"],
@@ -129,9 +130,21 @@ def test_a_merge_takes_its_other_parts_from_its_own_location(v_folder: Path, oth
         )
 
 
-def test_a_merge_of_models_that_do_not_fit_is_refused(v_folder: Path, epsilon_folder: Path) -> None:
+def test_a_merge_of_models_that_do_not_fit_is_refused(
+    v_folder: Path, other_folder: Path, epsilon_folder: Path, tmp_path: Path
+) -> None:
+    narrow = write_tiny_student(tmp_path / "narrow", v_folder, seed=1)
+    shutil.rmtree(narrow / "unet")
+    shutil.copytree(epsilon_folder / "unet", narrow / "unet")
     with pytest.raises(IntegrityError, match="another shape"):
-        load(one_step(merge=MergeSpec(a=str(v_folder), b=str(epsilon_folder), weight=0.5)))
+        load(one_step(merge=MergeSpec(a=str(v_folder), b=str(narrow), weight=0.5)))
+    for part in ("vae", "text_encoder"):
+        foreign = Path(shutil.copytree(other_folder, tmp_path / part))
+        shutil.rmtree(foreign / part)
+        shutil.copytree(write_tiny_pipeline(tmp_path / f"{part} of", seed=6) / part, foreign / part)
+        with pytest.raises(IntegrityError, match=f"different weights of {part} ") as caught:
+            load(one_step(merge=MergeSpec(a=str(v_folder), b=str(foreign), weight=0.5)))
+        assert str(foreign) in str(caught.value)
     with pytest.raises(InputError, match="cannot merge"):
         merge = MergeSpec(a=str(v_folder), b=str(v_folder), weight=0.5)
         load(ModelSpec(id="local/x", sampler="pipeline", merge=merge))

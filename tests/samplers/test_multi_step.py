@@ -17,6 +17,7 @@ from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteS
 from tiny_models import sd_scheduler, write_tiny_pipeline
 
 from sbv2bench.errors import InputError
+from sbv2bench.samplers import load_sampler
 from sbv2bench.samplers.base import PromptBlock, Stopwatch, generators, initial_noise
 from sbv2bench.samplers.multi_step import MultiStepSampler
 from sbv2bench.specs import ModelSpec
@@ -162,16 +163,68 @@ def test_a_scheduler_that_clamps_latents_is_refused(v_folder: Path, tmp_path: Pa
     sampler(tmp_path / "m", scheduler=named)
 
 
-def test_an_absent_clip_sample_is_what_the_class_takes_it_for(v_folder: Path, tmp_path: Path) -> None:
-    shutil.copytree(v_folder, tmp_path / "m")
-    path = tmp_path / "m" / "scheduler" / "scheduler_config.json"
-    config = json.loads(path.read_text())
-    del config["clip_sample"]
-    path.write_text(json.dumps(config | {"_class_name": "DDPMScheduler"}))
-    with pytest.raises(InputError, match="absent"):
-        sampler(tmp_path / "m")
-    path.write_text(json.dumps(config | {"_class_name": "EulerDiscreteScheduler"}))  # Euler never clamps
-    sampler(tmp_path / "m")
+@pytest.mark.parametrize("name", ["DDPMScheduler", "DDIMScheduler"])
+@pytest.mark.parametrize("kind", ["multi_step", "pipeline"])
+def test_an_absent_clip_sample_does_not_clamp(v_folder: Path, tmp_path: Path, make_block: Make, name: str, kind: str) -> None:
+    """Both classes read an absent key as a yes, and a config that Euler's scheduler wrote lacks it."""
+    images = []
+    for said in ({"clip_sample": False}, {}):
+        folder = Path(shutil.copytree(v_folder, tmp_path / f"said {len(said)}"))
+        path = folder / "scheduler" / "scheduler_config.json"
+        config = {key: value for key, value in json.loads(path.read_text()).items() if key != "clip_sample"}
+        path.write_text(json.dumps(config | {"_class_name": name} | said))
+        spec = ModelSpec(id="local/x", sampler=kind, location=str(folder), steps=4, guidance_scale=3.0)
+        model = load_sampler(spec, "cpu", torch.float32)
+        assert model.pipeline().scheduler.config.clip_sample is False
+        images.append(model.generate(make_block(), Stopwatch()))
+    assert np.array_equal(*images)
+    scheduler = getattr(diffusers, name).from_config(config)  # what the class by itself would do
+    assert scheduler.config.clip_sample is True
+
+
+@pytest.mark.parametrize("scheduler", ["lcm", "euler"])
+@pytest.mark.parametrize("kind", ["multi_step", "pipeline"])
+def test_a_model_may_be_asked_at_its_very_timesteps(epsilon_folder: Path, make_block: Make, scheduler: str, kind: str) -> None:
+    """DMD2's four-step students are asked at 999, 749, 499 and 249, its one-step student of SDXL at 399."""
+    block = make_block()
+    for timesteps in ((999, 749, 499, 249), (399,)):
+        spec = ModelSpec(
+            id="local/x",
+            sampler=kind,
+            location=str(epsilon_folder),
+            steps=len(timesteps),
+            timesteps=timesteps,
+            scheduler=scheduler,
+        )
+        model = load_sampler(spec, "cpu", torch.float32)
+        unet = model._components.unet if kind == "multi_step" else model._pipeline.unet  # type: ignore[attr-defined]
+        asked: list[float] = []
+        hook = unet.register_forward_pre_hook(lambda module, inputs, asked=asked: asked.append(float(inputs[1])))
+        images = model.generate(block, Stopwatch())
+        hook.remove()
+        assert tuple(asked) == timesteps and model.network_calls == len(timesteps)
+    if scheduler == "lcm":  # the last one: a single step from noise of variance 1 is x_0 as DMD2 writes it
+        parts = load_sampler(spec.model_copy(update={"sampler": "one_step", "timestep": 399}), "cpu", torch.float32)
+        difference = np.abs(images.astype(int) - parts.generate(block, Stopwatch()))
+        assert difference.max() <= 1 and images.std() > 5
+    with pytest.raises(InputError, match=r"DDIMScheduler.* cannot be asked at timesteps \[399\]"):
+        load_sampler(spec.model_copy(update={"scheduler": "ddim"}), "cpu", torch.float32)
+
+
+@pytest.mark.parametrize("kind", ["multi_step", "pipeline"])
+def test_timesteps_are_spaced_as_the_spec_says(epsilon_folder: Path, kind: str) -> None:
+    def timesteps(**fields: Any) -> list[int]:
+        spec = ModelSpec(id="local/x", sampler=kind, location=str(epsilon_folder), steps=4, **fields)
+        scheduler = load_sampler(spec, "cpu", torch.float32).pipeline().scheduler
+        scheduler.set_timesteps(4)
+        return [int(t) for t in scheduler.timesteps]
+
+    assert timesteps(scheduler="ddim") == timesteps(scheduler="ddim", timestep_spacing="trailing") == [999, 749, 499, 249]
+    assert timesteps(scheduler="ddim", timestep_spacing="leading") == [751, 501, 251, 1]
+    assert timesteps(scheduler="dpmsolver++", timestep_spacing="linspace") == [999, 749, 500, 250]
+    assert timesteps(timestep_spacing="leading") == [751, 501, 251, 1]  # over what the folder says
+    with pytest.raises(InputError, match="LCMScheduler spaces its timesteps in its own way"):
+        timesteps(scheduler="lcm", timestep_spacing="leading")
 
 
 def test_a_scheduler_with_hidden_randomness_or_an_unknown_one_is_refused(v_folder: Path, tmp_path: Path) -> None:

@@ -202,6 +202,29 @@ def test_one_euler_step_of_the_stock_pipeline_is_not_quite_the_same(epsilon_fold
     torch.testing.assert_close(euler, SIGMA / ALPHA * (z - shown), rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
+def test_noise_may_be_scaled_by_sigma_first(folders: dict[str, Path], make_block: Make, kind: str) -> None:
+    """SiD-LSG at t = 625: x0 = 2.5017 (z - eps(0.92856 z, 625)) for epsilon; Euler's scheduler of diffusers makes the same."""
+    model, block = sampler(folders[kind], timestep=625, input_scaling="sigma"), make_block()
+    alpha, sigma = math.sqrt(0.1377690340), math.sqrt(1 - 0.1377690340)
+    parts = model._components
+    z = initial_noise(generators(block.noise_seeds), parts.latent_shape)
+    with torch.inference_mode():
+        text = parts.encode_text(block.captions, False)
+        output = parts.unet(0.9285640 * z, 625, encoder_hidden_states=text).sample
+        x0 = {"epsilon": 2.5017 * (z - output), "v_prediction": alpha * sigma * z - sigma * output}[kind]
+        pixels = parts.vae.decode(x0 / 0.18215).sample
+    expected = 255 * (pixels / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).numpy()
+    images = model.generate(block, Stopwatch())
+    assert np.abs(images - expected).max() <= 0.6
+    unscaled = sampler(folders[kind], timestep=625).generate(block, Stopwatch())
+    assert np.abs(images.astype(int) - unscaled).mean() > 0.5
+    pipeline = model.pipeline()
+    pipeline.set_progress_bar_config(disable=True)
+    drawn = pipeline(list(block.captions), num_inference_steps=1, guidance_scale=1, latents=z, output_type="np").images
+    assert np.abs(images - 255 * drawn).max() <= 0.6
+
+
 @pytest.mark.parametrize(("guidance", "rows", "calls"), [(1.0, 3, 1), (0.0, 3, 1), (2.0, 6, 2)])
 def test_one_call_and_no_unconditional_branch(v_folder: Path, make_block: Make, guidance: float, rows: int, calls: int) -> None:
     model = sampler(v_folder, guidance_scale=guidance)
@@ -213,11 +236,11 @@ def test_one_call_and_no_unconditional_branch(v_folder: Path, make_block: Make, 
     assert model.spec.network_evaluations() == 1
 
 
-def test_impossible_levels_are_refused(epsilon_folder: Path, tmp_path: Path) -> None:
+def test_impossible_levels_are_refused(epsilon_folder: Path, v_folder: Path, tmp_path: Path) -> None:
     for alpha in (-0.1, 1.1, 0.0):
         with pytest.raises(InputError, match="alpha_T"):
             sampler(epsilon_folder, alpha_T=alpha)
-    assert sampler(epsilon_folder, alpha_T=0.0, prediction_type="v_prediction").sigma_T == 1.0
+    assert sampler(v_folder, alpha_T=0.0).sigma_T == 1.0
     shutil.copytree(epsilon_folder, tmp_path / "m")
     path = tmp_path / "m" / "scheduler" / "scheduler_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"num_train_timesteps": 500}))

@@ -1,0 +1,51 @@
+"""A rectified flow on Stable Diffusion's networks: Euler steps along a velocity, one of them for InstaFlow.
+
+Liu et al. 2023, "InstaFlow", algorithm 1 in the time of its released pipeline (gnobitab/InstaFlow): t = 1000 (1 - i / N) is
+noise first, and the network's output is x_0 - z, so that one step is x_0 = z + v(z, 1000).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NoReturn
+
+import torch
+
+from sbv2bench.errors import InputError
+from sbv2bench.samplers.base import Images, PromptBlock, Stopwatch, generators, initial_noise
+from sbv2bench.samplers.components import is_guided, load_components
+from sbv2bench.specs import ModelSpec
+
+if TYPE_CHECKING:
+    from sbv2bench.registry import Registry
+
+START = 1000.0  # the network's time of pure noise: one more than a diffusion model's last timestep
+
+
+class RectifiedFlowSampler:
+    """N steps of x += v(x, t) / N from z ~ N(0, 1), latents kept in float32. The folder's scheduler plays no part."""
+
+    def __init__(self, spec: ModelSpec, device: str, dtype: torch.dtype, registry: Registry | None = None) -> None:
+        """Loads the model; raises what `load_components` raises."""
+        self.spec = spec
+        self._guided = is_guided(spec.guidance_scale)
+        self._components = load_components(spec, device, dtype, registry)
+        self.resolution = self._components.resolution
+        self.network_calls = spec.steps * (2 if self._guided else 1)
+
+    def generate(self, block: PromptBlock, stopwatch: Stopwatch) -> Images:
+        """uint8 [block size, resolution, resolution, 3]; see `Sampler.generate`."""
+        parts, spec = self._components, self.spec
+        with torch.inference_mode():
+            with stopwatch.stage("text"):
+                text = parts.encode_text(block.captions, self._guided)
+            with stopwatch.stage("denoise"):
+                x = initial_noise(generators(block.noise_seeds), parts.latent_shape).to(parts.device)
+                for step in range(spec.steps):
+                    t = torch.tensor(START * (1 - step / spec.steps), device=parts.device)
+                    x = x + parts.predict(x, t, text, spec.guidance_scale) / spec.steps
+            with stopwatch.stage("decode"):
+                return parts.decode(x)
+
+    def pipeline(self) -> NoReturn:
+        """Raises InputError: no scheduler of diffusers asks a network at t = 1000, and its community pipeline is remote code."""
+        raise InputError(f"{self.spec.id}: diffusers has no pipeline for a rectified flow of this kind")
