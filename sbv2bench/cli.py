@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Callable
@@ -13,8 +12,9 @@ from typing import Annotated, Any
 import typer
 
 from sbv2bench import __version__
-from sbv2bench.errors import InputError, IntegrityError, PrerequisiteError, SBV2BenchError
-from sbv2bench.shell import Shell
+from sbv2bench.cache_cli import cache_app
+from sbv2bench.errors import InputError, PrerequisiteError, SBV2BenchError
+from sbv2bench.shell import Json, Shell, print_json
 
 DEFAULT_SUITE = "mini"
 SUITE_VARIABLE = "SBV2BENCH_SUITE"
@@ -28,7 +28,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="One-step and few-step text-to-image models: generated from, scored and compared.",
 )
-cache_app = typer.Typer(no_args_is_help=True, help="What is kept between runs. Everything there may be deleted.")
 app.add_typer(cache_app, name="cache")
 
 
@@ -54,10 +53,6 @@ def _completing(kind: str) -> Callable[[str], list[str]]:
     return complete
 
 
-def _print_json(document: object) -> None:
-    sys.stdout.write(json.dumps(document, indent=1, allow_nan=False, default=str) + "\n")
-
-
 def _print_version(wanted: bool) -> None:
     if wanted:
         print(f"sbv2bench {__version__}")
@@ -71,7 +66,6 @@ def root(
     """One-step and few-step text-to-image models: generated from, scored and compared."""
 
 
-Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout and nothing else.")]
 Catalog = Annotated[Path | None, typer.Option(help="Your YAML catalog (default: $SBV2BENCH_CATALOG or ./sbv2bench.yaml).")]
 Models = Annotated[
     list[str],
@@ -101,7 +95,6 @@ def evaluate_models(  # noqa: PLR0917  # the options of design.md
     as_json: Json = False,
 ) -> None:
     """Generate a suite's images with a model, measure them, and store the result."""
-    from sbv2bench.report import terminal
     from sbv2bench.runs.options import EvalOptions
 
     options = EvalOptions.validated(
@@ -110,20 +103,52 @@ def evaluate_models(  # noqa: PLR0917  # the options of design.md
         catalog=catalog,
     )  # fmt: skip
     registry = _registry(catalog)
-    suites = registry.suites_of(suite)
+    _carry_out(model, registry.suites_of(suite), options, registry, as_json)
+
+
+@app.command()
+def score(  # noqa: PLR0917  # the options of design.md
+    images: Annotated[Path, typer.Option(help="A folder of images; in natural order the i-th belongs to the i-th caption.")],
+    suite: Suite = DEFAULT_SUITE,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(help="Your captions: .txt, .json; .csv or .jsonl name the file too. Default: the suite's."),
+    ] = None,
+    reference: Annotated[Path | None, typer.Option(help="Your folder or zip of photographs. Default: the suite's.")] = None,
+    metrics: Annotated[str, typer.Option(help="all, or flags with commas: fid,pr,kid,clip,hps,attributes.")] = "all",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    results: Annotated[Path, typer.Option(help="Folder of the result files.")] = Path("results"),
+    catalog: Catalog = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop before the first image.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Score images that somebody else made, against a suite or against captions and photographs of your own."""
+    from sbv2bench.runs.options import EvalOptions
+    from sbv2bench.runs.own_images import own_suite
+
+    options = EvalOptions.validated(metrics=metrics, device=device, results=results, dry_run=dry_run, catalog=catalog)
+    registry = _registry(catalog)
+    chosen = own_suite(images, suite, prompts, reference, registry)
+    _carry_out([str(images)], [chosen], options, registry, as_json)
+
+
+def _carry_out(models: list[str], suites: Any, options: Any, registry: Any, as_json: bool) -> None:
+    """Plan every model on every suite, then carry the plans out, or print them."""
+    from sbv2bench.report import terminal
+
     leads = os.environ.get("RANK", "0") == "0"  # of several processes under torchrun, one speaks and writes
     console = terminal.stderr_console()
     console.quiet = not leads
     for chosen in suites:
         terminal.say(console, terminal.suite_line(chosen, options.limit))
-    for reference in model:
-        terminal.say(console, terminal.model_line(registry.model(reference, suites[0])))
+    for model in models:
+        terminal.say(console, terminal.model_line(registry.model(model, suites[0])))
     with redirect_stdout(sys.stderr):  # nothing that a library prints may get into the JSON
         from sbv2bench.runs.plan import plan
 
-        pairs = [(reference, chosen.id) for reference in model for chosen in suites]
+        pairs = [(model, chosen.id) for model in models for chosen in suites]
         plans = [plan(*pair, options, registry) for pair in pairs]  # all of them before the first image
-        if dry_run:
+        if options.dry_run:
             from sbv2bench.runs import costs
 
             documents = [planned.describe() | costs.describe(planned) for planned in plans]
@@ -132,7 +157,7 @@ def evaluate_models(  # noqa: PLR0917  # the options of design.md
         else:
             documents = [_evaluate(planned, registry, console) for planned in plans]
     if as_json and leads:
-        _print_json(documents[0] if len(documents) == 1 else {"plans" if dry_run else "results": documents})
+        print_json(documents[0] if len(documents) == 1 else {"plans" if options.dry_run else "results": documents})
 
 
 @app.command()
@@ -152,7 +177,7 @@ def download(
     for location, path in found.items():
         terminal.say(console, f"{location}: {path}")
     if as_json:
-        _print_json({location: str(path) for location, path in found.items()})
+        print_json({location: str(path) for location, path in found.items()})
 
 
 def _evaluate(plan: Any, registry: Any, console: Any) -> dict[str, Any]:
@@ -226,7 +251,7 @@ def list_things(
         raise InputError(f"list: found {what!r}, expected {', '.join(LISTED)}", f"sbv2bench list {close}" if close else None)
     rows = _registry(catalog).rows(what)
     if as_json:
-        _print_json(rows)
+        print_json(rows)
         return
     headings = list(rows[0]) if rows else ["id"]
     table = [["yes" if cell is True else "no" if cell is False else str(cell or "") for cell in row.values()] for row in rows]
@@ -242,7 +267,7 @@ def show(
     """The whole declaration of a model, a suite or a metric, on stdout."""
     found = _registry(catalog).show(name)
     if as_json:
-        _print_json(found)
+        print_json(found)
     else:
         import yaml
 
@@ -261,7 +286,7 @@ def doctor(as_json: Json = False) -> None:
     found = checks.diagnose(registry, suite)
     good = checks.runnable(found, suite)
     if as_json:
-        _print_json({"ok": good, "default_suite": suite, "checks": [vars(check) for check in found]})
+        print_json({"ok": good, "default_suite": suite, "checks": [vars(check) for check in found]})
     else:
         rows = [[check.name, check.status, check.found, check.fix or ""] for check in found]
         terminal.print_table(terminal.stderr_console(), ["check", "status", "found", "fix"], rows)
@@ -300,52 +325,3 @@ def leaderboard(
     for board in built.boards(folder):
         terminal.print_board(console, board)
     terminal.say(console, f"{'as built' if check else 'written'}: {', '.join(map(str, written))}")
-
-
-@cache_app.command("path")
-def cache_path() -> None:
-    """The cache's folder, on stdout."""
-    from sbv2bench import paths
-
-    print(paths.home())
-
-
-@cache_app.command("info")
-def cache_info(as_json: Json = False) -> None:
-    """What is in the cache, and how much of it."""
-    from sbv2bench import doctor as checks
-    from sbv2bench import paths
-    from sbv2bench.report import terminal
-
-    sizes = checks.cache_sizes()
-    if as_json:
-        _print_json(
-            {"path": str(paths.home()), "parts": [dict(zip(("part", "files", "bytes"), row, strict=True)) for row in sizes]}
-        )
-        return
-    console = terminal.stderr_console()
-    terminal.say(console, str(paths.home()))
-    rows = [[name, str(files), f"{size / 1e6:.1f} MB"] for name, files, size in sizes]
-    terminal.print_table(console, ["part", "files", "size"], rows)
-
-
-@cache_app.command("prune")
-def cache_prune(everything: Annotated[bool, typer.Option("--all", help="Downloads too.")] = False) -> None:
-    """Delete features and kept images; they are made again when they are needed."""
-    from sbv2bench import doctor as checks
-
-    print(f"freed {checks.prune(everything) / 1e6:.1f} MB", file=sys.stderr)
-
-
-@cache_app.command("verify")
-def cache_verify() -> None:
-    """Compare every entry with its hash; exit 4 if one is broken."""
-    from sbv2bench import doctor as checks
-
-    whole, broken = checks.verify_cache()
-    if broken:
-        raise IntegrityError(
-            f"cache: {len(broken)} of {whole + len(broken)} entries are broken, the first is {broken[0].parent}",
-            "sbv2bench cache prune",
-        )
-    print(f"{whole} entries, all whole", file=sys.stderr)

@@ -1,16 +1,24 @@
-"""Where an error becomes at most three lines on stderr and an exit code, whichever command it comes from."""
+"""What every command shares: an error becomes at most three lines on stderr and an exit code, --json one document on stdout."""
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from sbv2bench.errors import InputError, InterruptedRun, SBV2BenchError
+
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout and nothing else.")]
+
+
+def print_json(document: object) -> None:
+    """One JSON document on stdout."""
+    sys.stdout.write(json.dumps(document, indent=1, allow_nan=False, default=str) + "\n")
 
 
 @contextmanager

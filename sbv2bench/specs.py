@@ -195,13 +195,14 @@ class PromptSpec(Spec):
 
     world: `num_generated` captions of the mini world from `caption_offset` of a split. coco2014: the first `num_generated`
     of a list in a file (the released evaluation's dataset.json, COCO's annotations, Karpathy's split or a list of strings).
-    hpsv2: a folder with one list for each of the four styles. location: of that file or folder, `asset:NAME` or a path.
+    hpsv2: a folder with one list for each of the four styles. file: captions of anybody's, or files and their captions.
+    location: of that file or folder, `asset:NAME` or a path.
     captions_sha256: what the captions joined with newlines hash to; None takes what is found, and the result says so.
     """
 
     remarks = frozenset({"location"})
 
-    kind: Literal["world", "coco2014", "hpsv2"] = "world"
+    kind: Literal["world", "coco2014", "hpsv2", "file"] = "world"
     world_seed: int = 0
     split: Literal["training", "choosing", "reporting"] = "reporting"
     caption_offset: int = Field(default=0, ge=0)

@@ -13,7 +13,8 @@ import pytest
 from huggingface_hub import constants
 
 from sbv2bench.data import asset_store, transfer
-from sbv2bench.data.assets import file_digest, resolve_location
+from sbv2bench.data.assets import resolve_location
+from sbv2bench.data.digests import file_digest
 from sbv2bench.errors import InputError, IntegrityError, PrerequisiteError
 from sbv2bench.registry import Registry
 from sbv2bench.specs import AssetSpec

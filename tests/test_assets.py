@@ -12,7 +12,7 @@ import pytest
 from sample_results import write_package_weights, write_safetensors
 
 from sbv2bench import paths
-from sbv2bench.data import assets
+from sbv2bench.data import assets, digests
 from sbv2bench.errors import InputError, IntegrityError, PrerequisiteError
 
 
@@ -82,7 +82,7 @@ def test_the_remembered_hash_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyP
     for path in folder.rglob("*"):
         os.utime(path, (1000, 1000))
     before = assets.hash_weights(folder)
-    monkeypatch.setattr(assets, "sha256_file", lambda path: pytest.fail(f"{path} was read again"))
+    monkeypatch.setattr(digests, "sha256_file", lambda path: pytest.fail(f"{path} was read again"))
     assert assets.hash_weights(folder) == before
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from sbv2bench.data.assets import remembered
+from sbv2bench.data.digests import remembered
 from sbv2bench.data.images import SUFFIXES, natural_key
 from sbv2bench.data.preparation import prepare_image
 from sbv2bench.errors import InputError, IntegrityError

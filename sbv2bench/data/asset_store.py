@@ -15,7 +15,8 @@ from filelock import FileLock
 
 from sbv2bench import catalog, paths
 from sbv2bench.data import transfer
-from sbv2bench.data.assets import file_digest, hub_folder, offline
+from sbv2bench.data.assets import hub_folder, offline
+from sbv2bench.data.digests import file_digest
 from sbv2bench.errors import InputError, IntegrityError, PrerequisiteError
 from sbv2bench.specs import AssetSpec
 

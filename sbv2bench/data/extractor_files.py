@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sbv2bench.data.assets import ALLOW_PICKLE, PICKLES, file_digest, hash_weights, pickles_allowed, resolve_location
+from sbv2bench.data.assets import ALLOW_PICKLE, PICKLES, hash_weights, pickles_allowed, resolve_location
+from sbv2bench.data.digests import file_digest
 from sbv2bench.errors import IntegrityError, PrerequisiteError
 from sbv2bench.specs import ExtractorSpec, WeightsFile
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sbv2bench.data import caption_files
+from sbv2bench.data import caption_files, own_captions
 from sbv2bench.data.assets import resolve_location
 from sbv2bench.errors import InputError
 from sbv2bench.mini import world
@@ -55,6 +55,9 @@ def load_prompts(suite: SuiteSpec, limit: int | None = None, assets: Mapping[str
     if wanted.kind == "coco2014":
         path = resolve_location(wanted.location, assets=assets)
         return Prompts(caption_files.read_captions(path, suite.num_generated, wanted.captions_sha256)[:count])
+    if wanted.kind == "file":
+        path = resolve_location(wanted.location, assets=assets)
+        return Prompts(own_captions.read_own_captions(path).checked(path, suite.num_generated, wanted.captions_sha256)[:count])
     if wanted.kind == "hpsv2":
         folder = resolve_location(wanted.location, assets=assets)
         prompts, styles = caption_files.read_styles(folder, suite.num_generated, wanted.captions_sha256)

@@ -14,6 +14,10 @@ SURFACE = {
         "--model", "--suite", "--metrics", "--limit", "--seed", "--repeats", "--steps", "--guidance-scale", "--device", "--dtype",
         "--batch-size", "--results", "--save-images", "--catalog", "--dry-run", "--no-cache", "--json",
     ],
+    "score": [
+        "--images", "--suite", "--prompts", "--reference", "--metrics", "--device", "--results", "--catalog", "--dry-run",
+        "--json",
+    ],
     "grid": ["models", "--suite", "--captions", "--seeds", "--output", "--device", "--dtype", "--catalog"],
     "list": ["what", "--catalog", "--json"],
     "show": ["name", "--catalog", "--json"],

@@ -1,0 +1,102 @@
+"""`score`: images of one's own, with a suite's captions and photographs or one's own, by the numbers that `eval` would give."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from paper_suites import CAPTIONS, GENERATED, write_paper_suites
+from running import block_of
+
+from sbv2bench.data.own_captions import read_own_captions
+from sbv2bench.errors import InputError, IntegrityError
+from sbv2bench.registry import Registry
+from sbv2bench.runs.evaluate import evaluate
+from sbv2bench.runs.own_images import own_suite
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_paper_suites(tmp_path_factory.mktemp("paper")).parent
+
+
+@pytest.fixture
+def paper(place: Path) -> Registry:
+    return Registry.load(place / "catalog.yaml")
+
+
+@pytest.fixture(scope="module")
+def names(place: Path) -> list[str]:
+    return sorted(path.name for path in (place / "images").iterdir())
+
+
+def written(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_without_files_of_ones_own_it_is_the_suite(place: Path, paper: Registry) -> None:
+    assert own_suite(place / "images", "coco", None, None, paper) is paper.suite("coco")
+
+
+def test_the_same_captions_and_photographs_give_the_same_numbers_under_another_protocol(
+    place: Path, paper: Registry, tmp_path: Path
+) -> None:
+    captions = written(tmp_path / "captions.json", json.dumps(CAPTIONS[:GENERATED]))
+    suite = own_suite(place / "images", "coco", captions, place / "val2014.zip", paper)
+    own, usual = (evaluate(place / "images", name, registry=paper) for name in (suite.id, "coco"))
+    assert block_of(own) == block_of(usual)
+    assert own.suite.fingerprint != usual.suite.fingerprint
+    assert (own.status, own.suite.id) == ("complete", "coco.own")
+
+
+def test_a_manifest_pairs_by_name_and_not_by_row(place: Path, paper: Registry, names: list[str], tmp_path: Path) -> None:
+    """Rows in any order, two forms, the same captions; other captions of the same images are other cosines."""
+    rows = [{"file": name, "caption": caption} for name, caption in zip(names, CAPTIONS, strict=False)][::-1]
+    lines = written(tmp_path / "manifest.jsonl", "\n".join(map(json.dumps, rows)))
+    commas = written(tmp_path / "manifest.csv", "file,caption\n" + "\n".join(f'{row["file"]},"{row["caption"]}"' for row in rows))
+    assert read_own_captions(lines) == read_own_captions(commas)
+    assert list(read_own_captions(lines).captions) == CAPTIONS[:GENERATED]
+    own_suite(place / "images", "coco", lines, None, paper)
+    right = evaluate(place / "images", "coco.own", registry=paper, metrics="clip").metrics["clip_score"].value
+    assert right == evaluate(place / "images", "coco", registry=paper, metrics="clip").metrics["clip_score"].value
+    swapped = written(tmp_path / "swapped.json", json.dumps(CAPTIONS[:GENERATED][::-1]))
+    own_suite(place / "images", "coco", swapped, None, paper)
+    assert evaluate(place / "images", "coco.own", registry=paper, metrics="clip").metrics["clip_score"].value != right
+
+
+def test_metrics_that_only_the_suites_own_captions_allow_are_left_out(tmp_path: Path, place: Path) -> None:
+    registry = Registry.load()
+    captions = written(tmp_path / "captions.txt", "\n".join(f"caption {n}" for n in range(GENERATED)))
+    suite = own_suite(place / "images", "mini", captions, None, registry)
+    assert "attributes" not in suite.metrics and "clip" in suite.metrics
+    assert registry.suite("mini").metrics[-2:] == ("attributes", "latency")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "kind", "sentence"),
+    [
+        ("c.txt", "one\ntwo", IntegrityError, f"found 2 captions for {GENERATED} images"),
+        ("c.txt", "one", InputError, "has 1 captions, expected at least two"),
+        ("c.json", '{"a": 1}', IntegrityError, "no list of strings"),
+        ("c.json", "[", IntegrityError, "no captions in it"),
+        ("c.csv", "name,caption\na,b", IntegrityError, "no captions in it"),
+        ("c.csv", "file,caption\na.png,b\na.png,c", IntegrityError, "names a file twice"),
+        ("c.jsonl", '{"file": "a.png", "caption": "b"}\n{"file": "b.png", "caption": "b"}', IntegrityError, "no caption for"),
+        ("c.jsonl", '{"file": "a.png", "caption": 3}\n{"file": "b.png", "caption": "b"}', IntegrityError, "a row without"),
+        ("c.doc", "x", InputError, "found c.doc, expected"),
+    ],
+)
+def test_bad_captions(place: Path, tmp_path: Path, name: str, text: str, kind: type[Exception], sentence: str) -> None:  # noqa: PLR0917
+    registry = Registry.load(place / "catalog.yaml")
+    with pytest.raises(kind, match=sentence):
+        own_suite(place / "images", "coco", written(tmp_path / name, text), None, registry)
+
+
+def test_captions_that_are_not_text_or_not_there(place: Path, paper: Registry, tmp_path: Path) -> None:
+    (tmp_path / "c.txt").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(IntegrityError, match="not UTF-8"):
+        own_suite(place / "images", "coco", tmp_path / "c.txt", None, paper)
+    with pytest.raises(InputError, match="cannot be read"):
+        own_suite(place / "images", "coco", tmp_path / "none.txt", None, paper)
