@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -56,7 +57,8 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
             if start:
                 self.send_header("Content-Range", f"bytes {start}-{len(behaviour.content) - 1}/{len(behaviour.content)}")
             self.end_headers()
-            self.wfile.write(body[: behaviour.drops.pop(0)] if behaviour.drops else body)
+            with suppress(ConnectionError):  # a client that has seen enough hangs up
+                self.wfile.write(body[: behaviour.drops.pop(0)] if behaviour.drops else body)
 
         def log_message(self, *_: object) -> None:
             pass
