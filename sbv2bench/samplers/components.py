@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,12 +15,15 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from sbv2bench import diffusion
 from sbv2bench.errors import InputError, IntegrityError
-from sbv2bench.samplers.base import Images, to_uint8
+from sbv2bench.samplers.base import Images, PromptBlock, Stopwatch, generators, initial_noise, to_uint8
 from sbv2bench.samplers.networks import StoredModel
 from sbv2bench.specs import ModelSpec
 
 if TYPE_CHECKING:
     from sbv2bench.registry import Registry
+
+
+Denoise = Callable[[Tensor, Tensor, list[torch.Generator]], Tensor]
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,21 @@ class Components:
             return output
         unconditional, conditional = output.chunk(2)
         return diffusion.guide(unconditional, conditional, guidance_scale)
+
+    def sample(self, block: PromptBlock, stopwatch: Stopwatch, guided: bool, denoise: Denoise) -> Images:
+        """A block's images, uint8 [block size, resolution, resolution, 3], each stage timed: what all of our samplers share.
+
+        denoise(noise [B, C, h, w] float32 on the device, text states, the generators that drew the noise and may draw on)
+        gives the clean latents [B, C, h, w], scaled as the UNet sees them.
+        """
+        with torch.inference_mode():
+            with stopwatch.stage("text"):
+                text = self.encode_text(block.captions, guided)
+            with stopwatch.stage("denoise"):
+                rngs = generators(block.noise_seeds)
+                latents = denoise(initial_noise(rngs, self.latent_shape).to(self.device), text, rngs)
+            with stopwatch.stage("decode"):
+                return self.decode(latents)
 
     def decode(self, latents: Tensor) -> Images:
         """Scaled latents [B, C, h, w] -> uint8 [B, H, W, 3]. Raises IntegrityError where a pixel is not a number."""

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 import torch
 from diffusers import SchedulerMixin, StableDiffusionPipeline
+from torch import Tensor
 
 from sbv2bench.errors import InputError
-from sbv2bench.samplers.base import Images, PromptBlock, Stopwatch, generators, initial_noise
+from sbv2bench.samplers.base import Images, PromptBlock, Stopwatch
 from sbv2bench.samplers.components import is_guided, load_components
 from sbv2bench.samplers.schedulers import make_scheduler, randomness, set_timesteps
 from sbv2bench.specs import ModelSpec
@@ -39,20 +40,16 @@ class MultiStepSampler:
 
     def generate(self, block: PromptBlock, stopwatch: Stopwatch) -> Images:
         """uint8 [block size, resolution, resolution, 3]; see `Sampler.generate`."""
-        parts, scale = self._components, self.spec.guidance_scale
-        rngs = generators(block.noise_seeds)
-        with torch.inference_mode():
-            with stopwatch.stage("text"):
-                text = parts.encode_text(block.captions, self._guided)
-            with stopwatch.stage("denoise"):
-                scheduler = self._fresh_scheduler()
-                latents = initial_noise(rngs, parts.latent_shape).to(parts.device) * scheduler.init_noise_sigma
-                noise = randomness(scheduler, rngs)
-                for t in scheduler.timesteps:
-                    output = parts.predict(scheduler.scale_model_input(latents, t), t, text, scale)
-                    latents = scheduler.step(output, t, latents, **noise).prev_sample
-            with stopwatch.stage("decode"):
-                return parts.decode(latents)
+        return self._components.sample(block, stopwatch, self._guided, self._denoise)
+
+    def _denoise(self, noise: Tensor, text: Tensor, rngs: list[torch.Generator]) -> Tensor:
+        parts, scale, scheduler = self._components, self.spec.guidance_scale, self._fresh_scheduler()
+        latents: Tensor = noise * scheduler.init_noise_sigma
+        drawn = randomness(scheduler, rngs)
+        for t in scheduler.timesteps:
+            output = parts.predict(scheduler.scale_model_input(latents, t), t, text, scale)
+            latents = scheduler.step(output, t, latents, **drawn).prev_sample
+        return latents
 
     def pipeline(self) -> StableDiffusionPipeline:
         """For the same images pass the noise as `latents`, the spec's steps or timesteps, guidance_scale, and generators."""

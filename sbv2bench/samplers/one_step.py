@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 import torch
 from diffusers import StableDiffusionPipeline
+from torch import Tensor
 
 from sbv2bench.diffusion import Schedule, predict_x0
 from sbv2bench.errors import InputError
-from sbv2bench.samplers.base import Images, PromptBlock, Stopwatch, generators, initial_noise
+from sbv2bench.samplers.base import Images, PromptBlock, Stopwatch
 from sbv2bench.samplers.components import Components, is_guided, load_components
 from sbv2bench.samplers.schedulers import jumping_scheduler
 from sbv2bench.specs import ModelSpec, PredictionType
@@ -57,17 +58,13 @@ class OneStepSampler:
 
     def generate(self, block: PromptBlock, stopwatch: Stopwatch) -> Images:
         """uint8 [block size, resolution, resolution, 3]; see `Sampler.generate`."""
+        return self._components.sample(block, stopwatch, self._guided, self._denoise)
+
+    def _denoise(self, noise: Tensor, text: Tensor, rngs: list[torch.Generator]) -> Tensor:
         parts, spec = self._components, self.spec
-        with torch.inference_mode():
-            with stopwatch.stage("text"):
-                text = parts.encode_text(block.captions, self._guided)
-            with stopwatch.stage("denoise"):
-                z = initial_noise(generators(block.noise_seeds), parts.latent_shape).to(parts.device)
-                x_T = z * self.sigma_T if spec.input_scaling == "sigma" else z
-                output = parts.predict(x_T, spec.timestep, text, spec.guidance_scale)
-                x0 = predict_x0(output, x_T, self.alpha_T, self.sigma_T, parts.prediction_type)
-            with stopwatch.stage("decode"):
-                return parts.decode(x0)
+        x_T = noise * self.sigma_T if spec.input_scaling == "sigma" else noise
+        output = parts.predict(x_T, spec.timestep, text, spec.guidance_scale)
+        return predict_x0(output, x_T, self.alpha_T, self.sigma_T, parts.prediction_type)
 
     def pipeline(self) -> StableDiffusionPipeline:
         """For the same images pass the noise as `latents`, num_inference_steps=1 and the spec's guidance_scale.

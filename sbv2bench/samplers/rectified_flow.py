@@ -9,9 +9,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NoReturn
 
 import torch
+from torch import Tensor
 
 from sbv2bench.errors import InputError
-from sbv2bench.samplers.base import Images, PromptBlock, Stopwatch, generators, initial_noise
+from sbv2bench.samplers.base import Images, PromptBlock, Stopwatch
 from sbv2bench.samplers.components import is_guided, load_components
 from sbv2bench.specs import ModelSpec
 
@@ -34,17 +35,14 @@ class RectifiedFlowSampler:
 
     def generate(self, block: PromptBlock, stopwatch: Stopwatch) -> Images:
         """uint8 [block size, resolution, resolution, 3]; see `Sampler.generate`."""
-        parts, spec = self._components, self.spec
-        with torch.inference_mode():
-            with stopwatch.stage("text"):
-                text = parts.encode_text(block.captions, self._guided)
-            with stopwatch.stage("denoise"):
-                x = initial_noise(generators(block.noise_seeds), parts.latent_shape).to(parts.device)
-                for step in range(spec.steps):
-                    t = torch.tensor(START * (1 - step / spec.steps), device=parts.device)
-                    x = x + parts.predict(x, t, text, spec.guidance_scale) / spec.steps
-            with stopwatch.stage("decode"):
-                return parts.decode(x)
+        return self._components.sample(block, stopwatch, self._guided, self._denoise)
+
+    def _denoise(self, noise: Tensor, text: Tensor, rngs: list[torch.Generator]) -> Tensor:
+        x, spec = noise, self.spec
+        for step in range(spec.steps):
+            t = torch.tensor(START * (1 - step / spec.steps), device=noise.device)
+            x = x + self._components.predict(x, t, text, spec.guidance_scale) / spec.steps
+        return x
 
     def pipeline(self) -> NoReturn:
         """Raises InputError: no scheduler of diffusers asks a network at t = 1000, and its community pipeline is remote code."""
