@@ -24,10 +24,10 @@ def test_a_pairs_input_leads_the_teacher_to_its_latents(family: Path) -> None:
         update={"sampler": "multi_step", "scheduler": "ddim", "steps": 3, "guidance_scale": 2.0}
     )
     sampler = load_sampler(spec, "cpu", torch.float32)
-    from sbv2bench.samplers import multi_step
+    from sbv2bench.samplers import components
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(multi_step, "initial_noise", lambda rngs, shape: z)
+        patch.setattr(components, "initial_noise", lambda rngs, shape: z)
         images = sampler.generate(PromptBlock(0, 0, 2, tuple(captions), (1, 2)), Stopwatch())
     decoded = networks.components.decode(target)
     assert np.abs(images.astype(int) - decoded.astype(int)).max() <= 1  # the latents are kept in float16
