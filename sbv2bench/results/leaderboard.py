@@ -18,7 +18,7 @@ from typing import Any
 from sbv2bench.atomic import write_whole
 from sbv2bench.errors import InputError, IntegrityError, PrerequisiteError
 from sbv2bench.registry import Registry
-from sbv2bench.results import claims, store
+from sbv2bench.results import claims, prompt_values, store
 from sbv2bench.results.records import EvalResult, MetricValue
 from sbv2bench.specs import fingerprint
 
@@ -91,10 +91,13 @@ def _split(protocol: Any) -> str | None:
 
 
 def add(files: list[Path], folder: Path) -> list[Path]:
-    """Copy result files into `<folder>/results/...`; all are admitted before the first is copied. Returns the copies' paths."""
-    admitted = [(admit(path), path.read_text("utf-8")) for path in files]
+    """Copy result files, and the captions' values beside them, into `<folder>/results/...`; returns the copies' paths.
+
+    All are admitted before the first is copied.
+    """
+    admitted = [(admit(path), path.read_text("utf-8"), _values(path)) for path in files]
     added = []
-    for result, text in admitted:
+    for result, text, values in admitted:
         target = folder / "results" / store.path_of(result)
         stem, count = target.stem, 1
         while target.exists() and target.read_text("utf-8") != text:
@@ -102,11 +105,19 @@ def add(files: list[Path], folder: Path) -> list[Path]:
             target = target.with_name(f"{stem}-{count}.json")
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
+            if values is not None:
+                write_whole(prompt_values.path_beside(target), values)
             write_whole(target, text)
         except OSError as error:
             raise store.unwritable(folder, error) from error
         added.append(target)
     return added
+
+
+def _values(path: Path) -> bytes | None:
+    """The captions' values beside a result file. Raises IntegrityError where they are not those that it names."""
+    beside = prompt_values.path_beside(path)
+    return beside.read_bytes() if prompt_values.read(store.load(path), path) else None
 
 
 def boards(folder: Path) -> list[Board]:

@@ -54,6 +54,13 @@ class SuiteRecord(Record):
     protocol: dict[str, Any]  # everything that the fingerprint hashes
 
 
+class PromptValues(Record):
+    """What each caption scored, kept in `<result file's stem>.prompts.safetensors`: for comparisons caption by caption."""
+
+    sha256: str
+    metrics: tuple[str, ...]  # the keys that it has
+
+
 class EvalResult(Record):
     """One (model, suite) outcome: the content of `<results>/<family>/<model>/<suite>@v<version>/<utc>-<fingerprint8>.json`."""
 
@@ -62,6 +69,7 @@ class EvalResult(Record):
     model: ModelRecord
     suite: SuiteRecord
     metrics: dict[str, MetricValue]
+    prompt_values: PromptValues | None = None
     resumed_images: int = 0
     seconds: dict[str, float] = Field(default_factory=dict)  # generate, features, metrics, total
     provenance: dict[str, Any] = Field(default_factory=dict)

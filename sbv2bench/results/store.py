@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from sbv2bench.atomic import write_whole
 from sbv2bench.errors import InputError, IntegrityError
+from sbv2bench.results import prompt_values
 from sbv2bench.results.records import SCHEMA_VERSION, EvalResult
 from sbv2bench.specs import fingerprint
 
@@ -60,8 +61,10 @@ def _finite(content: object) -> bool:
     return True
 
 
-def write(result: EvalResult, folder: Path) -> Path:
+def write(result: EvalResult, folder: Path, values: bytes | None = None) -> Path:
     """Store a result below a results folder and return its path; an older file is never written over.
+
+    values: the content of its values' file (`prompt_values.attach`), which is there before the result is.
 
     Raises InputError if the folder cannot be written, IntegrityError if the disk is full or a number is not finite.
     """
@@ -73,6 +76,8 @@ def write(result: EvalResult, folder: Path) -> Path:
         while target.exists():  # the same run within one second
             count += 1
             target = target.with_name(f"{stem}-{count}.json")
+        if values is not None:
+            write_whole(prompt_values.path_beside(target), values)
         write_whole(target, text)
     except OSError as error:
         raise unwritable(folder, error) from error

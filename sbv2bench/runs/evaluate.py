@@ -15,7 +15,7 @@ from sbv2bench import paths, provenance
 from sbv2bench.errors import InterruptedRun, PrerequisiteError
 from sbv2bench.features.cache import Entry, FeatureCache
 from sbv2bench.registry import Registry
-from sbv2bench.results import store
+from sbv2bench.results import prompt_values, store
 from sbv2bench.results.records import EvalResult, ModelRecord, SuiteRecord
 from sbv2bench.runs.generate import blocks, save_images, saved_count
 from sbv2bench.runs.latency import quick_latency
@@ -61,7 +61,8 @@ def evaluate_and_store(plan: EvalPlan, registry: Registry, progress: Progress | 
     result = run.result()
     if run.processes.rank != 0:
         return result, None
-    path = store.write(result, plan.options.results)
+    result, values = prompt_values.attach(result, prompt_values.of_rows(run.generated))
+    path = store.write(result, plan.options.results, values)
     if saved_count(plan):
         with exact_arithmetic():
             save_images(plan, run.sampler, run.at_hand, path.with_name(f"{path.stem}-images"))
@@ -84,6 +85,7 @@ class Run:
         self.seconds = {"generate": 0.0, "features": 0.0, "metrics": 0.0}
         self.found: list[str] = []  # for each seed: hit, resumed or miss
         self.found_reference = "none"
+        self.generated: list[Rows] = []  # of each seed, on rank 0
         self.resumed_images = 0
         self.done = 0  # of this process's images, over all seeds
         every = blocks(self.plan, self.plan.prompts, self.plan.seeds[0])
@@ -104,13 +106,13 @@ class Run:
         began = time.perf_counter()
         try:
             with exact_arithmetic():
-                generated = [self.seed_rows(seed) if self.plan.rows else {} for seed in self.plan.seeds]
+                self.generated = [self.seed_rows(seed) if self.plan.rows else {} for seed in self.plan.seeds]
             result = None
             if self.processes.rank == 0:
                 with exact_arithmetic():
                     reference = self.reference() if self.plan.reference_rows else None
                 latency = self.latency() if self.plan.needs_latency else None
-                result = self.scored(generated, reference, latency, began)
+                result = self.scored(self.generated, reference, latency, began)
             shared: EvalResult = self.processes.broadcast(result)
             return shared
         except KeyboardInterrupt as stop:
