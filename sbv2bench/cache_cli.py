@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
+from sbv2bench.arguments import Json
 from sbv2bench.errors import IntegrityError
-from sbv2bench.shell import Json, print_json
+from sbv2bench.shell import print_json
 
 cache_app = typer.Typer(no_args_is_help=True, help="What is kept between runs. Everything there may be deleted.")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,12 +11,12 @@ from typing import Annotated, Any
 import typer
 
 from sbv2bench import __version__
+from sbv2bench.arguments import DEFAULT_SUITE, SUITE_VARIABLE, Catalog, Json, Models, Suite, completing
 from sbv2bench.cache_cli import cache_app
-from sbv2bench.errors import InputError, PrerequisiteError, SBV2BenchError
-from sbv2bench.shell import Json, Shell, print_json
+from sbv2bench.compare_cli import compare
+from sbv2bench.errors import InputError, PrerequisiteError
+from sbv2bench.shell import Shell, print_json
 
-DEFAULT_SUITE = "mini"
-SUITE_VARIABLE = "SBV2BENCH_SUITE"
 LISTED = ("models", "suites", "metrics", "plugins")
 
 
@@ -29,28 +28,12 @@ app = typer.Typer(
     help="One-step and few-step text-to-image models: generated from, scored and compared.",
 )
 app.add_typer(cache_app, name="cache")
+app.command()(compare)
 
 
 def main() -> None:
     """The console script."""
     app(prog_name="sbv2bench")
-
-
-def _completing(kind: str) -> Callable[[str], list[str]]:
-    """Ids of a kind that begin with what is typed so far."""
-
-    def complete(incomplete: str) -> list[str]:
-        from sbv2bench.registry import Registry
-
-        try:
-            names = list(Registry.load().table(kind))
-        except SBV2BenchError:
-            return []
-        if kind == "model":
-            names += [name.partition("/")[2] for name in names]
-        return sorted({name for name in names if name.startswith(incomplete)})
-
-    return complete
 
 
 def _print_version(wanted: bool) -> None:
@@ -64,14 +47,6 @@ def root(
     version: Annotated[bool, typer.Option("--version", help="The version.", callback=_print_version, is_eager=True)] = False,
 ) -> None:
     """One-step and few-step text-to-image models: generated from, scored and compared."""
-
-
-Catalog = Annotated[Path | None, typer.Option(help="Your YAML catalog (default: $SBV2BENCH_CATALOG or ./sbv2bench.yaml).")]
-Models = Annotated[
-    list[str],
-    typer.Option("--model", help="A model's id, folder or hub id; may be repeated.", autocompletion=_completing("model")),
-]
-Suite = Annotated[str, typer.Option(help="What to measure against.", envvar=SUITE_VARIABLE, autocompletion=_completing("suite"))]
 
 
 @app.command("eval")
@@ -260,7 +235,7 @@ def list_things(
 
 @app.command()
 def show(
-    name: Annotated[str, typer.Argument(metavar="ID", help="A model, suite or metric.", autocompletion=_completing("model"))],
+    name: Annotated[str, typer.Argument(metavar="ID", help="A model, suite or metric.", autocompletion=completing("model"))],
     catalog: Catalog = None,
     as_json: Json = False,
 ) -> None:

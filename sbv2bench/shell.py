@@ -6,14 +6,12 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 from typer.core import TyperGroup
 
 from sbv2bench.errors import InputError, InterruptedRun, SBV2BenchError
-
-Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout and nothing else.")]
 
 
 def print_json(document: object) -> None:

@@ -6,14 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sample_results import sample_result
 
 from sbv2bench.errors import IntegrityError
 from sbv2bench.results import leaderboard, prompt_values, store
 from sbv2bench.results.records import EvalResult
-from tests.sample_results import sample_result
 
 ROWS = [
-    {"clip": np.linspace(seed, seed + 1, 5000), "attributes": np.array([[1, -1], [0, 1]] * 2500, dtype=np.int8)} for seed in range(3)
+    {"clip": np.linspace(seed, seed + 1, 5000), "attributes": np.array([[1, -1], [0, 1]] * 2500, dtype=np.int8)}
+    for seed in range(3)
 ]
 
 

@@ -18,6 +18,9 @@ SURFACE = {
         "--images", "--suite", "--prompts", "--reference", "--metrics", "--device", "--results", "--catalog", "--dry-run",
         "--json",
     ],
+    "compare": [
+        "models", "--suite", "--results", "--run", "--all-pairs", "--format", "--output", "--catalog", "--json",
+    ],
     "grid": ["models", "--suite", "--captions", "--seeds", "--output", "--device", "--dtype", "--catalog"],
     "list": ["what", "--catalog", "--json"],
     "show": ["name", "--catalog", "--json"],

@@ -1,0 +1,40 @@
+"""Arguments that several commands take, declared once. Nothing heavy at import."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sbv2bench.errors import SBV2BenchError
+
+DEFAULT_SUITE = "mini"
+SUITE_VARIABLE = "SBV2BENCH_SUITE"
+
+
+def completing(kind: str) -> Callable[[str], list[str]]:
+    """Ids of a kind that begin with what is typed so far, for the shell's completion."""
+
+    def complete(incomplete: str) -> list[str]:
+        from sbv2bench.registry import Registry
+
+        try:
+            names = list(Registry.load().table(kind))
+        except SBV2BenchError:
+            return []
+        if kind == "model":
+            names += [name.partition("/")[2] for name in names]
+        return sorted({name for name in names if name.startswith(incomplete)})
+
+    return complete
+
+
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout and nothing else.")]
+Catalog = Annotated[Path | None, typer.Option(help="Your YAML catalog (default: $SBV2BENCH_CATALOG or ./sbv2bench.yaml).")]
+Models = Annotated[
+    list[str],
+    typer.Option("--model", help="A model's id, folder or hub id; may be repeated.", autocompletion=completing("model")),
+]
+Suite = Annotated[str, typer.Option(help="What to measure against.", envvar=SUITE_VARIABLE, autocompletion=completing("suite"))]

@@ -1,0 +1,208 @@
+"""Results of the same protocol, compared: every difference with its interval, its p-value and its verdict in words.
+
+Metrics of single captions (CLIP, HPS, attributes) are compared caption by caption where both results have their values: the
+captions and the noise are the same, so what the captions have in common drops out. Metrics of whole sets (FID, KID, precision,
+recall) are compared as independent numbers, which the same captions, noise and reference make wider than need be, not narrower.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from sbv2bench.errors import InputError
+from sbv2bench.metrics.comparison import Difference, Mean, holm, mean_of, paired, welch
+from sbv2bench.results.prompt_values import Values
+from sbv2bench.results.records import EvalResult, MetricValue
+
+Verdict = Literal["better", "worse", "within noise", "no interval"]
+LEVEL = 0.95
+
+BY_CAPTION = "paired t over captions (same captions and noise; seeds averaged)"
+OVER_SEEDS = "Welch's t over generation seeds (captions and reference held fixed)"
+ONE_RUN = "normal, from each run's standard error (taken as independent; the shared reference makes it wider)"
+NONE = "no interval: this metric has no standard error of one run; evaluate with --repeats 3"
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A result that takes part. name: as it is shown, the model's id unless two results have the same one."""
+
+    name: str
+    result: EvalResult
+    values: Values
+
+
+@dataclass(frozen=True)
+class MetricDifference:
+    """`model` less `against` in one metric. verdict: of `model`, by the p-value corrected for the number of comparisons."""
+
+    metric: str
+    label: str
+    model: str
+    against: str
+    value: float
+    value_against: float
+    difference: float
+    ci95: tuple[float, float] | None
+    p_value: float | None
+    p_corrected: float | None
+    verdict: Verdict
+    method: str
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Contestants of one protocol, the differences of each from those it is compared with, and what is to be said of it."""
+
+    contestants: tuple[Contestant, ...]
+    differences: tuple[MetricDifference, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def keys(self) -> list[str]:
+        """Metrics that every contestant has, in the first one's order."""
+        first, *others = (contestant.result.metrics for contestant in self.contestants)
+        return [key for key in first if all(key in metrics for metrics in others)]
+
+    def document(self) -> dict[str, Any]:
+        """JSON-ready: the suite, the contestants with their values, and a row for every difference."""
+        suite = self.contestants[0].result.suite
+        return {
+            "suite": {"id": suite.id, "version": suite.version, "fingerprint": suite.fingerprint, "n": suite.num_generated},
+            "level": LEVEL,
+            "correction": f"Holm over {sum(row.p_value is not None for row in self.differences)} comparisons",
+            "models": [
+                {
+                    "name": contestant.name,
+                    "id": contestant.result.model.id,
+                    "seeds": list(contestant.result.suite.seeds),
+                    "metrics": {key: contestant.result.metrics[key].value for key in self.keys},
+                }
+                for contestant in self.contestants
+            ],
+            "differences": [vars(row) | {"ci95": None if row.ci95 is None else list(row.ci95)} for row in self.differences],
+            "notes": list(self.notes),
+        }
+
+
+def compare_results(contestants: Sequence[Contestant], *, all_pairs: bool = False) -> Comparison:
+    """Compare every contestant with the first, or with all_pairs every two of them, in every metric that all have.
+
+    Raises InputError for fewer than two, for results of different protocols (naming the fields that differ) or of different
+    numbers of images, and where no metric is in all of them.
+    """
+    if len(contestants) < 2:
+        raise InputError(f"compare: found {len(contestants)} result, expected at least two", "sbv2bench compare A B")
+    for other in contestants[1:]:
+        _same_protocol(contestants[0], other)
+    comparison = Comparison(tuple(contestants), (), tuple(_notes(contestants)))
+    if not comparison.keys:
+        had = "; ".join(f"{contestant.name} has {', '.join(contestant.result.metrics)}" for contestant in contestants)
+        raise InputError(f"compare: no metric is in every result ({had})", "evaluate them with the same --metrics")
+    count = len(contestants)
+    pairs = [(second, first) for first in range(count if all_pairs else 1) for second in range(first + 1, count)]
+    rows = [_difference(key, contestants[model], contestants[against]) for key in comparison.keys for model, against in pairs]
+    return replace(comparison, differences=tuple(_judged(rows, contestants[0].result)))
+
+
+def _same_protocol(first: Contestant, other: Contestant) -> None:
+    suites = first.result.suite, other.result.suite
+    if suites[0].num_generated != suites[1].num_generated:
+        raise InputError(
+            f"compare: {first.name} has {suites[0].num_generated} images, {other.name} {suites[1].num_generated}; "
+            "metrics of different N are different metrics",
+            f"sbv2bench eval --model {other.result.model.id} --suite {suites[0].id}"
+            + (f" --limit {suites[0].num_generated}" if first.result.status == "partial" else ""),
+        )
+    if suites[0].fingerprint != suites[1].fingerprint:
+        protocols = suites[0].protocol | {"suite id": suites[0].id}, suites[1].protocol | {"suite id": suites[1].id}
+        fields = ", ".join(f"{name} ({a!r:.40} / {b!r:.40})" for name, a, b in differing(*protocols)[:6])
+        raise InputError(
+            f"compare: {first.name} and {other.name} were measured by different protocols: {fields}",
+            f"sbv2bench eval --model {other.result.model.id} --suite {suites[0].id}",
+        )
+
+
+def differing(first: Any, second: Any, path: str = "") -> list[tuple[str, Any, Any]]:
+    """(dotted name, one value, the other) of every field in which two nests of dictionaries differ."""
+    if isinstance(first, dict) and isinstance(second, dict):
+        names = [*first, *(name for name in second if name not in first)]
+        return [
+            row for name in names for row in differing(first.get(name), second.get(name), f"{path}.{name}" if path else str(name))
+        ]
+    return [] if first == second else [(path, first, second)]
+
+
+def _notes(contestants: Sequence[Contestant]) -> list[str]:
+    suite = contestants[0].result.suite
+    notes = []
+    if contestants[0].result.status == "partial":
+        notes.append(f"partial results: the first {suite.num_generated} images of {suite.id} only")
+    if len({contestant.result.suite.seeds for contestant in contestants}) > 1:
+        seeds = "; ".join(f"{c.name}: {', '.join(map(str, c.result.suite.seeds))}" for c in contestants)
+        notes.append(f"generation seeds differ ({seeds}), so nothing is compared caption by caption")
+    without = [c.name for c in contestants if not c.values]
+    if without:
+        notes.append(f"no values of single captions beside the result of {', '.join(without)}: compared as independent means")
+    return notes
+
+
+def _difference(key: str, model: Contestant, against: Contestant) -> MetricDifference:
+    own, other = model.result.metrics[key], against.result.metrics[key]
+    found, method = _tested(key, model, against)
+    return MetricDifference(
+        metric=key,
+        label=own.label,
+        model=model.name,
+        against=against.name,
+        value=own.value,
+        value_against=other.value,
+        difference=own.value - other.value,
+        ci95=None if found is None else found.interval,
+        p_value=None if found is None else found.p_value,
+        p_corrected=None,
+        verdict="no interval",
+        method=method,
+    )
+
+
+def _tested(key: str, model: Contestant, against: Contestant) -> tuple[Difference | None, str]:
+    """The difference with its interval by the sharpest method that the two results allow, and the method's name."""
+    same_seeds = model.result.suite.seeds == against.result.suite.seeds
+    if same_seeds and key in model.values and key in against.values:
+        return paired(model.values[key], against.values[key], LEVEL), BY_CAPTION
+    values = model.result.metrics[key], against.result.metrics[key]
+    same_model = model.result.model.fingerprint() == against.result.model.fingerprint()
+    if same_seeds and same_model and values[0].value == values[1].value:
+        return Difference(0.0, (0.0, 0.0), 1.0), "the same model, seeds and numbers"
+    if all(len(value.repeats) >= 2 for value in values):
+        return welch(mean_of(values[0].repeats), mean_of(values[1].repeats), LEVEL), OVER_SEEDS
+    errors = [_one_run(value) for value in values]
+    if errors[0] is None or errors[1] is None:
+        return None, NONE
+    return welch(errors[0], errors[1], LEVEL), ONE_RUN
+
+
+def _one_run(value: MetricValue) -> Mean | None:
+    """A single run's value with its own standard error, which is known well: it comes of thousands of images."""
+    if value.repeats:
+        return mean_of(value.repeats) if len(value.repeats) >= 2 else None
+    return None if value.std_err is None else Mean(value.value, value.std_err, float("inf"))
+
+
+def _judged(rows: list[MetricDifference], result: EvalResult) -> list[MetricDifference]:
+    """The rows with p-values corrected for how many there are, and their verdicts."""
+    tested = [row for row in rows if row.p_value is not None]
+    corrected = iter(holm([row.p_value for row in tested if row.p_value is not None]))
+    judged = []
+    for row in rows:
+        if row.p_value is None:
+            judged.append(row)
+            continue
+        p = next(corrected)
+        lower = result.metrics[row.metric].direction == "lower"
+        verdict: Verdict = "within noise" if p >= 1 - LEVEL else "better" if (row.difference < 0) == lower else "worse"
+        judged.append(replace(row, p_corrected=p, verdict=verdict))
+    return judged
