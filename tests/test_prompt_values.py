@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from sample_results import sample_result
 
 from sbv2bench.errors import IntegrityError
 from sbv2bench.results import leaderboard, prompt_values, store
 from sbv2bench.results.records import EvalResult
 
-ROWS = [
+ROWS: list[Mapping[str, NDArray[Any]]] = [
     {"clip": np.linspace(seed, seed + 1, 5000), "attributes": np.array([[1, -1], [0, 1]] * 2500, dtype=np.int8)}
     for seed in range(3)
 ]
