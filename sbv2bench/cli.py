@@ -122,14 +122,10 @@ def _carry_out(models: list[str], suites: Any, options: Any, registry: Any, as_j
         from sbv2bench.runs.plan import plan
 
         pairs = [(model, chosen.id) for model in models for chosen in suites]
-        plans = [plan(*pair, options, registry) for pair in pairs]  # all of them before the first image
         if options.dry_run:
-            from sbv2bench.runs import costs
-
-            documents = [planned.describe() | costs.describe(planned) for planned in plans]
-            for document in documents:
-                terminal.print_plan(console, document)
+            documents = _dry_run(pairs, options, registry, console)
         else:
+            plans = [plan(*pair, options, registry) for pair in pairs]  # all of them before the first image
             documents = [_evaluate(planned, registry, console) for planned in plans]
     if as_json and leads:
         print_json(documents[0] if len(documents) == 1 else {"plans" if options.dry_run else "results": documents})
@@ -153,6 +149,27 @@ def download(
         terminal.say(console, f"{location}: {path}")
     if as_json:
         print_json({location: str(path) for location, path in found.items()})
+
+
+def _dry_run(pairs: list[tuple[str, str]], options: Any, registry: Any, console: Any) -> list[dict[str, Any]]:
+    """Print what each run would cost. Of one that lacks files the outline is printed, then the error is raised."""
+    from sbv2bench.report import terminal
+    from sbv2bench.runs import costs
+    from sbv2bench.runs.plan import plan
+
+    documents: list[dict[str, Any]] = []
+    lacking: PrerequisiteError | None = None
+    for pair in pairs:
+        try:
+            planned = plan(*pair, options, registry)
+            documents.append(planned.describe() | costs.describe(planned, registry))
+        except PrerequisiteError as error:
+            documents.append(costs.outline(*pair, options, registry))
+            lacking = lacking or error
+        terminal.print_plan(console, documents[-1])
+    if lacking is not None:
+        raise lacking
+    return documents
 
 
 def _evaluate(plan: Any, registry: Any, console: Any) -> dict[str, Any]:

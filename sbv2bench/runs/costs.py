@@ -1,61 +1,193 @@
-"""What a plan will cost where that can be known: forward passes, arithmetic, disk. Counts, not measurements of this machine.
+"""What an evaluation will cost where that can be known: forward passes, arithmetic, disk, memory, and time by a rough estimate.
 
-FLOPs an image are counted from the architectures (a multiply and an add are two), batch 1: SD 2.1-base at 512 px, its text
-encoder on 77 tokens, the autoencoder's decoder; Inception at 299 px; the image and the text tower of each OpenCLIP model.
-A network that is not listed has no figure, and none is made up.
+FLOPs an image are counted from the architectures (a multiply and an add are two), batch 1: a model's by its configs, or where
+they are not at hand SD 2.1-base at 512 px; Inception at 299 px; the image and the text tower of each OpenCLIP model. A network
+that is neither has no figure, and none is made up.
 """
 
 from __future__ import annotations
 
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from sbv2bench.runs.checks import cache_bytes
-from sbv2bench.runs.plan import EvalPlan
+from sbv2bench.data.assets import resolve_location
+from sbv2bench.data.chain import model_files
+from sbv2bench.data.needs import suite_needs
+from sbv2bench.errors import InputError, SBV2BenchError
+from sbv2bench.registry import Registry
+from sbv2bench.runs.architecture_flops import stage_gflop
+from sbv2bench.runs.checks import available_device, cache_bytes, chosen_dtype
+from sbv2bench.runs.options import EvalOptions
+from sbv2bench.runs.plan import EvalPlan, rows_of, with_options
+from sbv2bench.specs import ExtractorSpec, ModelSpec, SuiteSpec
 
 GFLOP_IMAGE = {"inception": 11.4, "clip-vit-g-14": 534.0, "hpsv2": 335.0}  # by how an extractor's id begins
 GFLOP_TEXT = {"clip-vit-g-14": 47.0, "hpsv2": 47.0}
 SD21_512 = {"text": 45.0, "denoise": 804.0, "decode": 2515.0}
 _SD21 = frozenset({"full/sd21", "full/sd-turbo", "full/swiftbrush"})  # of that architecture, at 512 px
+ROW_BYTES = 4 * 2048  # of a feature row in memory, at most
+SHARE_OF_CEILING = 0.3  # of a matrix product's rate that whole networks are taken to reach; the estimate's one guess
+_CEILING_SECONDS = 0.3
 
 
-def forward_passes(plan: EvalPlan, cached_seeds: int, cached_reference: tuple[str, ...]) -> dict[str, int]:
-    """Images through each network that are still to be computed: the model's stages, and each extractor by its id."""
-    images = len(plan.prompts) * (len(plan.seeds) - cached_seeds)
-    generated = plan.model.has_network()
-    passes = {"text": images, "denoise": images * plan.denoiser_calls_an_image(), "decode": images} if generated else {}
-    for row in plan.rows:
-        reference = plan.suite.num_reference if row in plan.reference_rows and row not in cached_reference else 0
-        passes[plan.extractors[row].id] = images + reference
-    return passes
+@dataclass(frozen=True)
+class Work:
+    """What is still to be computed. extractors: by row; references: rows of the reference that are not in the cache."""
+
+    model: ModelSpec
+    suite: SuiteSpec
+    extractors: Mapping[str, ExtractorSpec]
+    captions: int
+    images: int
+    calls_an_image: int
+    references: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, plan: EvalPlan) -> Work:
+        """What a plan will compute, less what the cache has."""
+        return cls(
+            model=plan.model,
+            suite=plan.suite,
+            extractors={row: plan.extractors[row] for row in plan.rows},
+            captions=len(plan.prompts),
+            images=len(plan.prompts) * (len(plan.seeds) - sum(map(plan.is_cached, plan.seeds))),
+            calls_an_image=plan.denoiser_calls_an_image(),
+            references=tuple(row for row in plan.reference_rows if not plan.reference_is_cached(row)),
+        )
+
+    def forward_passes(self) -> dict[str, int]:
+        """Images through each network: the model's stages, and each extractor by its id."""
+        generated = self.model.has_network()
+        stages = {"text": self.images, "denoise": self.images * self.calls_an_image, "decode": self.images} if generated else {}
+        measured = {
+            spec.id: self.images + (self.suite.num_reference if row in self.references else 0)
+            for row, spec in self.extractors.items()
+        }
+        return stages | measured
+
+    def teraflop(self, passes: Mapping[str, int], stages: Mapping[str, float]) -> dict[str, float]:
+        """TFLOP of each network whose cost is known. stages: GFLOP an image by `stage_gflop`; texts are embedded once a run."""
+        known = stages or (SD21_512 if self.model.id in _SD21 and self.model.resolution == 512 else {})
+        found = {name: passes[name] * known[name] / 1000 for name in ("text", "denoise", "decode") if name in passes and known}
+        for name, count in passes.items():
+            image = next((cost for start, cost in GFLOP_IMAGE.items() if name.startswith(start)), None)
+            if image is not None:
+                text = next((cost for start, cost in GFLOP_TEXT.items() if name.startswith(start)), 0.0)
+                found[name] = (count * image + (self.captions * text if count else 0)) / 1000
+        return found
+
+    def describe(self, registry: Registry, device: str, dtype: str, *, cache: bool) -> dict[str, Any]:
+        """The cost part of `--dry-run`, JSON-ready."""
+        passes = self.forward_passes()
+        tflop = self.teraflop(passes, stage_gflop(self.model, registry) if self.model.has_network() else {})
+        needs = suite_needs(registry, self.suite)
+        return {
+            "forward_passes": passes,
+            "tflop": {name: float(f"{cost:.4g}") for name, cost in tflop.items()},
+            "disk_bytes": cache_bytes(self.images) if cache else 0,
+            "memory_bytes": self._memory(registry, dtype),
+            "estimated_seconds": _estimated_seconds(tflop, passes, device, dtype),
+            "needs": [f"{need.location} ({need.what}), {need.licence or 'licence not stated'}" for need in needs],
+            "missing": _missing(self.model, registry) + [f"{need.location} ({need.what})" for need in needs if need.missing],
+            "licences": {self.model.id: self.model.licence or "not stated"},
+        }
+
+    def _memory(self, registry: Registry, dtype: str) -> dict[str, int]:
+        """Bytes of weights as they are held, and of rows; activations of a block come on top."""
+        rows = (self.captions + self.suite.num_reference) * len(self.extractors) * ROW_BYTES
+        return {"model_weights": _weights_bytes(self.model, registry, dtype), "rows": rows}
 
 
-def teraflop(plan: EvalPlan, passes: dict[str, int]) -> dict[str, float]:
-    """TFLOP of each stage whose network's cost is known; texts are embedded once a run."""
-    texts = len(plan.prompts)
-    found = {}
-    for name, count in passes.items():
-        if name in SD21_512:
-            if plan.model.id in _SD21 and plan.model.resolution == 512:
-                found[name] = count * SD21_512[name] / 1000
-            continue
-        image = next((cost for start, cost in GFLOP_IMAGE.items() if name.startswith(start)), None)
-        text = next((cost for start, cost in GFLOP_TEXT.items() if name.startswith(start)), 0.0)
-        if image is not None:
-            found[name] = (count * image + (texts * text if count else 0)) / 1000
-    return found
+def describe(plan: EvalPlan, registry: Registry) -> dict[str, Any]:
+    """What a plan costs, less what the cache has."""
+    cached = [row for row in plan.reference_rows if plan.reference_is_cached(row)]
+    work = Work.of(plan).describe(registry, plan.device, plan.dtype, cache=plan.options.use_cache)
+    return {"reference_in_cache": cached} | work
 
 
-def describe(plan: EvalPlan) -> dict[str, Any]:
-    """The cost part of `--dry-run`, JSON-ready."""
-    cached_seeds = sum(map(plan.is_cached, plan.seeds))
-    cached_reference = tuple(row for row in plan.reference_rows if plan.reference_is_cached(row))
-    passes = forward_passes(plan, cached_seeds, cached_reference)
-    weights = {plan.model.id: plan.model.licence or "not stated"}
-    return {
-        "reference_in_cache": list(cached_reference),
-        "forward_passes": passes,
-        "tflop": teraflop(plan, passes),
-        "disk_bytes": cache_bytes(len(plan.prompts) * len(plan.seeds)) if plan.options.use_cache else 0,
-        "needs": [f"{need.location} ({need.what}), {need.licence or 'licence not stated'}" for need in plan.needs],
-        "licences": weights,
-    }
+def outline(model_ref: str, suite_ref: str, options: EvalOptions, registry: Registry) -> dict[str, Any]:
+    """The same for a run that cannot be planned yet because files are missing. Raises InputError for unknown names."""
+    suite = registry.suite(suite_ref)
+    model = with_options(registry.model(model_ref, suite), options)
+    metrics = [registry.metric(flag) for flag in options.metrics or suite.metrics]
+    needed = {row for metric in metrics for row in rows_of(metric, suite)}
+    captions = min(suite.num_generated, options.limit or suite.num_generated)
+    guided = model.guidance_scale > 1.0 and model.guidance != "embedded"
+    work = Work(
+        model=model,
+        suite=suite,
+        extractors={row: registry.extractor(name) for row, name in suite.roles().items() if row in needed},
+        captions=captions,
+        images=captions * options.repeats,
+        calls_an_image=model.network_evaluations() * (2 if guided else 1),
+        references=tuple(row for metric in metrics if "reference" in metric.needs for row in rows_of(metric, suite)),
+    )
+    device = available_device(options.device)
+    head = {"model": model.id, "suite": f"{suite.id}@v{suite.version}", "images": work.images, "device": device}
+    return head | work.describe(registry, device, chosen_dtype(options.dtype, device), cache=options.use_cache)
+
+
+def _missing(model: ModelSpec, registry: Registry) -> list[str]:
+    """The model's files that are not on this machine, in words."""
+    try:
+        if model.has_network() and (model.location or model.merge):
+            model_files(model, registry.model)
+    except InputError:
+        raise
+    except SBV2BenchError as error:
+        return [error.message.splitlines()[0]]
+    return []
+
+
+def _weights_bytes(model: ModelSpec, registry: Registry, dtype: str) -> int:
+    """Bytes of a model's weights in a dtype, as far as its files are here; of a merge both ends are read."""
+    ends = [registry.model(end) for end in (model.merge.a, model.merge.b)] if model.merge and not model.location else [model]
+    found: dict[str, int] = {}
+    for end in ends:
+        for location in (end.location, end.base):
+            try:
+                place = resolve_location(location, end.revision if location == end.location else None, local_only=True)
+            except SBV2BenchError:
+                continue
+            files = [place] if place.is_file() else place.rglob("*.safetensors")
+            found |= {str(file): _held(file, dtype) for file in files}
+    return sum(found.values())
+
+
+def _held(file: Path, dtype: str) -> int:
+    """Bytes of a safetensors file once it is read: float16 weights are widened for a float32 run, and the reverse."""
+    with file.open("rb") as content:
+        header = content.read(4096)  # the first tensors' types; a file has one, but for some integers
+    stored = 2 if b'"F16"' in header or b'"BF16"' in header else 4
+    return file.stat().st_size * (4 if dtype == "float32" else 2) // stored
+
+
+def _estimated_seconds(tflop: Mapping[str, float], passes: Mapping[str, int], device: str, dtype: str) -> dict[str, Any]:
+    """Seconds of the networks whose arithmetic is known, from the rate of a matrix product on this device.
+
+    A rough figure: whole networks are taken to reach SHARE_OF_CEILING of that rate. unknown: networks without a figure.
+    """
+    rate = _ceiling(device, dtype) * SHARE_OF_CEILING
+    unknown = [name for name, count in passes.items() if count and name not in tflop]
+    return {"networks": round(1e12 * sum(tflop.values()) / rate, 1), "rate_gflops": round(rate / 1e9, 1), "unknown": unknown}
+
+
+def _ceiling(device: str, dtype: str) -> float:
+    """FLOP/s of square matrix products on the device, measured for a third of a second."""
+    import torch
+
+    side = 1024 if device == "cpu" else 4096
+    matrix = torch.ones(side, side, device=device, dtype=getattr(torch, dtype))
+
+    def product() -> None:
+        torch.mm(matrix, matrix).sum().item()  # waits for the device
+
+    product()
+    began, count = time.perf_counter(), 0
+    while count < 3 or time.perf_counter() - began < _CEILING_SECONDS:
+        product()
+        count += 1
+    return 2.0 * side**3 * count / (time.perf_counter() - began)

@@ -55,13 +55,13 @@ class EvalPlan:
     @cached_property
     def rows(self) -> tuple[str, ...]:
         """The measurements of each image that the metrics need, in the order of `ROWS`."""
-        needed = {row for metric in self.metrics for row in _rows_of(metric, self.suite)}
+        needed = {row for metric in self.metrics for row in rows_of(metric, self.suite)}
         return tuple(row for row in ROWS if row in needed)
 
     @cached_property
     def reference_rows(self) -> tuple[str, ...]:
         """Of these, the ones that metrics compare with the reference's."""
-        needed = {row for metric in self.metrics if "reference" in metric.needs for row in _rows_of(metric, self.suite)}
+        needed = {row for metric in self.metrics if "reference" in metric.needs for row in rows_of(metric, self.suite)}
         return tuple(row for row in COMPARED if row in needed)
 
     @property
@@ -156,7 +156,7 @@ def radii_row(suite: SuiteSpec) -> str:
     return "features" if suite.pr is None else "pr"
 
 
-def _rows_of(metric: MetricSpec, suite: SuiteSpec) -> set[str]:
+def rows_of(metric: MetricSpec, suite: SuiteSpec) -> set[str]:
     """The rows that a metric is computed from, in a suite."""
     of_images = {*metric.needs} & {*ROWS, "attributes"} or {*metric.needs} & {"reference"}
     features = metric.prefers if metric.prefers is not None and metric.prefers in suite.roles() else "features"
@@ -170,7 +170,7 @@ def plan(model_ref: str, suite_ref: str, options: EvalOptions, registry: Registr
     counts, disk).
     """
     declared = registry.suite(suite_ref)
-    model = _with_options(registry.model(model_ref, declared), options)
+    model = with_options(registry.model(model_ref, declared), options)
     needs = tuple(suite_needs(registry, declared))
     require(declared, needs)
     prompts = load_prompts(declared, options.limit, registry.assets)
@@ -211,7 +211,7 @@ def plan(model_ref: str, suite_ref: str, options: EvalOptions, registry: Registr
     )
 
 
-def _with_options(model: ModelSpec, options: EvalOptions) -> ModelSpec:
+def with_options(model: ModelSpec, options: EvalOptions) -> ModelSpec:
     """The model with --steps and --guidance-scale in place of its own. Raises InputError where it has no such setting."""
     wanted = {"steps": options.steps, "guidance_scale": options.guidance_scale}
     changes = {name: value for name, value in wanted.items() if value is not None}

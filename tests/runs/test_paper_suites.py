@@ -183,18 +183,18 @@ def test_a_group_is_its_suites(paper: Registry) -> None:
 
 
 def test_a_dry_run_says_what_is_still_to_compute(paper: Registry) -> None:
-    before = costs.describe(plan("made", "coco", EvalOptions.validated(), paper))
+    before = costs.describe(plan("made", "coco", EvalOptions.validated(), paper), paper)
     rows = GENERATED + REFERENCE
     assert before["forward_passes"] == {"s-fid": rows, "s-pr": rows, "s-pr-bgr": rows, "s-clip": GENERATED}
     assert before["tflop"] == {}  # nobody has counted the stand-ins
     assert len(before["needs"]) == 6
     run(paper)
-    after = costs.describe(plan("made", "coco", EvalOptions.validated(), paper))
+    after = costs.describe(plan("made", "coco", EvalOptions.validated(), paper), paper)
     assert set(after["forward_passes"].values()) == {0}
     assert after["reference_in_cache"] == ["features", "pr", "pr_paper"]
     real = plan("made", "coco", EvalOptions.validated(), paper)
     named = {"inception-2015-clean299": 70_504, "clip-vit-g-14-laion2b": 30_000, "other": 5}
-    found = costs.teraflop(real, named)
+    found = costs.Work.of(real).teraflop(named, {})
     assert found == {
         "inception-2015-clean299": pytest.approx(803.7, abs=0.1),
         "clip-vit-g-14-laion2b": pytest.approx(30 * 534 + GENERATED * 0.047),

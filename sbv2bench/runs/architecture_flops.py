@@ -1,0 +1,76 @@
+"""Arithmetic of a model's stages, counted from its configs: the networks are built without weights and run without numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from sbv2bench.data.chain import chain
+from sbv2bench.errors import SBV2BenchError
+from sbv2bench.registry import Registry
+from sbv2bench.specs import ModelSpec
+
+
+def stage_gflop(spec: ModelSpec, registry: Registry) -> dict[str, float]:
+    """GFLOP of one image at batch 1, a multiply and an add being two: "text", "denoise" (one call of the UNet), "decode".
+
+    Empty where the configs are not on this machine or are not those of a Stable Diffusion 1 or 2: nothing is made up. No
+    file of weights is opened.
+    """
+    merge = spec.merge
+    own = spec if merge is None or spec.location else registry.model(merge.a)
+    try:
+        folders = [link.folder for link in chain(own)]
+    except SBV2BenchError:
+        return {}
+    configs = [_config(folders, name) for name in ("unet", "text_encoder", "vae")]
+    if any(config is None for config in configs):
+        return {}
+    unet, text, vae = (config for config in configs if config is not None)
+    try:
+        return _counted(unet, text, vae, spec.resolution)
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError):  # another architecture
+        return {}
+
+
+def _config(folders: list[Path], name: str) -> Path | None:
+    names = (name, f"{name}_ema") if name == "unet" else (name,)
+    places = [folder / part for folder in folders for part in names]
+    places += [folder for folder in folders if name == "vae" and folder.name == "vae"]
+    return next((place for place in places if (place / "config.json").is_file()), None)
+
+
+def _counted(unet_folder: Path, text_folder: Path, vae_folder: Path, resolution: int | None) -> dict[str, float]:
+    import torch
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    with torch.device("meta"):
+        unet_config: dict[str, Any] = UNet2DConditionModel.load_config(unet_folder)
+        if unet_config.get("addition_embed_type"):
+            return {}
+        unet = UNet2DConditionModel.from_config(unet_config)
+        text = CLIPTextModel(CLIPTextConfig.from_pretrained(text_folder))
+        vae_config: dict[str, Any] = AutoencoderKL.load_config(vae_folder)
+        if vae_config.get("_class_name") != "AutoencoderKL":
+            return {}
+        vae = AutoencoderKL.from_config(vae_config)
+        side = unet.config.sample_size if resolution is None else resolution // 2 ** (len(vae.config.block_out_channels) - 1)
+        latents = torch.empty(1, unet.config.in_channels, side, side)
+        length = text.config.max_position_embeddings
+        states = torch.empty(1, length, unet.config.cross_attention_dim)
+        return {
+            "text": _gflop(lambda: text(torch.zeros(1, length, dtype=torch.long))),
+            "denoise": _gflop(lambda: unet(latents, torch.zeros(1), states)),
+            "decode": _gflop(lambda: vae.decode(latents)),
+        }
+
+
+def _gflop(run: Callable[[], Any]) -> float:
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        run()
+    return float(counter.get_total_flops()) / 1e9
