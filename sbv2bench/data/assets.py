@@ -20,6 +20,13 @@ from sbv2bench.specs import AssetSpec, WeightsFile
 PACKAGE, HUB, HOME, ASSET = "package:", "hub:", "home:", "asset:"
 NAMED = (PACKAGE, HUB, HOME, ASSET)  # locations that mean the same wherever they are written
 PICKLES = frozenset({".bin", ".pt", ".ckpt", ".pth", ".pkl"})
+# What is fetched of a model's hub repository: networks in their folders or by their libraries' names, and every config and
+# tokenizer. Repositories also hold single-file checkpoints of many gigabytes and second precisions, which nothing here reads.
+MODEL_FILES = (
+    *("*.json", "*.txt", "*/*.safetensors", "*/*.model", "diffusion_pytorch_model*.safetensors", "adapter_model.safetensors"),
+    *("pytorch_lora_weights.safetensors", "model*.safetensors", "open_clip_*.safetensors"),
+)
+OTHER_PRECISIONS = ("*.fp16.safetensors", "*.fp16-*.safetensors", "*.non_ema.safetensors", "*.non_ema-*.safetensors")
 # Besides weights, every file that decides what a network computes: configs, schedulers, tokenizers.
 TOKENIZER_FILES = frozenset({"merges.txt", "vocab.txt"})
 NOT_CONFIGS = frozenset({"sbv2bench.json", "manifest.json", "merge.json", "training.json"})
@@ -96,20 +103,26 @@ def hub_folder(
 ) -> Path:
     """The snapshot of a hub repository in huggingface_hub's cache, fetched unless offline or local_only.
 
-    files: only those of these that there are. kind: "model" or "dataset". pickles: fetch them too: whoever asks knows their
-    hash. Raises InputError (no such id), PrerequisiteError (not here).
+    files: only those of these that there are; none named means MODEL_FILES of a model, all of a dataset. kind: "model" or
+    "dataset". pickles: fetch them too: whoever asks knows their hash. Raises InputError (no such id), PrerequisiteError
+    (not here).
     """
     import huggingface_hub
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 
     options = (["--revision", revision] if revision else []) + (["--repo-type", kind] if kind != "model" else [])
     fetch = " ".join(["HF_HUB_OFFLINE=0 hf download", repository, *files, *options])
-    pickled = [f"*{suffix}" for suffix in sorted(PICKLES)] if not (pickles or pickles_allowed()) else None
+    allowed = pickles or pickles_allowed()
+    ignored = [] if allowed else [f"*{suffix}" for suffix in sorted(PICKLES)]
+    wanted = list(files)
+    if not files and kind == "model":
+        wanted = [*MODEL_FILES, *([f"*/*{suffix}" for suffix in sorted(PICKLES)] if allowed else [])]
+        ignored += OTHER_PRECISIONS
     local = offline() or local_only
     try:
         found = huggingface_hub.snapshot_download(
-            repository, revision=revision, repo_type=kind, local_files_only=local, ignore_patterns=pickled,
-            allow_patterns=list(files) or None,
+            repository, revision=revision, repo_type=kind, local_files_only=local, ignore_patterns=ignored or None,
+            allow_patterns=wanted or None,
         )  # fmt: skip
     except HFValidationError as error:
         raise InputError(f"hub id: found {repository!r}, expected ORG/NAME") from error

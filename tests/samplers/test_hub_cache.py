@@ -6,11 +6,13 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub
 import numpy as np
 import pytest
 import torch
+from huggingface_hub.utils import filter_repo_objects
 from tiny_models import write_tiny_adapter, write_tiny_pipeline, write_tiny_student
 
 from sbv2bench.data import assets
@@ -18,6 +20,7 @@ from sbv2bench.data.chain import chain, hash_chain, model_files
 from sbv2bench.errors import InputError, IntegrityError, PrerequisiteError
 from sbv2bench.provenance import sha256_file
 from sbv2bench.registry import Registry
+from sbv2bench.runs import download
 from sbv2bench.samplers import load_model
 from sbv2bench.samplers.base import PromptBlock, Stopwatch
 
@@ -139,3 +142,29 @@ def test_weights_that_a_user_puts_in_by_hand(registry: Registry, images_of: Imag
     for wrong in ("home:", "home:../models/released", "home:/etc"):
         with pytest.raises(InputError, match="expected home:NAME"):
             assets.resolve_location(wrong)
+
+
+def test_download_brings_all_that_a_model_is_made_of(registry: Registry, cache: Path) -> None:
+    """The adapter and its base; a mirror of it; both ends of a merged model."""
+    assert list(download.bring(registry, "full/lora")) == ["hub:lab/lora", "hub:lab/base"]
+    (cache / "models--lab--base").rename(cache / "models--copy--base")
+    assert list(download.bring(registry, "full/base")) == ["hub:copy/base"]
+    assert list(download.bring(registry, "mini/sbv2-merged")) == [f"package:mini/{name}" for name in ("sbv2-a", "sd21", "sbv2-b")]
+
+
+def test_only_what_is_read_is_fetched_of_a_models_repository(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The names are those of real repositories: checkpoints in one file and second precisions stay where they are."""
+    asked: dict[str, Any] = {}
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda repository, **options: asked.update(options) or tmp_path)
+    assets.hub_folder("stabilityai/sd-turbo", None)
+    listed = [
+        "model_index.json", "unet/config.json", "unet/diffusion_pytorch_model.safetensors", "tokenizer/merges.txt",
+        "diffusion_pytorch_model.safetensors", "unet/diffusion_pytorch_model.fp16.safetensors", "sd_turbo.safetensors",
+        "unet/diffusion_pytorch_model.bin", "v2-1_512-ema-pruned.ckpt", "vae/diffusion_pytorch_model.non_ema.safetensors",
+    ]  # fmt: skip
+    chosen = filter_repo_objects(listed, allow_patterns=asked["allow_patterns"], ignore_patterns=asked["ignore_patterns"])
+    assert list(chosen) == listed[:5]
+    monkeypatch.setenv(assets.ALLOW_PICKLE, "1")
+    assets.hub_folder("stabilityai/sd-turbo", None)
+    chosen = filter_repo_objects(listed, allow_patterns=asked["allow_patterns"], ignore_patterns=asked["ignore_patterns"])
+    assert list(chosen) == [*listed[:5], "unet/diffusion_pytorch_model.bin"]
