@@ -22,7 +22,7 @@ from sbv2bench import provenance
 from sbv2bench.atomic import write_whole
 from sbv2bench.errors import InputError, IntegrityError
 from sbv2bench.registry import Registry
-from sbv2bench.results.leaderboard import ARROWS
+from sbv2bench.results.board_tables import ARROWS
 from sbv2bench.results.records import EvalResult, MetricValue
 from sbv2bench.results.store import result_fingerprint
 from sbv2bench.runs.evaluate import evaluate

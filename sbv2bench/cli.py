@@ -15,6 +15,7 @@ from sbv2bench.arguments import DEFAULT_SUITE, SUITE_VARIABLE, Catalog, Json, Mo
 from sbv2bench.cache_cli import cache_app
 from sbv2bench.compare_cli import compare
 from sbv2bench.errors import InputError, PrerequisiteError
+from sbv2bench.reproduce_cli import reproduce
 from sbv2bench.shell import Shell, print_json
 
 LISTED = ("models", "suites", "metrics", "plugins")
@@ -29,6 +30,7 @@ app = typer.Typer(
 )
 app.add_typer(cache_app, name="cache")
 app.command()(compare)
+app.command()(reproduce)
 
 
 def main() -> None:
@@ -298,9 +300,10 @@ def leaderboard(
         "leaderboards"
     ),
 ) -> None:
-    """Build the leaderboards from the committed result files."""
+    """Build the leaderboards from the committed result files and the published numbers."""
     from sbv2bench.report import terminal
     from sbv2bench.results import leaderboard as built
+    from sbv2bench.results.boards import boards
 
     console = terminal.stderr_console()
     if add and check:
@@ -314,6 +317,6 @@ def leaderboard(
     for path in built.add([*(add or []), *(files or [])], folder):
         terminal.say(console, f"added: {path}")
     written = built.check(folder) if check else built.build(folder)
-    for board in built.boards(folder):
+    for board in boards(folder):
         terminal.print_board(console, board)
     terminal.say(console, f"{'as built' if check else 'written'}: {', '.join(map(str, written))}")

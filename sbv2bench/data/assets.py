@@ -66,7 +66,7 @@ def resolve_location(
         name, _, file = rest.partition("/")
         repository = f"{organisation}/{name}" if rest else organisation
         if file:
-            return _hub_file(repository, file, revision)
+            return _hub_file(repository, file, revision, local_only)
         return hub_folder(repository, revision, files, local_only=local_only)
     if location.startswith(HOME):
         return _home_path(location)
@@ -136,7 +136,7 @@ def hub_folder(
     return Path(found)
 
 
-def _hub_file(repository: str, name: str, revision: str | None) -> Path:
+def _hub_file(repository: str, name: str, revision: str | None, local_only: bool) -> Path:
     """One file of a hub repository, which may hold hundreds of gigabytes besides."""
     import huggingface_hub
     from huggingface_hub.errors import (
@@ -153,7 +153,9 @@ def _hub_file(repository: str, name: str, revision: str | None) -> Path:
         raise _pickled(where)
     fetch = f"HF_HUB_OFFLINE=0 hf download {repository} {name}" + (f" --revision {revision}" if revision else "")
     try:
-        return Path(huggingface_hub.hf_hub_download(repository, name, revision=revision, local_files_only=offline()))
+        return Path(
+            huggingface_hub.hf_hub_download(repository, name, revision=revision, local_files_only=offline() or local_only)
+        )
     except HFValidationError as error:
         raise InputError(f"hub id: found {repository!r}, expected ORG/NAME/FILE") from error
     except LocalEntryNotFoundError as error:

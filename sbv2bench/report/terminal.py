@@ -14,7 +14,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from sbv2bench.results.leaderboard import ARROWS, Board, columns, table
+from sbv2bench.results.board_tables import ARROWS, columns, table
+from sbv2bench.results.boards import Board
 from sbv2bench.results.records import EvalResult, MetricValue
 from sbv2bench.specs import ModelSpec, SuiteSpec
 
@@ -130,19 +131,25 @@ def _words(value: object) -> str:
 
 
 def print_board(console: Console, board: Board) -> None:
-    """A leaderboard without the columns that only files need; without uncertainties where the terminal is narrow."""
-    left_out = {"scheduler", "protocol", "commit", "date", "hardware", "licence", "file"}
-    narrow = console.width < _NARROW
-    left_out |= {"n", "seeds"} if narrow else set()
-    names = columns(board)
-    shown = Table(title=f"{board.suite}, protocol {board.fingerprint[:8]}", title_justify="left", box=SIMPLE, padding=0)
-    for name in names:
-        if name not in left_out:
-            shown.add_column(name, overflow="fold", no_wrap=name == "model")
-    for row in table(board):
-        cells = [cell for name, cell in zip(names, row, strict=True) if name not in left_out]
-        shown.add_row(*(escape(re.split(r" ± | \[", cell)[0] if narrow else cell) for cell in cells))
-    console.print(shown)
+    """A leaderboard's measured rows without the columns that only files need; without uncertainties in a narrow terminal."""
+    if board.rows:
+        left_out = {"scheduler", "protocol", "commit", "date", "hardware", "licence", "file"}
+        narrow = console.width < _NARROW
+        left_out |= {"n", "seeds"} if narrow else set()
+        names = columns(board)
+        shown = Table(title=f"{board.suite}, protocol {board.fingerprint[:8]}", title_justify="left", box=SIMPLE, padding=0)
+        for name in names:
+            if name not in left_out:
+                shown.add_column(name, overflow="fold", no_wrap=name == "model")
+        for row in table(board):
+            cells = [cell for name, cell in zip(names, row, strict=True) if name not in left_out]
+            shown.add_row(*(escape(re.split(r" ± | \[", cell)[0] if narrow else cell) for cell in cells))
+        console.print(shown)
+    if board.published:
+        say(
+            console,
+            f"{board.suite}: {len(board.rows)} measured rows, {len(board.published)} rows of published numbers beside them",
+        )
 
 
 def print_table(console: Console, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -21,6 +21,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict
 
 from sbv2bench.metrics.comparison import Difference, Mean, mean_of, welch
+from sbv2bench.results.published import published_numbers
 from sbv2bench.results.records import EvalResult, MetricValue
 
 Verdict = Literal["agrees", "disagrees", "not separated", "not run"]
@@ -97,13 +98,6 @@ class Measured:
 def declared() -> Claims:
     """The claims of the package."""
     return Claims.model_validate(yaml.safe_load((files("sbv2bench.catalog") / "claims.yaml").read_text("utf-8")))
-
-
-@cache
-def published() -> dict[tuple[str, str, str], float]:
-    """(table, method, metric) -> the number that the paper prints."""
-    text = (files("sbv2bench.catalog") / "published.csv").read_text("utf-8")
-    return {(row["table"], row["method"], row["metric"]): float(row["value"]) for row in csv.DictReader(io.StringIO(text))}
 
 
 def estimate(side: Side, metric: str, results: Sequence[EvalResult]) -> Estimate | None:
@@ -197,7 +191,7 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 def _ladder_row(row: Row, shown: Sequence[str], results: Sequence[EvalResult]) -> list[str]:
     found = {key: estimate(row, key, results) for key in shown}
     over = next((value.over for value in found.values() if value), "not run")
-    printed = [published().get((row.table, row.method, key)) for key in PUBLISHED]
+    printed = [published_numbers().get((row.table, row.method, key)) for key in PUBLISHED]
     name = row.model + (f" ({row.note})" if row.note else "")
     guidance = "" if row.guidance_scale is None else f"{row.guidance_scale:g}"
     numbers = ["" if number is None else f"{number:g}" for number in printed]
@@ -209,7 +203,9 @@ def _claim_row(found: Measured, labels: dict[str, MetricValue]) -> list[str]:
     printed = ""
     if claim.published:
         table = claim.published.table
-        numbers = (published().get((table, method, claim.metric)) for method in (claim.published.better, claim.published.worse))
+        numbers = (
+            published_numbers().get((table, method, claim.metric)) for method in (claim.published.better, claim.published.worse)
+        )
         printed = f"Table {table}: " + " against ".join("-" if number is None else f"{number:g}" for number in numbers)
     label = labels[claim.metric].label if claim.metric in labels else claim.metric
     difference = ""

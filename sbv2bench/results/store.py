@@ -105,7 +105,13 @@ def load(path: Path) -> EvalResult:
         ) from error
     version = content.get("schema_version") if isinstance(content, dict) else None
     if version != SCHEMA_VERSION:
-        raise InputError(f"result file {path}: found schema_version {version!r}, expected {SCHEMA_VERSION}")
+        newer = isinstance(version, int) and version > SCHEMA_VERSION
+        raise InputError(
+            f"result file {path}: found schema_version {version!r}, expected {SCHEMA_VERSION}",
+            "pip install --upgrade sbv2bench, since a newer one wrote it"
+            if newer
+            else "sbv2bench eval --model ID writes it again",
+        )
     try:
         return EvalResult.model_validate(content)
     except ValidationError as error:

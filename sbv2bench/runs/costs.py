@@ -27,7 +27,23 @@ from sbv2bench.specs import ExtractorSpec, ModelSpec, SuiteSpec
 GFLOP_IMAGE = {"inception": 11.4, "clip-vit-g-14": 534.0, "hpsv2": 335.0}  # by how an extractor's id begins
 GFLOP_TEXT = {"clip-vit-g-14": 47.0, "hpsv2": 47.0}
 SD21_512 = {"text": 45.0, "denoise": 804.0, "decode": 2515.0}
-_SD21 = frozenset({"full/sd21", "full/sd-turbo", "full/swiftbrush"})  # of that architecture, at 512 px
+# Of that architecture at 512 px, all three parts.
+_SD21 = frozenset(
+    f"full/{name}"
+    for name in (
+        *(
+            "sd21",
+            "sd21-ddim",
+            "sd21-cfg4.5",
+            "sd21-cfg4.5-ddim",
+            "sd21-cfg7.5",
+            "sd21-cfg7.5-ddim",
+            "sd-turbo",
+            "sd-turbo-euler",
+        ),
+        *("swiftbrush", "sbv2-a", "sbv2-b", "sbv2-merged", "sbv2-merged-reg"),
+    )
+)
 ROW_BYTES = 4 * 2048  # of a feature row in memory, at most
 SHARE_OF_CEILING = 0.3  # of a matrix product's rate that whole networks are taken to reach; the estimate's one guess
 _CEILING_SECONDS = 0.3
@@ -111,12 +127,19 @@ def describe(plan: EvalPlan, registry: Registry) -> dict[str, Any]:
 def outline(model_ref: str, suite_ref: str, options: EvalOptions, registry: Registry) -> dict[str, Any]:
     """The same for a run that cannot be planned yet because files are missing. Raises InputError for unknown names."""
     suite = registry.suite(suite_ref)
-    model = with_options(registry.model(model_ref, suite), options)
+    work = whole_work(with_options(registry.model(model_ref, suite), options), suite, options, registry)
+    device = available_device(options.device)
+    head = {"model": work.model.id, "suite": f"{suite.id}@v{suite.version}", "images": work.images, "device": device}
+    return head | work.describe(registry, device, chosen_dtype(options.dtype, device), cache=options.use_cache)
+
+
+def whole_work(model: ModelSpec, suite: SuiteSpec, options: EvalOptions, registry: Registry) -> Work:
+    """All that a run computes where nothing is in the cache, known from the declarations alone."""
     metrics = [registry.metric(flag) for flag in options.metrics or suite.metrics]
     needed = {row for metric in metrics for row in rows_of(metric, suite)}
     captions = min(suite.num_generated, options.limit or suite.num_generated)
     guided = model.guidance_scale > 1.0 and model.guidance != "embedded"
-    work = Work(
+    return Work(
         model=model,
         suite=suite,
         extractors={row: registry.extractor(name) for row, name in suite.roles().items() if row in needed},
@@ -125,9 +148,6 @@ def outline(model_ref: str, suite_ref: str, options: EvalOptions, registry: Regi
         calls_an_image=model.network_evaluations() * (2 if guided else 1),
         references=tuple(row for metric in metrics if "reference" in metric.needs for row in rows_of(metric, suite)),
     )
-    device = available_device(options.device)
-    head = {"model": model.id, "suite": f"{suite.id}@v{suite.version}", "images": work.images, "device": device}
-    return head | work.describe(registry, device, chosen_dtype(options.dtype, device), cache=options.use_cache)
 
 
 def _missing(model: ModelSpec, registry: Registry) -> list[str]:

@@ -26,6 +26,7 @@ SURFACE = {
     "show": ["name", "--catalog", "--json"],
     "download": ["name", "--from", "--catalog", "--json"],
     "doctor": ["--json"],
+    "reproduce": ["target", "--suite", "--results", "--plan", "--catalog", "--json"],
     "leaderboard": ["files", "--add", "--check", "--dir"],
     "cache": [],
     "cache path": [],

@@ -1,0 +1,48 @@
+"""`sbv2bench reproduce`: a table or a figure of the paper beside what was measured."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sbv2bench.arguments import Catalog, Json
+from sbv2bench.shell import print_json
+
+
+def reproduce(
+    target: Annotated[str, typer.Argument(metavar="TABLE|FIGURE", help="table1 to table9, fig3 or fig7.")],
+    *,
+    suite: Annotated[
+        str, typer.Option(help="paper, one of its suites, or a mini suite, in which only orders are judged.")
+    ] = "paper",
+    results: Annotated[
+        Path | None,
+        typer.Option(help="More results (of a figure: sweeps) than leaderboards/ has. Default: ./results, ./sweeps."),
+    ] = None,
+    plan: Annotated[bool, typer.Option("--plan", help="Every method with what it costs and lacks; nothing is run.")] = False,
+    catalog: Catalog = None,
+    as_json: Json = False,
+) -> None:
+    """A table or figure of the paper: published and measured numbers, their difference, and a verdict on each."""
+    from sbv2bench.registry import Registry
+    from sbv2bench.report import reproduction, terminal
+    from sbv2bench.runs import reproducing
+
+    console = terminal.stderr_console()
+    with redirect_stdout(sys.stderr):
+        request = reproducing.Request.checked(target, suite, results, Registry.load(catalog))
+        if plan:
+            document = reproducing.foresee(request)
+            reproduction.print_foresight(console, document)
+        else:
+            found = reproducing.carry_out(request)
+            document = found.document()
+            reproduction.print_found(console, found)
+    if as_json:
+        print_json(document)
+    if not plan:
+        reproducing.require_tolerance(found)

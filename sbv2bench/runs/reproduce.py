@@ -1,0 +1,202 @@
+"""A table of the paper, each printed number beside the measured one: within tolerance or not, or why neither is said."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from sbv2bench.errors import InputError, ToleranceError
+from sbv2bench.registry import Registry, suggestion
+from sbv2bench.results.boards import latency_of
+from sbv2bench.results.published import PrintedMetric, PrintedRow, Table, declared, published_models, rows_of_table
+from sbv2bench.results.records import EvalResult
+from sbv2bench.runs.comparable import Search, result_of
+from sbv2bench.specs import SuiteSpec
+
+WITHIN: Literal["within printed precision plus tolerance"] = "within printed precision plus tolerance"
+Verdict = Literal["within printed precision plus tolerance", "outside", "published only", "suspect", "not run"]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One printed number. difference: measured less published. allowed: how far off it may be. comparable: equal protocols."""
+
+    metric: str
+    published: float
+    verdict: Verdict
+    measured: float | None = None
+    std_err: float | None = None
+    difference: float | None = None
+    allowed: float | None = None
+    comparable: bool = False
+    note: str = ""
+    file: str = ""
+
+
+@dataclass(frozen=True)
+class Line:
+    """A method of the table."""
+
+    printed: PrintedRow
+    model: str
+    cells: tuple[Cell, ...]
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """A table at paper scale. differing: by suite, protocol fields of the results that are not as declared."""
+
+    name: str
+    table: Table
+    suites: tuple[str, ...]  # "coco2014-30k@v1"
+    lines: tuple[Line, ...]
+    differing: dict[str, tuple[str, ...]]
+
+    def cells(self) -> list[tuple[Line, Cell]]:
+        """Every cell with its line."""
+        return [(line, cell) for line in self.lines for cell in line.cells]
+
+    def any_measured(self) -> bool:
+        """Whether anything of the table was measured."""
+        return any(cell.measured is not None for _, cell in self.cells())
+
+    def require_tolerance(self) -> None:
+        """Raises ToleranceError if a number is outside although the protocols are equal."""
+        outside = [(line, cell) for line, cell in self.cells() if cell.verdict == "outside" and cell.comparable]
+        if outside:
+            line, cell = outside[0]
+            raise ToleranceError(
+                f"{self.name}: {len(outside)} of {len(self.cells())} numbers are outside under the paper's protocol\n"
+                f"the first: {line.printed.method}, {cell.metric}: found {cell.measured:.5g}, expected {cell.published:g} within "
+                f"{cell.allowed:.3g}",
+                f"sbv2bench show {line.model}, and compare its weights and settings with the paper's",
+            )
+
+    def document(self) -> dict[str, Any]:
+        """JSON-ready."""
+        rows = [
+            {
+                "method": line.printed.method,
+                "nfe": line.printed.nfe,
+                "model": line.model,
+                "cells": [vars(cell) for cell in line.cells],
+            }
+            for line in self.lines
+        ]
+        return {
+            "target": self.name,
+            "title": self.table.title,
+            "note": self.table.note,
+            "suites": list(self.suites),
+            "protocol_differences": {suite: list(fields) for suite, fields in self.differing.items()},
+            "rows": rows,
+        }
+
+
+def target_names() -> list[str]:
+    """Everything that can be reproduced."""
+    return [*declared().tables, *declared().figures]
+
+
+def check_target(name: str) -> None:
+    """Raises InputError with a suggestion where there is no such table or figure."""
+    if name not in target_names():
+        close = suggestion(name, target_names())
+        raise InputError(
+            f"reproduce: found {name!r}, expected {', '.join(target_names())}" + (f"; did you mean {close!r}?" if close else ""),
+            f"sbv2bench reproduce {close or 'table3'}",
+        )
+
+
+def suites_of_table(name: str, suites: Sequence[SuiteSpec]) -> tuple[SuiteSpec, ...]:
+    """Of some suites at paper scale, those that a column of the table is of. Raises InputError if none is."""
+    has = {declared().metrics[metric].suite for row in rows_of_table(name.removeprefix("table")) for metric in row.numbers}
+    own = tuple(suite for suite in suites if suite.id in has)
+    if not own:
+        asked, expected = ", ".join(suite.id for suite in suites), sorted(has)
+        raise InputError(
+            f"{name}: found no column that suite {asked} measures, expected {' or '.join(expected)}",
+            f"sbv2bench reproduce {name} --suite {expected[0]}",
+        )
+    return own
+
+
+def rows_on(name: str, suites: Sequence[SuiteSpec]) -> list[tuple[PrintedRow, list[str]]]:
+    """A table's rows that have metrics of some suites, each with these."""
+    metrics, ids = declared().metrics, [suite.id for suite in suites]
+    rows = rows_of_table(name.removeprefix("table"))
+    found = [(row, [metric for metric in row.numbers if metrics[metric].suite in ids]) for row in rows]
+    return [(row, own) for row, own in found if own]
+
+
+def reproduce_table(name: str, suites: Sequence[SuiteSpec], found: Search, registry: Registry) -> Reproduction:
+    """A table at paper scale, from results on suites that its columns are of."""
+    lines = []
+    for row, metrics in rows_on(name, suites):
+        model = published_models()[row.name]
+        lines.append(Line(row, model.id, tuple(_cell(row, metric, found, registry) for metric in metrics)))
+    return Reproduction(
+        name,
+        declared().tables[name],
+        tuple(f"{suite.id}@v{suite.version}" for suite in suites),
+        tuple(lines),
+        {suite: one.differing for suite, one in found.found.items() if one.differing},
+    )
+
+
+def _cell(row: PrintedRow, metric: str, search: Search, registry: Registry) -> Cell:
+    printed, value = declared().metrics[metric], row.numbers[metric]
+    model = published_models()[row.name]
+    model = registry.models.get(model.id, model)
+    if row.suspect:
+        return Cell(metric, value, "suspect", note=row.suspect)
+    if not printed.key or model.sampler == "published":
+        return Cell(metric, value, "published only", note=model.origin if printed.key else "")
+    found = search.found.get(printed.suite)
+    best = None if found is None else result_of(model, found.board)
+    measured = None if best is None else _measured(best[1], printed)
+    if found is None or best is None or measured is None:
+        return Cell(metric, value, "not run")
+    number, std_err = measured
+    allowed = printed.allowed(row.decimals(metric))
+    # the last digits of a difference of two decimals are noise, and must not decide on the edge
+    verdict: Verdict = WITHIN if abs(number - value) <= allowed + 1e-12 else "outside"
+    apart = _apart(best[1], printed)
+    return Cell(
+        metric,
+        value,
+        "published only" if apart else verdict,
+        measured=number,
+        std_err=std_err,
+        difference=number - value,
+        allowed=allowed,
+        comparable=not found.differing and not apart,
+        note=apart,
+        file=best[0],
+    )
+
+
+def _measured(result: EvalResult, printed: PrintedMetric) -> tuple[float, float | None] | None:
+    """The number that stands for a printed one, in the paper's unit, with its standard error if it has one."""
+    metric = result.metrics.get(printed.key)
+    if metric is None:
+        return None
+    number, error = metric.value, metric.std_err
+    if printed.style:
+        own = (metric.styles or {}).get(printed.style)
+        if own is None:
+            return None
+        number, error = own["value"], own.get("std_err")
+    return number * printed.scale, None if error is None else error * printed.scale
+
+
+def _apart(result: EvalResult, printed: PrintedMetric) -> str:
+    """Why a latency cannot be judged by the paper's; "" for one that can, and for all that no clock measures."""
+    latency = latency_of(result) if printed.hardware else None
+    if latency is None or (latency.protocol == printed.protocol and printed.hardware in latency.hardware):
+        return ""
+    return (
+        f"measured by protocol {latency.protocol} on {latency.hardware or 'unknown hardware'}, "
+        f"the paper's is {printed.protocol} on {printed.hardware}"
+    )
