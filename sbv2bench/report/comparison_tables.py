@@ -14,8 +14,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from sbv2bench.report.terminal import say
-from sbv2bench.results.differences import LEVEL, Comparison, MetricDifference
 from sbv2bench.results.board_tables import ARROWS, rounded
+from sbv2bench.results.differences import LEVEL, Comparison, MetricDifference
 from sbv2bench.results.records import MetricValue
 
 _LATEX = {

@@ -13,8 +13,8 @@ from sbv2bench.data.needs import suite_needs
 from sbv2bench.errors import SBV2BenchError
 from sbv2bench.registry import Registry
 from sbv2bench.results.published import declared, published_models, rows_of_table
-from sbv2bench.runs.comparable import Search, result_of
 from sbv2bench.runs.architecture_flops import stage_gflop
+from sbv2bench.runs.comparable import Search, result_of
 from sbv2bench.runs.costs import whole_work
 from sbv2bench.runs.figures import sweep_command
 from sbv2bench.runs.miniature import stand_in

@@ -129,10 +129,10 @@ def _order(order: Order) -> dict[str, Any]:
 
 
 def stand_in(row: PrintedRow) -> Row | None:
-    """The ladder's row for the model of a printed row; None where the mini family has none."""
-    model = published_models()[row.name].id
-    ladder = claims.declared().ladder
-    return next((own for own in ladder if published_models()[f"{own.table}/{own.method}"].id == model), None)
+    """The ladder's row for the model of a printed row, of several the one of its guidance, else the first; None without any."""
+    model = published_models()[row.name]
+    rows = [own for own in claims.declared().ladder if published_models()[f"{own.table}/{own.method}"].id == model.id]
+    return next((own for own in rows if own.guidance_scale == model.guidance_scale), rows[0] if rows else None)
 
 
 def columns_of(rows: Sequence[PrintedRow]) -> tuple[Column, ...]:
