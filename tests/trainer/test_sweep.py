@@ -19,6 +19,7 @@ from reference_trainer.__main__ import app
 from reference_trainer.sweep import FILES, Sweep, parse_weights, sweep
 from sbv2bench.errors import InputError
 from sbv2bench.registry import Registry
+from sbv2bench.results import sweeps
 from sbv2bench.runs import evaluate as spine
 from sbv2bench.runs.evaluate import evaluate
 
@@ -67,6 +68,7 @@ def test_a_sweep_of_three_weights(registry: Registry, other: str, tmp_path: Path
     axis = f"weight of A = local/student (B = {other})"
     content = json.loads((tmp_path / "out" / "sweep.json").read_text())
     assert content["axis"] == axis
+    assert sweeps.load(tmp_path / "out" / "sweep.json").axis == axis  # what `reproduce` reads it with
     assert [row["weight"] for row in content["rows"]] == list(WEIGHTS)
     for row, result in zip(content["rows"], found.results.values(), strict=True):
         assert row["metrics"]["fid"]["value"] == result.metrics["fid"].value
