@@ -1,9 +1,8 @@
-"""How far a number may be off: standard errors and intervals of means, shares and the Fréchet distance, and blocks for others."""
+"""How far a number may be off: standard errors and intervals of means, groups, shares and the Fréchet distance."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -12,7 +11,6 @@ from sbv2bench.errors import InputError
 from sbv2bench.metrics.base import Features, Float64, as_feature_pair
 from sbv2bench.metrics.frechet import Moments, distance_of_roots, factor, frechet_distance
 
-BLOCKS = 10  # of blocked_std_errs
 _SLAB_ELEMENTS = 2**22  # 32 MB of float64 at a time
 _NORMAL_REACH = 1.959963984540054  # 97.5 % quantile of the normal distribution
 
@@ -121,9 +119,9 @@ def frechet_statistics(generated: ArrayLike, reference: ArrayLike) -> tuple[floa
 
     No shape of distribution is assumed beyond finite fourth moments. It is the error around the expectation of FD at these N
     and M, bias of order D^2 / N included. As every jackknife it counts the second-order part of the variance twice: nothing
-    where FD is large beside its bias; a standard error 5 to 14 % too large where FD is about twice what equal distributions
+    where FD is large beside its bias; a standard error 12 to 14 % too large where FD is about twice what equal distributions
     would give; and where they are equal, so that the first order vanishes, 1.3 to 1.4 times too large. leaderboards/coverage.md
-    has the measured coverage. Cost: about 4 (N + M) D^2 + 40 D^3 operations, twice that of the value alone: 3 ms at N = M = 5000,
+    has the measured coverage. Cost: about 4 (N + M) D^2 + 40 D^3 operations, twice that of the value alone: 8 ms at N = M = 5000,
     D = 64; about 1.5 TFLOP, a minute on two slow cores, at N = 30,000, M = 40,504, D = 2048.
     Raises InputError as frechet_distance does.
     """
@@ -154,30 +152,3 @@ def frechet_std_err(generated: ArrayLike, reference: ArrayLike) -> float:
             fix="use more images, or repeat with other seeds and use t_interval",
         )
     return std_err
-
-
-def blocked_std_errs(
-    statistic: Callable[[Features, Features], ArrayLike], generated: ArrayLike, reference: ArrayLike, blocks: int = BLOCKS
-) -> Float64:
-    """Standard errors [S] of the S numbers statistic(generated [N, D], reference [M, D]), by disjoint blocks of both sets.
-
-    Block b has rows b, b + blocks, b + 2 blocks, ... The deviation of a number over the blocks, over sqrt(blocks), is the
-    standard error of its mean over blocks; where the variance falls as 1 / N it is that of the number of the whole sets, too.
-    It is meant for numbers whose error no formula gives: precision, recall, density and coverage depend on N, so the mean
-    over blocks estimates another thing, but their variance scales nearly so. It has blocks - 1 degrees of freedom.
-    Raises InputError as statistic does, or unless blocks >= 2 and each block has a row of either set.
-    """
-    fakes, reals = as_feature_pair(generated, reference, 2)
-    if not 2 <= blocks <= min(len(fakes), len(reals)):
-        raise InputError(f"found {blocks} blocks of {len(fakes)} and {len(reals)} rows, expected at least 2, none of them empty")
-    found = np.array([statistic(fakes[start::blocks], reals[start::blocks]) for start in range(blocks)], dtype=np.float64)
-    std_errs: Float64 = found.std(axis=0, ddof=1) / math.sqrt(blocks)
-    return std_errs
-
-
-def blocked_t_interval(value: float, std_err: float, blocks: int = BLOCKS) -> tuple[float, float]:
-    """(low, high): the nominal 95 % interval of a value whose std_err is of blocked_std_errs: t with blocks - 1 degrees."""
-    from scipy.special import stdtrit
-
-    reach = float(stdtrit(blocks - 1, 0.975)) * std_err
-    return value - reach, value + reach

@@ -17,6 +17,7 @@ from sbv2bench.data.prompts import Prompts
 from sbv2bench.errors import InputError
 from sbv2bench.metrics import kernel, uncertainty
 from sbv2bench.metrics.base import Features
+from sbv2bench.metrics.blocks import BLOCKS, Statistic, errors_by_blocks
 from sbv2bench.metrics.frechet_infinity import frechet_infinity
 from sbv2bench.metrics.paper_precision_recall import paper_precision_recall
 from sbv2bench.metrics.precision_recall import precision_recall
@@ -29,7 +30,7 @@ _GROUPS = 10  # HPSv2 prints the deviation of ten group means
 _LEAST_IN_BLOCK = 100  # images of a set in each block: with fewer the blocks' coverage was not simulated
 _OVER_PROMPTS = "standard error over prompts"
 _OVER_IMAGES = "influence function over images of both sets"
-_OVER_BLOCKS = f"{uncertainty.BLOCKS} disjoint blocks of both sets, t interval"
+_OVER_BLOCKS = f"{BLOCKS} disjoint blocks of both sets, t interval"
 _OVER_SEEDS = "t interval over generation seeds (generation noise only)"
 
 Rows = Mapping[str, NDArray[Any]]
@@ -107,12 +108,17 @@ def pr(sets: FeatureSets) -> dict[str, MetricValue]:
     generated, reference = _pair(sets, role)
     radii = None if sets.reference is None else sets.reference.get("radii" if role == "features" else "pr_radii")
     found = precision_recall(generated, reference, NEIGHBOURS, reference_radii=radii)
-    values = {name: getattr(found, name) for name in ("precision", "recall", "density", "coverage")}
+    n, m = len(generated), len(reference)
+    shares = {"precision": n, "recall": m, "density": None, "coverage": m}
 
     def statistic(generated: Features, reference: Features) -> tuple[float, ...]:
         return astuple(precision_recall(generated, reference, NEIGHBOURS))
 
-    return _by_blocks(sets, values, dict(zip(values, values, strict=True)), statistic, role)
+    errors = _errors_by_blocks(statistic, (generated, reference), astuple(found), tuple(shares.values()))
+    return {
+        name: sets.compared(name, value, "higher", role, **error)
+        for name, value, error in zip(shares, astuple(found), errors, strict=True)
+    }
 
 
 def pr_paper(sets: FeatureSets) -> dict[str, MetricValue]:
@@ -122,31 +128,27 @@ def pr_paper(sets: FeatureSets) -> dict[str, MetricValue]:
         found = paper_precision_recall(generated, reference, NEIGHBOURS)
         return found.precision, found.recall
 
-    precision, recall = statistic(*_pair(sets, "pr_paper"))
-    names = {"precision_paper": "precision (paper)", "recall_paper": "recall (paper)"}
-    return _by_blocks(sets, dict(zip(names, (precision, recall), strict=True)), names, statistic, "pr_paper")
+    generated, reference = _pair(sets, "pr_paper")
+    values = statistic(generated, reference)
+    errors = _errors_by_blocks(statistic, (generated, reference), values, (len(generated), len(reference)))
+    return {
+        f"{name}_paper": sets.compared(f"{name} (paper)", value, "higher", "pr_paper", **error)
+        for name, value, error in zip(("precision", "recall"), values, errors, strict=True)
+    }
 
 
-def _by_blocks(
-    sets: FeatureSets,
-    values: dict[str, float],
-    names: dict[str, str],
-    statistic: Callable[[Features, Features], tuple[float, ...]],
-    role: str,
-) -> dict[str, MetricValue]:
-    """values, with names for people, and the intervals that statistic, which gives them in that order, has over blocks."""
-    generated, reference = _pair(sets, role)
-    least = uncertainty.BLOCKS * _LEAST_IN_BLOCK
-    if min(len(generated), len(reference)) < least:
-        few = f"none: {uncertainty.BLOCKS} blocks need {least:,} images of either set"
-        return {key: sets.compared(names[key], value, "higher", role, uncertainty=few) for key, value in values.items()}
-    found = {}
-    std_errs = uncertainty.blocked_std_errs(statistic, generated, reference)
-    for (key, value), std_err in zip(values.items(), map(float, std_errs), strict=True):
-        interval = uncertainty.blocked_t_interval(value, std_err)
-        more: dict[str, Any] = {"std_err": std_err, "ci95": interval, "uncertainty": _OVER_BLOCKS}
-        found[key] = sets.compared(names[key], value, "higher", role, **more)
-    return found
+def _errors_by_blocks(
+    statistic: Statistic,
+    pair: tuple[NDArray[Any], NDArray[Any]],
+    values: tuple[float, ...],
+    counts: tuple[int | None, ...],
+) -> list[dict[str, Any]]:
+    """The fields of MetricValue that errors_by_blocks gives for each value, or why it gives none."""
+    least = BLOCKS * _LEAST_IN_BLOCK
+    if min(map(len, pair)) < least:
+        return [{"uncertainty": f"none: {BLOCKS} blocks need {least:,} images of either set"} for _ in values]
+    found = errors_by_blocks(statistic, *pair, values, counts)
+    return [{"std_err": std_err, "ci95": interval, "uncertainty": _OVER_BLOCKS} for std_err, interval in found]
 
 
 def kid(sets: FeatureSets) -> dict[str, MetricValue]:

@@ -29,13 +29,12 @@ from numpy.typing import NDArray
 
 from sbv2bench.atomic import write_whole
 from sbv2bench.metrics import frechet_distance
+from sbv2bench.metrics.blocks import errors_by_blocks
 from sbv2bench.metrics.frechet import Moments, frechet_from_moments
 from sbv2bench.metrics.frechet_infinity import frechet_infinity
 from sbv2bench.metrics.kernel import kernel_statistics
 from sbv2bench.metrics.precision_recall import precision_recall
 from sbv2bench.metrics.uncertainty import (
-    blocked_std_errs,
-    blocked_t_interval,
     frechet_statistics,
     mean_and_std_err,
     normal_interval,
@@ -224,11 +223,12 @@ def simulate_pr(cell: Cell, trials: int) -> list[Row]:
     others = np.array([_manifold(*pair) for pair in pairs(cell, "truth", trials)])
     blocked: list[list[Estimate]] = [[] for _ in MANIFOLD]
     binomial: list[list[Estimate]] = [[] for _ in MANIFOLD]
+    counts = [None if name == "density" else cell.n for name in MANIFOLD]
     for pair in pairs(cell, "trial", trials):
-        std_errs = blocked_std_errs(_manifold, *pair)
-        for place, (value, std_err) in enumerate(zip(_manifold(*pair), std_errs, strict=True)):
-            blocked[place].append((value, float(std_err), *blocked_t_interval(value, float(std_err))))
-            binomial[place].append(_normal(value, math.sqrt(max(0.0, value * (1 - value)) / cell.n)))
+        values = _manifold(*pair)
+        for place, (std_err, interval) in enumerate(errors_by_blocks(_manifold, *pair, values, counts)):
+            blocked[place].append((values[place], std_err, *interval))
+            binomial[place].append(_normal(values[place], math.sqrt(max(0.0, values[place] * (1 - values[place])) / cell.n)))
     rows = []
     for place, name in enumerate(MANIFOLD):
         truth = mean_and_std_err(others[:, place])
@@ -317,17 +317,14 @@ def _cost(cell: Cell) -> float:
 
 def run(output: Path, trials: int, only: tuple[str, ...], minutes: float) -> None:
     """Simulate what is missing; the CSV and the page beside it are whole after every cell."""
-    rows = read(output)
-    done = {(_group(row.metric), row.scenario, row.separation, row.dimension, row.n) for row in rows if row.trials >= trials}
     began = time.monotonic()
     for cell in cells():
-        key = (cell.metric, cell.scenario, cell.separation, cell.dimension, cell.n)
-        if cell.metric not in only or key in done:
+        if cell.metric not in only or any(_belongs(row, cell) and row.trials >= trials for row in read(output)):
             continue
         if time.monotonic() - began > 60 * minutes:
             break
         found = SIMULATIONS[cell.metric](cell, trials)
-        rows = [row for row in rows if (_group(row.metric), row.scenario, row.separation, row.dimension, row.n) != key] + found
+        rows = [row for row in read(output) if not _belongs(row, cell)] + found  # read again: others may be at other cells
         write_whole(output, to_csv(rows))
         write_whole(output.with_suffix(".md"), to_markdown(rows))
         for row in found:
@@ -335,8 +332,9 @@ def run(output: Path, trials: int, only: tuple[str, ...], minutes: float) -> Non
             print(f"{row.metric} by {row.method}, {where}: {row.coverage:.3f}, error ratio {row.error_ratio:.2f}", flush=True)
 
 
-def _group(metric: str) -> str:
-    return "pr" if metric in MANIFOLD else metric
+def _belongs(row: Row, cell: Cell) -> bool:
+    metric = "pr" if row.metric in MANIFOLD else row.metric
+    return Cell(metric, row.scenario, row.separation, row.dimension, row.n) == cell
 
 
 def read(path: Path) -> list[Row]:
@@ -384,16 +382,6 @@ def to_markdown(rows: list[Row]) -> str:
         numbers = f"{row.trials:,} | {shown} | {span} | {row.error_ratio:.2f} | {row.cpu_seconds:.0f}"
         lines.append(f"| {row.metric} | {row.method} | {where} | {numbers} |")
     return "\n".join(lines) + "\n"
-
-
-def _belongs(row: Row, cell: Cell) -> bool:
-    return (_group(row.metric), row.scenario, row.separation, row.dimension, row.n) == (
-        cell.metric,
-        cell.scenario,
-        cell.separation,
-        cell.dimension,
-        cell.n,
-    )
 
 
 def main() -> None:

@@ -10,8 +10,6 @@ import pytest
 from sbv2bench.errors import InputError
 from sbv2bench.metrics import frechet_distance
 from sbv2bench.metrics.uncertainty import (
-    blocked_std_errs,
-    blocked_t_interval,
     frechet_statistics,
     frechet_std_err,
     group_deviation,
@@ -59,25 +57,6 @@ def test_wilson_interval() -> None:
     for share, n in ((1.2, 10), (-0.1, 10), (np.nan, 10), (0.5, 0)):
         with pytest.raises(InputError, match="share from 0 to 1"):
             wilson_interval(share, n)
-
-
-def test_blocks() -> None:
-    """Of the difference of two means the error is known: 1,000 rows against 500, deviations 1 and 2."""
-    rng = np.random.default_rng(4)
-
-    def means(generated: np.ndarray, reference: np.ndarray) -> np.ndarray:
-        return generated.mean(axis=0) - reference.mean(axis=0)
-
-    generated, reference = rng.standard_normal((1000, 400)), 2 * rng.standard_normal((500, 400))
-    std_errs = blocked_std_errs(means, generated, reference)
-    assert np.sqrt(np.square(std_errs).mean()) == pytest.approx(np.sqrt(1 / 1000 + 4 / 500), rel=0.05)
-    of_two = blocked_std_errs(means, generated, reference, blocks=2)
-    gap = means(generated[::2], reference[::2]) - means(generated[1::2], reference[1::2])
-    assert of_two == pytest.approx(np.abs(gap) / 2)
-    assert blocked_t_interval(1.0, 0.1) == pytest.approx((1 - 0.2262157, 1 + 0.2262157), rel=1e-6)
-    for blocks in (1, 501):
-        with pytest.raises(InputError, match=f"found {blocks} blocks of 1000 and 500 rows"):
-            blocked_std_errs(means, generated, reference, blocks)
 
 
 def test_group_deviation() -> None:
