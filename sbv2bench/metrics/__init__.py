@@ -1,10 +1,12 @@
 """Arrays in, numbers out: features [N, D] of generated and reference images, always in that order; numpy alone at import.
 
 frechet          Fréchet distance (FID), from features or from streamed moments
+frechet_infinity the same with its bias extrapolated away (FID-infinity)
 precision_recall precision, recall, density, coverage, exact and blockwise
 kernel           kernel distance (KID), the full U-statistic and the subset form
 paired_cosine    cosine of each image with its caption (CLIP score, HPS)
-uncertainty      standard errors and intervals
+uncertainty      standard errors and intervals; blocks: of numbers that have no formula for it
+comparison       differences, paired or not, one or many
 """
 
 from sbv2bench.metrics.frechet import frechet_distance

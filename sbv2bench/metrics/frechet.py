@@ -132,7 +132,7 @@ def _nuclear_norm(matrix: Float64) -> float:
     return float(np.linalg.svd(matrix, compute_uv=False).sum())
 
 
-def _distance(means: tuple[Float64, Float64], roots: tuple[Float64, Float64]) -> float:
+def distance_of_roots(means: tuple[Float64, Float64], roots: tuple[Float64, Float64]) -> float:
     """The formula of the module, from the means [D] and roots [D, r] of the generated and the reference set."""
     shift = means[0] - means[1]
     traces = float(np.vdot(roots[0], roots[0]) + np.vdot(roots[1], roots[1]))
@@ -152,7 +152,7 @@ def frechet_from_moments(generated: Moments, reference: Moments, reference_facto
     root = factor(reference.covariance) if reference_factor is None else reference_factor
     if root.ndim != 2 or root.shape[0] != dimensions[1]:
         raise InputError(f"reference_factor must have shape [{dimensions[1]}, r], found {list(root.shape)}")
-    return _distance((generated.mean, reference.mean), (factor(generated.covariance), root))
+    return distance_of_roots((generated.mean, reference.mean), (factor(generated.covariance), root))
 
 
 def frechet_distance(generated: ArrayLike, reference: ArrayLike) -> float:
@@ -172,7 +172,7 @@ def frechet_distance(generated: ArrayLike, reference: ArrayLike) -> float:
             moments = Moments.of(rows)
             means.append(moments.mean)
             roots.append(factor(moments.covariance))
-    return _distance((means[0], means[1]), (roots[0], roots[1]))
+    return distance_of_roots((means[0], means[1]), (roots[0], roots[1]))
 
 
 def extrapolate(n_values: Sequence[float], distances: Sequence[float]) -> tuple[float, float]:

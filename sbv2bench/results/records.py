@@ -32,7 +32,8 @@ class MetricValue(Record):
     extractor: str | None = None
     repeats: tuple[float, ...] = ()
     styles: dict[str, dict[str, float]] | None = None  # HPS: {style: {"value", "std_err", "n", "group_deviation"}}
-    details: dict[str, Any] | None = None  # latency: milliseconds by stage; attributes: accuracy by attribute
+    # latency: milliseconds by stage; attributes: accuracy by attribute; with repeats: "one_run_std_err" and "one_run_method"
+    details: dict[str, Any] | None = None
 
 
 class ModelRecord(ModelSpec):

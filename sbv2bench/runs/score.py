@@ -6,7 +6,7 @@ Each takes FeatureSets and returns {key of the result's metrics block: MetricVal
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from importlib import import_module
 from typing import Any, Literal
 
@@ -15,7 +15,10 @@ from numpy.typing import NDArray
 
 from sbv2bench.data.prompts import Prompts
 from sbv2bench.errors import InputError
-from sbv2bench.metrics import frechet, kernel, uncertainty
+from sbv2bench.metrics import kernel, uncertainty
+from sbv2bench.metrics.base import Features
+from sbv2bench.metrics.blocks import BLOCKS, Statistic, errors_by_blocks
+from sbv2bench.metrics.frechet_infinity import frechet_infinity
 from sbv2bench.metrics.paper_precision_recall import paper_precision_recall
 from sbv2bench.metrics.precision_recall import precision_recall
 from sbv2bench.mini.world import ATTRIBUTES
@@ -24,7 +27,10 @@ from sbv2bench.specs import ExtractorSpec, MetricSpec, SuiteSpec
 
 NEIGHBOURS = 3  # k of precision and recall (Kynkäänniemi et al. 2019, section 3)
 _GROUPS = 10  # HPSv2 prints the deviation of ten group means
+_LEAST_IN_BLOCK = 100  # images of a set in each block: with fewer the blocks' coverage was not simulated
 _OVER_PROMPTS = "standard error over prompts"
+_OVER_IMAGES = "influence function over images of both sets"
+_OVER_BLOCKS = f"{BLOCKS} disjoint blocks of both sets, t interval"
 _OVER_SEEDS = "t interval over generation seeds (generation noise only)"
 
 Rows = Mapping[str, NDArray[Any]]
@@ -51,8 +57,17 @@ class FeatureSets:
         return f"{name}{self.suite.label_suffix}" + (f"@{len(self.prompts)}" if self.partial else "")
 
     def value(self, name: str, value: float, direction: Literal["lower", "higher"], role: str, **more: Any) -> MetricValue:
-        """A MetricValue with what all of them say. role: whose extractor measured; more: its other fields."""
-        known = {"label": self.label(name), "n_generated": len(self.prompts), "extractor": self.extractors[role].id}
+        """A MetricValue with what all of them say. role: whose extractor measured; more: its other fields.
+
+        Where more has a std_err and no ci95, the interval is the normal one: value +- 1.96 std_err.
+        """
+        known: dict[str, Any] = {
+            "label": self.label(name),
+            "n_generated": len(self.prompts),
+            "extractor": self.extractors[role].id,
+        }
+        if more.get("std_err") is not None:
+            known["ci95"] = uncertainty.normal_interval(value, more["std_err"])
         return MetricValue.model_validate({"value": value, "direction": direction, **known, **more})
 
     def compared(
@@ -70,8 +85,21 @@ def _pair(sets: FeatureSets, role: str = "features") -> tuple[NDArray[Any], NDAr
 
 
 def fid(sets: FeatureSets) -> dict[str, MetricValue]:
-    """Fréchet distance, in the features' unit squared. It has no honest error from one seed: bias is of order 1/N."""
-    return {"fid": sets.compared("FID", frechet.frechet_distance(*_pair(sets)), "lower")}
+    """Fréchet distance, in the features' unit squared, biased by order 1/N. Its error needs more images than features."""
+    value, std_err = uncertainty.frechet_statistics(*_pair(sets))
+    few = f"none: influence functions need more than D = {sets.generated['features'].shape[1]} images of either set"
+    return {"fid": sets.compared("FID", value, "lower", std_err=std_err, uncertainty=few if std_err is None else _OVER_IMAGES)}
+
+
+def fid_infinity(sets: FeatureSets) -> dict[str, MetricValue]:
+    """Fréchet distance extrapolated to ever more images (metrics/frechet_infinity.py has the protocol).
+
+    details: "slope" of the line in 1/N, and "distances", of parts by the number of generated images in them.
+    """
+    found = frechet_infinity(*_pair(sets))
+    details = {"slope": found.slope, "distances": {str(n): distance for n, distance in found.distances.items()}}
+    more: dict[str, Any] = {"std_err": found.std_err, "uncertainty": _OVER_IMAGES, "details": details}
+    return {"fid_infinity": sets.compared("FID-infinity", found.value, "lower", **more)}
 
 
 def pr(sets: FeatureSets) -> dict[str, MetricValue]:
@@ -80,16 +108,47 @@ def pr(sets: FeatureSets) -> dict[str, MetricValue]:
     generated, reference = _pair(sets, role)
     radii = None if sets.reference is None else sets.reference.get("radii" if role == "features" else "pr_radii")
     found = precision_recall(generated, reference, NEIGHBOURS, reference_radii=radii)
-    names = ("precision", "recall", "density", "coverage")
-    return {name: sets.compared(name, getattr(found, name), "higher", role) for name in names}
+    n, m = len(generated), len(reference)
+    shares = {"precision": n, "recall": m, "density": None, "coverage": m}
+
+    def statistic(generated: Features, reference: Features) -> tuple[float, ...]:
+        return astuple(precision_recall(generated, reference, NEIGHBOURS))
+
+    errors = _errors_by_blocks(statistic, (generated, reference), astuple(found), tuple(shares.values()))
+    return {
+        name: sets.compared(name, value, "higher", role, **error)
+        for name, value, error in zip(shares, astuple(found), errors, strict=True)
+    }
 
 
 def pr_paper(sets: FeatureSets) -> dict[str, MetricValue]:
     """Precision and recall as the paper's script computes them: BGR features, float16 distances (protocols.md 3)."""
-    found = paper_precision_recall(*_pair(sets, "pr_paper"), NEIGHBOURS)
-    values = {"precision_paper": found.precision, "recall_paper": found.recall}
-    names = {"precision_paper": "precision (paper)", "recall_paper": "recall (paper)"}
-    return {key: sets.compared(names[key], value, "higher", "pr_paper") for key, value in values.items()}
+
+    def statistic(generated: Features, reference: Features) -> tuple[float, float]:
+        found = paper_precision_recall(generated, reference, NEIGHBOURS)
+        return found.precision, found.recall
+
+    generated, reference = _pair(sets, "pr_paper")
+    values = statistic(generated, reference)
+    errors = _errors_by_blocks(statistic, (generated, reference), values, (len(generated), len(reference)))
+    return {
+        f"{name}_paper": sets.compared(f"{name} (paper)", value, "higher", "pr_paper", **error)
+        for name, value, error in zip(("precision", "recall"), values, errors, strict=True)
+    }
+
+
+def _errors_by_blocks(
+    statistic: Statistic,
+    pair: tuple[NDArray[Any], NDArray[Any]],
+    values: tuple[float, ...],
+    counts: tuple[int | None, ...],
+) -> list[dict[str, Any]]:
+    """The fields of MetricValue that errors_by_blocks gives for each value, or why it gives none."""
+    least = BLOCKS * _LEAST_IN_BLOCK
+    if min(map(len, pair)) < least:
+        return [{"uncertainty": f"none: {BLOCKS} blocks need {least:,} images of either set"} for _ in values]
+    found = errors_by_blocks(statistic, *pair, values, counts)
+    return [{"std_err": std_err, "ci95": interval, "uncertainty": _OVER_BLOCKS} for std_err, interval in found]
 
 
 def kid(sets: FeatureSets) -> dict[str, MetricValue]:
@@ -159,7 +218,9 @@ def attributes(sets: FeatureSets) -> dict[str, MetricValue]:
         named = right[:, columns][right[:, columns] >= 0]
         if len(named):
             details[name] = {"value": float((named == 1).mean()), "n": len(named)}
-    more = {"std_err": float(np.sqrt(share * (1 - share) / n)), "uncertainty": "binomial standard error over prompts"}
+    std_err = float(np.sqrt(share * (1 - share) / n))
+    more: dict[str, Any] = {"std_err": std_err, "ci95": uncertainty.wilson_interval(share, n)}
+    more["uncertainty"] = "binomial over prompts, Wilson interval"
     return {"attribute_accuracy": sets.value("attributes", share, "higher", "features", unit="share", details=details, **more)}
 
 
@@ -190,7 +251,8 @@ def score(metrics: Sequence[MetricSpec], seeds: Sequence[FeatureSets]) -> dict[s
     for key in ("precision", "recall"):  # what the paper's two departures come to, on the same images
         paper = block.get(f"{key}_paper")
         if paper is not None and key in block:
-            block[f"{key}_paper"] = paper.model_copy(update={"details": {"minus_fixed": paper.value - block[key].value}})
+            details = {**(paper.details or {}), "minus_fixed": paper.value - block[key].value}
+            block[f"{key}_paper"] = paper.model_copy(update={"details": details})
     return block
 
 
@@ -204,11 +266,19 @@ def _target(metric: MetricSpec) -> Callable[[FeatureSets], dict[str, MetricValue
 
 
 def _over_seeds(values: list[MetricValue]) -> MetricValue:
-    """One seed's value as it is; of more, their mean with the spread between them."""
+    """One seed's value as it is; of more, their mean with the spread between them.
+
+    That spread has neither the choice of captions nor the reference in it, so the error that one run gives by itself (root
+    mean square over the seeds) stays in `details` under "one_run_std_err", with its method.
+    """
     if len(values) == 1:
         return values[0]
     numbers = [value.value for value in values]
     mean, std_err = uncertainty.mean_and_std_err(numbers)
+    details = _mean([value.details for value in values])
+    if values[0].std_err is not None:
+        one_run = float(np.sqrt(np.mean(np.square([value.std_err for value in values], dtype=np.float64))))
+        details = {**(details or {}), "one_run_std_err": one_run, "one_run_method": values[0].uncertainty}
     return values[0].model_copy(
         update={
             "value": mean,
@@ -217,7 +287,7 @@ def _over_seeds(values: list[MetricValue]) -> MetricValue:
             "uncertainty": _OVER_SEEDS,
             "repeats": tuple(numbers),
             "styles": _mean([value.styles for value in values]),
-            "details": _mean([value.details for value in values]),
+            "details": details,
         }
     )
 

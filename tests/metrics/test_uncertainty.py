@@ -9,7 +9,15 @@ import pytest
 
 from sbv2bench.errors import InputError
 from sbv2bench.metrics import frechet_distance
-from sbv2bench.metrics.uncertainty import frechet_std_err, group_deviation, mean_and_std_err, t_interval
+from sbv2bench.metrics.uncertainty import (
+    frechet_statistics,
+    frechet_std_err,
+    group_deviation,
+    mean_and_std_err,
+    normal_interval,
+    t_interval,
+    wilson_interval,
+)
 
 
 def test_mean_and_std_err() -> None:
@@ -33,6 +41,22 @@ def test_t_interval_covers() -> None:
     draws = np.random.default_rng(0).standard_normal((2000, 3)) + 5
     inside = [low <= 5 <= high for low, high in map(t_interval, draws)]
     assert np.mean(inside) == pytest.approx(0.95, abs=0.02)
+
+
+def test_normal_interval() -> None:
+    assert normal_interval(3.0, 0.5) == pytest.approx((2.020018, 3.979982), rel=1e-6)
+
+
+def test_wilson_interval() -> None:
+    """Closed forms: none of 10 reaches to z^2 / (10 + z^2); 5 of 10 is symmetric, 0.5 z / sqrt(10 + z^2) wide."""
+    square = 1.959963984540054**2
+    assert wilson_interval(0.0, 10) == pytest.approx((0, square / (10 + square)), rel=1e-12, abs=1e-15)
+    assert wilson_interval(1.0, 10) == pytest.approx((10 / (10 + square), 1), rel=1e-12)
+    reach = 0.5 * np.sqrt(square / (10 + square))
+    assert wilson_interval(0.5, 10) == pytest.approx((0.5 - reach, 0.5 + reach), rel=1e-12)
+    for share, n in ((1.2, 10), (-0.1, 10), (np.nan, 10), (0.5, 0)):
+        with pytest.raises(InputError, match="share from 0 to 1"):
+            wilson_interval(share, n)
 
 
 def test_group_deviation() -> None:
@@ -117,6 +141,16 @@ def test_frechet_std_err_ignores_dead_features() -> None:
     assert frechet_std_err(np.hstack([generated, dead]), np.hstack([reference, alive])) == pytest.approx(
         frechet_std_err(np.hstack([generated, 1e-6 * alive]), np.hstack([reference, alive])), rel=1e-4
     )
+
+
+def test_frechet_statistics_are_distance_and_error() -> None:
+    generated, reference = shifted(np.random.default_rng(0))
+    assert frechet_statistics(generated, reference) == (
+        frechet_distance(generated, reference),
+        frechet_std_err(generated, reference),
+    )
+    assert frechet_statistics(generated[:16], reference) == (frechet_distance(generated[:16], reference), None)
+    assert frechet_statistics(generated, reference[:16])[1] is None
 
 
 def test_frechet_std_err_refuses() -> None:

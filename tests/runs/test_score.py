@@ -11,7 +11,10 @@ import pytest
 from sbv2bench.data.prompts import Prompts
 from sbv2bench.errors import InputError
 from sbv2bench.metrics import frechet_distance, kernel_distance, precision_recall
+from sbv2bench.metrics.blocks import least_share_std_err
+from sbv2bench.metrics.frechet_infinity import frechet_infinity
 from sbv2bench.metrics.precision_recall import radii
+from sbv2bench.metrics.uncertainty import frechet_std_err
 from sbv2bench.registry import Registry
 from sbv2bench.runs import score as scoring
 from sbv2bench.runs.score import FeatureSets, score
@@ -45,7 +48,9 @@ def test_distances_are_those_of_metrics(sets: FeatureSets) -> None:
     generated, real = sets.generated["features"], sets.reference["features"]  # type: ignore[index]
     fid = scoring.fid(sets)["fid"]
     assert fid.value == frechet_distance(generated, real)
-    assert (fid.std_err, fid.ci95, fid.uncertainty) == (None, None, "none")
+    assert fid.std_err == frechet_std_err(generated, real)
+    assert fid.ci95 == pytest.approx((fid.value - 1.959964 * fid.std_err, fid.value + 1.959964 * fid.std_err), rel=1e-6)
+    assert fid.uncertainty == "influence function over images of both sets"
     assert (fid.label, fid.direction, fid.n_generated, fid.n_reference, fid.extractor) == (
         "FID-mini",
         "lower",
@@ -57,6 +62,7 @@ def test_distances_are_those_of_metrics(sets: FeatureSets) -> None:
     assert kid.value == kernel_distance(generated, real)
     assert kid.std_err is not None
     assert "U-statistic" in kid.uncertainty
+    assert kid.ci95 == pytest.approx((kid.value - 1.959964 * kid.std_err, kid.value + 1.959964 * kid.std_err), rel=1e-6)
     expected = precision_recall(generated, real, k=3)
     found = scoring.pr(sets)
     assert {name: value.value for name, value in found.items()} == {
@@ -67,6 +73,59 @@ def test_distances_are_those_of_metrics(sets: FeatureSets) -> None:
     swapped = precision_recall(real, generated, k=3)
     assert (swapped.precision, swapped.recall) == (expected.recall, expected.precision) != (expected.precision, expected.recall)
     assert scoring.pr(replace(sets, reference={"features": real}))["recall"].value == expected.recall
+
+
+def few_features(sets: FeatureSets, dimension: int) -> FeatureSets:
+    """The same images by their first features."""
+    assert sets.reference is not None
+    generated = {**sets.generated, "features": sets.generated["features"][:, :dimension]}
+    return replace(sets, generated=generated, reference={"features": sets.reference["features"][:, :dimension]})
+
+
+def test_no_error_of_fid_where_images_are_too_few(sets: FeatureSets) -> None:
+    few = replace(sets, generated={**sets.generated, "features": sets.generated["features"][:8]})
+    fid = scoring.fid(few)["fid"]
+    assert (fid.std_err, fid.ci95) == (None, None)
+    assert fid.uncertainty == "none: influence functions need more than D = 8 images of either set"
+    assert scoring.fid(few_features(few, 7))["fid"].std_err is not None
+
+
+def test_fid_infinity(sets: FeatureSets) -> None:
+    with pytest.raises(InputError, match="found 40 rows, at least 48 expected"):
+        scoring.fid_infinity(sets)
+    enough = few_features(sets, 6)
+    found = scoring.fid_infinity(enough)["fid_infinity"]
+    expected = frechet_infinity(enough.generated["features"], enough.reference["features"])  # type: ignore[index]
+    assert (found.value, found.std_err, found.label) == (expected.value, expected.std_err, "FID-infinity-mini")
+    assert found.value < scoring.fid(enough)["fid"].value
+    assert found.ci95 is not None
+    assert found.details == {"slope": expected.slope, "distances": {"40": expected.distances[40], "20": expected.distances[20]}}
+
+
+def test_precision_and_recall_have_an_interval_over_blocks(sets: FeatureSets, monkeypatch: pytest.MonkeyPatch) -> None:
+    few = scoring.pr(sets)["recall"]
+    assert (few.std_err, few.ci95, few.uncertainty) == (None, None, "none: 10 blocks need 1,000 images of either set")
+    monkeypatch.setattr(scoring, "_LEAST_IN_BLOCK", 4)
+    generated, real = sets.generated["features"], sets.reference["features"]  # type: ignore[index]
+    blocks = [precision_recall(generated[b::10], real[b::10], k=3) for b in range(10)]
+    for name, value in scoring.pr(sets).items():
+        std_err = np.std([getattr(block, name) for block in blocks], ddof=1) / np.sqrt(10)
+        if name != "density":
+            std_err = max(std_err, least_share_std_err(value.value, N if name == "precision" else 60))
+        assert value.value == getattr(precision_recall(generated, real, k=3), name)
+        assert value.std_err == pytest.approx(std_err)
+        high = value.value + 2.262157 * std_err
+        expected = max(value.value - 2.262157 * std_err, 0), high if name == "density" else min(high, 1)
+        assert value.ci95 == pytest.approx(expected, rel=1e-6)
+        assert value.uncertainty == "10 disjoint blocks of both sets, t interval"
+    paper = replace(
+        sets,
+        generated={"pr_paper": generated},
+        reference={"pr_paper": real},
+        extractors={"pr_paper": sets.extractors["features"]},
+    )
+    # float16 distances decide the same here, so both have the same error
+    assert scoring.pr_paper(paper)["recall_paper"].std_err == pytest.approx(scoring.pr(sets)["recall"].std_err, rel=0.2)
 
 
 def test_clip_is_a_mean_with_its_standard_error(sets: FeatureSets) -> None:
@@ -129,6 +188,8 @@ def test_attributes_are_right_when_every_named_one_is(sets: FeatureSets) -> None
     found = scoring.attributes(replace(sets, generated={"attributes": right}))["attribute_accuracy"]
     assert found.value == 0.5
     assert found.std_err == pytest.approx(0.25)
+    assert found.ci95 == pytest.approx((0.150039, 0.849961), rel=1e-5)  # Wilson's of 2 in 4
+    assert found.uncertainty == "binomial over prompts, Wilson interval"
     assert found.details == {
         "style": {"value": 1.0, "n": 4},
         "layout": {"value": 1.0, "n": 4},
@@ -176,6 +237,8 @@ def test_repeats_are_a_mean_with_an_interval_over_seeds(sets: FeatureSets, regis
     assert clip.std_err == pytest.approx(std_err)
     assert clip.ci95 == pytest.approx((np.mean(each) - 4.302653 * std_err, np.mean(each) + 4.302653 * std_err), rel=1e-6)
     assert clip.uncertainty == "t interval over generation seeds (generation noise only)"
+    one_run = scoring.clip(sets)["clip_score"]  # a shift changes no error
+    assert clip.details == {"one_run_std_err": pytest.approx(one_run.std_err), "one_run_method": "standard error over prompts"}
     styles = block["hps"].styles
     assert styles is not None
     neon = [scoring.hps(one)["hps"].styles["neon"]["value"] for one in seeds]  # type: ignore[index]
@@ -188,7 +251,11 @@ def test_one_seed_has_no_repeats(sets: FeatureSets, registry: Registry) -> None:
     block = score([registry.metric("clip"), registry.metric("fid")], [sets])
     assert list(block) == ["clip_score", "fid"]
     assert block["clip_score"].repeats == ()
-    assert block["clip_score"].uncertainty == "standard error over prompts"
+    clip = block["clip_score"]
+    assert clip.uncertainty == "standard error over prompts"
+    assert clip.details is None
+    assert clip.std_err is not None
+    assert clip.ci95 == pytest.approx((clip.value - 1.959964 * clip.std_err, clip.value + 1.959964 * clip.std_err), rel=1e-6)
 
 
 def test_latency_is_taken_once_whatever_the_repeats(sets: FeatureSets, registry: Registry) -> None:
@@ -218,6 +285,7 @@ def test_a_metric_of_ones_own(sets: FeatureSets, monkeypatch: pytest.MonkeyPatch
 
 def test_catalog_and_functions_agree(sets: FeatureSets, registry: Registry) -> None:
     """Every built-in metric gives the keys that it declares, in the direction that it declares."""
+    sets = few_features(sets, 6)
     assert sets.reference is not None
     timed = replace(
         sets,

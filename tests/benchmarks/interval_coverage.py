@@ -1,0 +1,398 @@
+"""How often do nominal 95 % intervals hold the truth? Known Gaussians and mixtures, many independent draws of both sets.
+
+The whole table, leaderboards/coverage.csv and coverage.md, cheapest cells first; a cell that the CSV has is skipped, so the
+command goes on where it was stopped:
+
+    OMP_NUM_THREADS=1 python tests/benchmarks/interval_coverage.py --trials 1000 --output leaderboards/coverage.csv
+
+--only fid,kid chooses metrics, --minutes 60 stops after the first cell that ends later than that.
+
+The truth is the expectation of the metric at this N. In closed form for means and KID; of FID and of precision, recall,
+density and coverage the mean of other, independent draws, as many as trials (its own error is in the table); of
+FID-infinity the distance of the populations.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import math
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sbv2bench.atomic import write_whole
+from sbv2bench.metrics import frechet_distance
+from sbv2bench.metrics.blocks import errors_by_blocks
+from sbv2bench.metrics.frechet import Moments, frechet_from_moments
+from sbv2bench.metrics.frechet_infinity import frechet_infinity
+from sbv2bench.metrics.kernel import kernel_statistics
+from sbv2bench.metrics.precision_recall import precision_recall
+from sbv2bench.metrics.uncertainty import (
+    frechet_statistics,
+    mean_and_std_err,
+    normal_interval,
+    wilson_interval,
+)
+
+Array = NDArray[np.float64]
+Estimate = tuple[float, float, float, float]  # value, std_err, low, high
+
+DIMENSIONS = (16, 64, 128)
+SIZES = (1000, 5000)
+SEPARATIONS = (0.0, 0.05, 0.3)  # squared Wasserstein distance of the Gaussians over the trace of the reference's covariance
+COMPONENTS = 4
+TILT = np.array([0.4, 0.3, 0.2, 0.1])  # weights of a generated mixture, where the reference's are equal
+MANIFOLD = ("precision", "recall", "density", "coverage")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What is simulated: a metric on draws of one scenario. dimension 0: the draws are scores, not features."""
+
+    metric: str
+    scenario: str
+    separation: float
+    dimension: int
+    n: int
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table. error_ratio: root mean square of the standard errors over the deviation of the values."""
+
+    metric: str
+    method: str
+    scenario: str
+    separation: float
+    dimension: int
+    n: int
+    trials: int
+    truth: float
+    truth_std_err: float
+    deviation: float
+    error_ratio: float
+    coverage: float
+    coverage_low: float
+    coverage_high: float
+    cpu_seconds: float
+
+
+@dataclass(frozen=True)
+class Population:
+    """A mixture of Gaussians with covariance scale^2 I: weights [K], centres [K, D]; one component is a plain Gaussian."""
+
+    weights: Array
+    centres: Array
+    scale: float
+
+    def draw(self, random: np.random.Generator, n: int) -> NDArray[np.float32]:
+        """[n, D] float32."""
+        rows = random.standard_normal((n, self.centres.shape[1]), dtype=np.float32)
+        rows *= np.float32(self.scale)
+        component = random.choice(len(self.weights), n, p=self.weights)
+        rows += self.centres.astype(np.float32)[component]
+        return rows
+
+    def moments(self) -> Moments:
+        """Of the population, as if of two rows: what is asked of them is mean and covariance."""
+        mean = self.weights @ self.centres
+        apart = self.centres - mean
+        return Moments(2, mean, (apart.T * self.weights) @ apart + self.scale**2 * np.eye(len(mean)))
+
+    def mean_kernel(self, other: Population) -> float:
+        """E (x.y / D + 1)^3 of independent x and y of the two populations, in closed form.
+
+        x.y given y is normal; by components, with p = a.b, and v, w the two variances:
+        E x.y = p; E (x.y)^2 = p^2 + v|b|^2 + w|a|^2 + vwD; E (x.y)^3 = p^3 + 3p (v|b|^2 + w|a|^2 + vwD) + 6 vwp.
+        """
+        dimension = self.centres.shape[1]
+        p = self.centres @ other.centres.T
+        v, w = self.scale**2, other.scale**2
+        own, others = (np.square(centres).sum(axis=1) for centres in (self.centres, other.centres))
+        spread = v * others[None, :] + w * own[:, None] + v * w * dimension
+        third = p**3 + 3 * p * spread + 6 * v * w * p
+        kernel = 1 + 3 * p / dimension + 3 * (p**2 + spread) / dimension**2 + third / dimension**3
+        return float(self.weights @ kernel @ other.weights)
+
+
+def populations(cell: Cell) -> tuple[Population, Population]:
+    """(generated, reference): half of the separation is in the means, half in the scales; mixtures differ in weights, too."""
+    step = math.sqrt(cell.separation / 2)
+    if cell.scenario == "gaussian":
+        weights, centres = np.ones(1), np.zeros((1, cell.dimension))
+    else:
+        weights = np.full(COMPONENTS, 1 / COMPONENTS)
+        centres = np.random.default_rng(7).standard_normal((COMPONENTS, cell.dimension))
+    tilted = TILT if cell.separation > 0 and len(weights) > 1 else weights
+    return Population(tilted, centres + step, 1 + step), Population(weights, centres, 1.0)
+
+
+def stream(cell: Cell, purpose: str) -> np.random.Generator:
+    """A generator of its own for each cell and purpose."""
+    return np.random.default_rng(zlib.crc32(f"{purpose} {cell}".encode()))
+
+
+def pairs(cell: Cell, purpose: str, count: int) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+    """count independent draws of (generated, reference)."""
+    generated, reference = populations(cell)
+    random = stream(cell, purpose)
+    for _ in range(count):
+        yield generated.draw(random, cell.n), reference.draw(random, cell.n)
+
+
+def quick_kernel_statistics(generated: NDArray[np.float32], reference: NDArray[np.float32]) -> tuple[float, float]:
+    """kernel_statistics with float32 products, for equal N: several times faster, off by far less than the standard error."""
+    n, dimension = generated.shape
+    ones = np.ones(n, np.float32)
+
+    def sums(left: NDArray[np.float32], right: NDArray[np.float32]) -> tuple[Array, Array]:
+        rows, columns = np.zeros(n), np.zeros(n)
+        for start in range(0, n, 250):
+            base = left[start : start + 250] @ right.T
+            base *= np.float32(1 / dimension)
+            base += np.float32(1)
+            kernel = base * base
+            kernel *= base
+            rows[start : start + 250] = kernel @ ones
+            columns += ones[: len(kernel)] @ kernel
+        return rows, columns
+
+    within = [
+        (sums(rows, rows)[0] - (np.square(rows, dtype=np.float64).sum(axis=1) / dimension + 1) ** 3) / (n - 1)
+        for rows in (generated, reference)
+    ]
+    to_reals, to_fakes = sums(generated, reference)
+    first, second = within[0] - to_reals / n, within[1] - to_fakes / n
+    return float(first.mean() + second.mean()), math.sqrt(4 * float(first.var(ddof=1) + second.var(ddof=1)) / n)
+
+
+def _normal(value: float, std_err: float | None) -> Estimate:
+    if std_err is None:
+        raise ValueError("no standard error: the cell has too few rows for its dimension")
+    return value, std_err, *normal_interval(value, std_err)
+
+
+def simulate_fid(cell: Cell, trials: int) -> list[Row]:
+    """frechet_statistics' interval against the mean of independent draws."""
+    began = time.process_time()
+    truth = mean_and_std_err([frechet_distance(*pair) for pair in pairs(cell, "truth", trials)])
+    found = [_normal(*frechet_statistics(*pair)) for pair in pairs(cell, "trial", trials)]
+    return [_row(cell, ("fid", "influence"), truth, found, began)]
+
+
+def simulate_fid_infinity(cell: Cell, trials: int) -> list[Row]:
+    """FID-infinity's interval against the distance of the populations."""
+    began = time.process_time()
+    generated, reference = populations(cell)
+    truth = frechet_from_moments(generated.moments(), reference.moments()), 0.0
+    values = [frechet_infinity(*pair) for pair in pairs(cell, "trial", trials)]
+    return [_row(cell, ("fid_infinity", "influence"), truth, [_normal(one.value, one.std_err) for one in values], began)]
+
+
+def simulate_kid(cell: Cell, trials: int) -> list[Row]:
+    """The U-statistic's interval against the closed form."""
+    began = time.process_time()
+    generated, reference = populations(cell)
+    truth = generated.mean_kernel(generated) + reference.mean_kernel(reference) - 2 * generated.mean_kernel(reference)
+    found = []
+    for number, pair in enumerate(pairs(cell, "trial", trials)):
+        value, std_err = quick_kernel_statistics(*pair)
+        if number == 0:  # the quick form is the shipped one
+            exact = kernel_statistics(*pair)
+            assert abs(value - exact[0]) < 0.01 * exact[1], (value, exact)
+            assert abs(std_err - exact[1]) < 0.01 * exact[1], (std_err, exact)
+        found.append(_normal(value, std_err))
+    return [_row(cell, ("kid", "U-statistic"), (truth, 0.0), found, began)]
+
+
+def _manifold(generated: NDArray[np.floating], reference: NDArray[np.floating]) -> list[float]:
+    found = precision_recall(generated, reference)
+    return [getattr(found, name) for name in MANIFOLD]
+
+
+def simulate_pr(cell: Cell, trials: int) -> list[Row]:
+    """Blocks, and for the three that are shares the binomial formula that looks only at one side, for comparison."""
+    began = time.process_time()
+    others = np.array([_manifold(*pair) for pair in pairs(cell, "truth", trials)])
+    blocked: list[list[Estimate]] = [[] for _ in MANIFOLD]
+    binomial: list[list[Estimate]] = [[] for _ in MANIFOLD]
+    counts = [None if name == "density" else cell.n for name in MANIFOLD]
+    for pair in pairs(cell, "trial", trials):
+        values = _manifold(*pair)
+        for place, (std_err, interval) in enumerate(errors_by_blocks(_manifold, *pair, values, counts)):
+            blocked[place].append((values[place], std_err, *interval))
+            binomial[place].append(_normal(values[place], math.sqrt(max(0.0, values[place] * (1 - values[place])) / cell.n)))
+    rows = []
+    for place, name in enumerate(MANIFOLD):
+        truth = mean_and_std_err(others[:, place])
+        rows.append(_row(cell, (name, "10 blocks"), truth, blocked[place], began))
+        if name != "density":
+            rows.append(_row(cell, (name, "binomial"), truth, binomial[place], began))
+    return rows
+
+
+SCORES: dict[str, tuple[Callable[[np.random.Generator, int], Array], float]] = {
+    "normal": (lambda random, n: 0.3 + 0.05 * random.standard_normal(n), 0.3),
+    "skewed": (lambda random, n: random.beta(8, 1, n), 8 / 9),
+    "two kinds": (lambda random, n: np.where(random.random(n) < 0.05, 0.2, 0.9) + 0.05 * random.standard_normal(n), 0.865),
+}
+
+
+def simulate_mean(cell: Cell, trials: int) -> list[Row]:
+    """CLIP score and HPS: a mean over prompts, of scores of three shapes."""
+    began = time.process_time()
+    draw, truth = SCORES[cell.scenario]
+    random = stream(cell, "trial")
+    found = [_normal(*mean_and_std_err(draw(random, cell.n))) for _ in range(trials)]
+    return [_row(cell, ("mean", "over prompts"), (truth, 0.0), found, began)]
+
+
+SHARES = {"half right": 0.5, "most right": 0.8, "nearly all right": 0.98}
+
+
+def simulate_share(cell: Cell, trials: int) -> list[Row]:
+    """Attribute accuracy: Wilson's interval for a share."""
+    began = time.process_time()
+    truth = SHARES[cell.scenario]
+    shares = stream(cell, "trial").binomial(cell.n, truth, trials) / cell.n
+    found = [(float(share), math.sqrt(share * (1 - share) / cell.n), *wilson_interval(float(share), cell.n)) for share in shares]
+    return [_row(cell, ("share", "Wilson"), (truth, 0.0), found, began)]
+
+
+def _row(cell: Cell, what: tuple[str, str], truth: tuple[float, float | None], found: list[Estimate], began: float) -> Row:
+    """what: metric and method; truth: with its own error; began: process time at which the cell was begun."""
+    values, errors, low, high = np.array(found).T
+    deviation = float(values.std(ddof=1))
+    inside = float(np.mean((low <= truth[0]) & (truth[0] <= high)))
+    where = cell.scenario, cell.separation, cell.dimension, cell.n
+    ratio = math.sqrt(float(np.square(errors).mean())) / deviation
+    seconds = round(time.process_time() - began, 1)
+    of_coverage = wilson_interval(inside, len(found))
+    return Row(*what, *where, len(found), truth[0], truth[1] or 0.0, deviation, ratio, inside, *of_coverage, seconds)
+
+
+SIMULATIONS: dict[str, Callable[[Cell, int], list[Row]]] = {
+    "mean": simulate_mean,
+    "share": simulate_share,
+    "fid": simulate_fid,
+    "kid": simulate_kid,
+    "fid_infinity": simulate_fid_infinity,
+    "pr": simulate_pr,
+}
+
+
+def cells() -> list[Cell]:
+    """Every cell, roughly by its cost; equal distributions only where Gaussian, since there all is second order."""
+    found = [Cell("mean", name, 0.0, 0, n) for name in SCORES for n in SIZES]
+    found += [Cell("share", name, 0.0, 0, n) for name in SHARES for n in SIZES]
+    scenarios = [(s, x) for s in ("gaussian", "mixture") for x in SEPARATIONS if s == "gaussian" or x > 0]
+    over_features = [
+        Cell(metric, *scenario, dimension, n)
+        for metric in ("fid", "kid", "fid_infinity", "pr")
+        for scenario in scenarios
+        for dimension in DIMENSIONS
+        for n in SIZES
+    ]
+    return found + sorted(over_features, key=_cost)
+
+
+def _cost(cell: Cell) -> float:
+    """CPU milliseconds of a trial, about."""
+    thousands, width = cell.n / 1000, cell.dimension / 16
+    by_metric = {
+        "fid": 1.0 * thousands * width + 0.15 * width**2,
+        "fid_infinity": 2.0 * thousands * width + 0.5 * width**2,
+        "kid": (4 + 0.7 * width) * thousands**2,
+        "pr": (20 + 3 * width) * thousands**2,
+    }
+    return by_metric[cell.metric]
+
+
+def run(output: Path, trials: int, only: tuple[str, ...], minutes: float) -> None:
+    """Simulate what is missing; the CSV and the page beside it are whole after every cell."""
+    began = time.monotonic()
+    for cell in cells():
+        if cell.metric not in only or any(_belongs(row, cell) and row.trials >= trials for row in read(output)):
+            continue
+        if time.monotonic() - began > 60 * minutes:
+            break
+        found = SIMULATIONS[cell.metric](cell, trials)
+        rows = [row for row in read(output) if not _belongs(row, cell)] + found  # read again: others may be at other cells
+        write_whole(output, to_csv(rows))
+        write_whole(output.with_suffix(".md"), to_markdown(rows))
+        for row in found:
+            where = f"{row.scenario} {row.separation:g}, D {row.dimension}, N {row.n}"
+            print(f"{row.metric} by {row.method}, {where}: {row.coverage:.3f}, error ratio {row.error_ratio:.2f}", flush=True)
+
+
+def _belongs(row: Row, cell: Cell) -> bool:
+    metric = "pr" if row.metric in MANIFOLD else row.metric
+    return Cell(metric, row.scenario, row.separation, row.dimension, row.n) == cell
+
+
+def read(path: Path) -> list[Row]:
+    """The rows of a CSV that to_csv wrote; none where there is no file."""
+    if not path.is_file():
+        return []
+    kinds = {"str": str, "int": int, "float": float}
+    with path.open(newline="") as file:
+        return [
+            Row(**{field.name: kinds[str(field.type)](line[field.name]) for field in fields(Row)})
+            for line in csv.DictReader(file)
+        ]
+
+
+def to_csv(rows: list[Row]) -> str:
+    out = io.StringIO()
+    writer = csv.DictWriter(out, [field.name for field in fields(Row)], lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({name: f"{value:.6g}" if isinstance(value, float) else value for name, value in asdict(row).items()})
+    return out.getvalue()
+
+
+def to_markdown(rows: list[Row]) -> str:
+    """The table as a page: one line a cell, in the order of the cells."""
+    missing = len([cell for cell in cells() if not any(_belongs(row, cell) for row in rows)])
+    lines = [
+        "# How often nominal 95 % intervals hold the truth",
+        "",
+        "Made by `tests/benchmarks/interval_coverage.py`, which says what is drawn and what the truth is; the numbers are in",
+        f"[coverage.csv](coverage.csv). {missing} of its {len(cells())} cells are not simulated yet."
+        if missing
+        else "[coverage.csv](coverage.csv).",
+        "Separation 0 (equal distributions) stands apart: there the error is of second order. \\*: outside 92 to 98 %.",
+        "`error` is the mean standard error over the deviation of the values: 1 is right, more is on the safe side.",
+        "",
+        "| metric | method | scenario | separation | D | N | trials | coverage | its 95 % interval | error | CPU s |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    order = {name: place for place, name in enumerate(("mean", "share", "fid", "fid_infinity", "kid", *MANIFOLD))}
+    for row in sorted(rows, key=lambda row: (order[row.metric], row.method, row.scenario, row.separation, row.dimension, row.n)):
+        shown = f"{100 * row.coverage:.1f} %" + ("" if 0.92 <= row.coverage <= 0.98 else " \\*")
+        span = f"{100 * row.coverage_low:.1f} to {100 * row.coverage_high:.1f} %"
+        where = f"{row.scenario} | {row.separation:g} | {row.dimension or ''} | {row.n:,}"
+        numbers = f"{row.trials:,} | {shown} | {span} | {row.error_ratio:.2f} | {row.cpu_seconds:.0f}"
+        lines.append(f"| {row.metric} | {row.method} | {where} | {numbers} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--trials", type=int, default=1000)
+    parser.add_argument("--output", type=Path, default=Path("leaderboards/coverage.csv"))
+    parser.add_argument("--only", default=",".join(SIMULATIONS))
+    parser.add_argument("--minutes", type=float, default=math.inf)
+    arguments = parser.parse_args()
+    run(arguments.output, arguments.trials, tuple(arguments.only.split(",")), arguments.minutes)
+
+
+if __name__ == "__main__":
+    main()
