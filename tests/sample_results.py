@@ -8,11 +8,12 @@ import struct
 from pathlib import Path
 from typing import Any
 
+from reference_trainer.ladder import RUNGS
 from sbv2bench.registry import Registry
 from sbv2bench.results.records import EvalResult, MetricValue, ModelRecord, SuiteRecord
 from sbv2bench.specs import fingerprint
 
-NETWORKS = ("sd21", "extractor", "clip", "hps", "swiftbrush", "sd-turbo", "sbv2-a", "sbv2-b")
+NETWORKS = tuple(rung.name for rung in RUNGS if rung.shipped)
 
 
 def metric(value: float, label: str, direction: str = "lower", **more: Any) -> MetricValue:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from sample_results import metric, sample_result
 
+from sbv2bench.registry import Registry
 from sbv2bench.results import claims, leaderboard, store
 from sbv2bench.results.claims import Claim, Row, Side
 from sbv2bench.results.published import published_numbers
@@ -119,3 +120,11 @@ def test_a_row_of_the_ladder_keeps_the_papers_numbers_beside_its_own() -> None:
     cells = claims._ladder_row(row, ["fid"], [result("mini/a", [1.0, 1.2, 1.1])])
     assert cells[0] == "mini/a" and cells[3].startswith("1.100 ± 0.058")
     assert cells[-5:] == ["Table 5, SBv2", "8.77", "0.55", "0.53", "0.32"]
+
+
+def test_every_model_of_a_claim_is_in_the_catalog() -> None:
+    """So every row of the ladder runs from an installed package."""
+    models, declared = Registry.load().models, claims.declared()
+    named = {row.model for row in declared.ladder}
+    named |= {side.model for claim in declared.claims for side in (claim.better, claim.worse)}
+    assert named <= models.keys()
