@@ -95,7 +95,13 @@ def _tail(path: str, result: EvalResult) -> dict[str, str]:
 def columns(board: Board) -> list[str]:
     """Headings of the table of measured rows that people read."""
     metrics = [f"{board.metric(key).label} {ARROWS[board.metric(key).direction]}" for key in board.keys]
-    return ["rank", "model", "NFE", "guidance", "scheduler", *metrics, "CLIP gain ↑", "Pareto", *_TAIL]
+    pareto = ["Pareto"] if _timed(board) else []
+    return ["rank", "model", "NFE", "guidance", "scheduler", *metrics, "CLIP gain ↑", *pareto, *_TAIL]
+
+
+def _timed(board: Board) -> bool:
+    """Whether any row has FID and latency."""
+    return any(board.is_pareto(result) is not None for result in board.results)
 
 
 def table(board: Board) -> list[list[str]]:
@@ -107,7 +113,8 @@ def table(board: Board) -> list[list[str]]:
         head = [place, model.id, str(model.nfe), f"{model.guidance_scale:g}", model.scheduler]
         numbers = [rounded(result.metrics[key]) if key in result.metrics else "" for key in board.keys]
         gain = board.clip_gain(result)
-        more = ["" if gain is None else f"{gain:.3f}", "yes" if board.is_pareto(result) else ""]
+        more = ["" if gain is None else f"{gain:.3f}"]
+        more += ["yes" if board.is_pareto(result) else ""] if _timed(board) else []
         rows.append([*head, *numbers, *more, *_tail(path, result).values()])
     return rows
 
@@ -148,7 +155,8 @@ def _measured_page(board: Board) -> list[str]:
         seen = f"; features of {', '.join(extractors)}" if extractors else ""
         lines.append(f"- {board.metric(key).label}: {' / '.join(methods)}{seen}")
     lines.append("- CLIP gain: mean cosine with the caption less that with a false one, as a share of real pictures'")
-    lines.append("- Pareto: no row on the same hardware is as good in both FID and latency, and better in one")
+    if _timed(board):
+        lines.append("- Pareto: no row on the same hardware is as good in both FID and latency, and better in one")
     rows = [[*row[:-1], f"[json]({row[-1]})"] for row in table(board)]
     return [*lines, "", *markdown_table(columns(board), rows)]
 
