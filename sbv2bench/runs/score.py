@@ -276,8 +276,9 @@ def _over_seeds(values: list[MetricValue]) -> MetricValue:
     numbers = [value.value for value in values]
     mean, std_err = uncertainty.mean_and_std_err(numbers)
     details = _mean([value.details for value in values])
-    if values[0].std_err is not None:
-        one_run = float(np.sqrt(np.mean(np.square([value.std_err for value in values], dtype=np.float64))))
+    errors = [value.std_err for value in values if value.std_err is not None]
+    if len(errors) == len(values):
+        one_run = float(np.sqrt(np.mean(np.square(errors))))
         details = {**(details or {}), "one_run_std_err": one_run, "one_run_method": values[0].uncertainty}
     return values[0].model_copy(
         update={

@@ -271,11 +271,24 @@ def _row(cell: Cell, what: tuple[str, str], truth: tuple[float, float | None], f
     values, errors, low, high = np.array(found).T
     deviation = float(values.std(ddof=1))
     inside = float(np.mean((low <= truth[0]) & (truth[0] <= high)))
-    where = cell.scenario, cell.separation, cell.dimension, cell.n
-    ratio = math.sqrt(float(np.square(errors).mean())) / deviation
-    seconds = round(time.process_time() - began, 1)
-    of_coverage = wilson_interval(inside, len(found))
-    return Row(*what, *where, len(found), truth[0], truth[1] or 0.0, deviation, ratio, inside, *of_coverage, seconds)
+    low_coverage, high_coverage = wilson_interval(inside, len(found))
+    return Row(
+        metric=what[0],
+        method=what[1],
+        scenario=cell.scenario,
+        separation=cell.separation,
+        dimension=cell.dimension,
+        n=cell.n,
+        trials=len(found),
+        truth=truth[0],
+        truth_std_err=truth[1] or 0.0,
+        deviation=deviation,
+        error_ratio=math.sqrt(float(np.square(errors).mean())) / deviation,
+        coverage=inside,
+        coverage_low=low_coverage,
+        coverage_high=high_coverage,
+        cpu_seconds=round(time.process_time() - began, 1),
+    )
 
 
 SIMULATIONS: dict[str, Callable[[Cell, int], list[Row]]] = {
