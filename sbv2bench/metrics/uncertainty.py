@@ -119,7 +119,7 @@ def frechet_statistics(generated: ArrayLike, reference: ArrayLike) -> tuple[floa
 
     No shape of distribution is assumed beyond finite fourth moments. It is the error around the expectation of FD at these N
     and M, bias of order D^2 / N included. As every jackknife it counts the second-order part of the variance twice: nothing
-    where FD is large beside its bias; a standard error 12 to 14 % too large where FD is about twice what equal distributions
+    where FD is large beside its bias; a standard error 12 to 15 % too large where FD is about twice what equal distributions
     would give; and where they are equal, so that the first order vanishes, 1.3 to 1.4 times too large. leaderboards/coverage.md
     has the measured coverage. Cost: about 4 (N + M) D^2 + 40 D^3 operations, twice that of the value alone: 8 ms at N = M = 5000,
     D = 64; about 1.5 TFLOP, a minute on two slow cores, at N = 30,000, M = 40,504, D = 2048.

@@ -30,7 +30,7 @@ _GROUPS = 10  # HPSv2 prints the deviation of ten group means
 _LEAST_IN_BLOCK = 100  # images of a set in each block: with fewer the blocks' coverage was not simulated
 _OVER_PROMPTS = "standard error over prompts"
 _OVER_IMAGES = "influence function over images of both sets"
-_OVER_BLOCKS = f"{BLOCKS} disjoint blocks of both sets, t interval"
+_OVER_BLOCKS = f"{BLOCKS} disjoint blocks of both sets, t interval (held the truth in over 92 % of simulations)"
 _OVER_SEEDS = "t interval over generation seeds (generation noise only)"
 
 Rows = Mapping[str, NDArray[Any]]
@@ -276,8 +276,9 @@ def _over_seeds(values: list[MetricValue]) -> MetricValue:
     numbers = [value.value for value in values]
     mean, std_err = uncertainty.mean_and_std_err(numbers)
     details = _mean([value.details for value in values])
-    if values[0].std_err is not None:
-        one_run = float(np.sqrt(np.mean(np.square([value.std_err for value in values], dtype=np.float64))))
+    errors = [value.std_err for value in values if value.std_err is not None]
+    if len(errors) == len(values):
+        one_run = float(np.sqrt(np.mean(np.square(errors))))
         details = {**(details or {}), "one_run_std_err": one_run, "one_run_method": values[0].uncertainty}
     return values[0].model_copy(
         update={

@@ -14,7 +14,8 @@ def test_blocks() -> None:
     rng = np.random.default_rng(4)
 
     def means(generated: np.ndarray, reference: np.ndarray) -> np.ndarray:
-        return generated.mean(axis=0) - reference.mean(axis=0)
+        gap: np.ndarray = generated.mean(axis=0) - reference.mean(axis=0)
+        return gap
 
     generated, reference = rng.standard_normal((1000, 400)), 2 * rng.standard_normal((500, 400))
     std_errs = blocked_std_errs(means, generated, reference)

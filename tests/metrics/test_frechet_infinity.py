@@ -46,7 +46,7 @@ def test_the_protocol() -> None:
         parts = [
             frechet_distance(generated[left[i * size :][:size]], reference[right[i * other :][:other]]) for i in range(count)
         ]
-        expected[size] = np.mean(parts)
+        expected[size] = float(np.mean(parts))
     assert found.distances == pytest.approx(expected, rel=1e-12)
     slope, intercept = np.polyfit([count / 1000 for count in (1, 2, 3, 4)], list(expected.values()), 1)
     assert found.value == pytest.approx(intercept, rel=1e-9)
