@@ -18,14 +18,14 @@ from typing import Any
 from sbv2bench.atomic import write_whole
 from sbv2bench.errors import InputError, IntegrityError, PrerequisiteError
 from sbv2bench.registry import Registry
-from sbv2bench.results import claims, prompt_values, store
+from sbv2bench.results import claims, latency_board, prompt_values, store
 from sbv2bench.results.records import EvalResult, MetricValue
 from sbv2bench.specs import fingerprint
 
 MARK = "<!-- Built by `sbv2bench leaderboard` from the files in results/. Do not edit: change the results and build again. -->"
 ORDER = (
     "fid", "precision", "recall", "density", "coverage", "precision_paper", "recall_paper", "kid", "clip_score", "hps",
-    "hps_v21", "attribute_accuracy", "latency_ms",
+    "hps_v21", "attribute_accuracy", "latency_ms", "latency_paper_ms",
 )  # fmt: skip
 ARROWS = {"lower": "↓", "higher": "↑"}
 
@@ -95,7 +95,9 @@ def add(files: list[Path], folder: Path) -> list[Path]:
 
     All are admitted before the first is copied.
     """
-    admitted = [(admit(path), path.read_text("utf-8"), _values(path)) for path in files]
+    timed = [path for path in files if store.is_latency(path)]
+    admitted = [(latency_board.admit(path), path.read_text("utf-8"), None) for path in timed]
+    admitted += [(admit(path), path.read_text("utf-8"), _values(path)) for path in files if path not in timed]
     added = []
     for result, text, values in admitted:
         target = folder / "results" / store.path_of(result)
@@ -123,7 +125,7 @@ def _values(path: Path) -> bytes | None:
 def boards(folder: Path) -> list[Board]:
     """The boards of `<folder>/results`. Raises PrerequisiteError if there are no results, and as `admit` for each file."""
     paths = store.find(folder / "results")
-    if not paths:
+    if not paths and not store.find_latency(folder / "results"):
         raise PrerequisiteError(f"{folder / 'results'}: found no result files", "sbv2bench leaderboard --add RESULT.json")
     groups: dict[tuple[str, int, str], list[tuple[str, EvalResult]]] = {}
     for path in paths:
@@ -142,13 +144,14 @@ def boards(folder: Path) -> list[Board]:
         )
         for (name, version, digest), rows in sorted(groups.items())
     ]
-    return found + joined(found)
+    return found + joined(found, latency_board.paper_latency(folder))
 
 
-def joined(found: list[Board]) -> list[Board]:
+def joined(found: list[Board], timed: dict[str, dict[str, MetricValue]]) -> list[Board]:
     """A board for each built-in group of suites: one row a model that has a result in every one, joined on its fingerprint.
 
-    Only the newest protocol of each suite is joined. A row's n, seeds and file are those of its first suite.
+    timed: latency by model fingerprint, which a row takes where its group asks for it. Only the newest protocol of each suite
+    is joined. A row's n, seeds and file are those of its first suite.
     """
     by_name = {board.name: board for board in found}
     wholes = []
@@ -162,6 +165,7 @@ def joined(found: list[Board]) -> list[Board]:
             same = [other.get(result.model.fingerprint()) for other in others]
             if all(same):
                 more = {key: value for part in same if part is not None for key, value in part.metrics.items()}
+                more |= timed.get(result.model.fingerprint(), {}) if group.latency == "paper" else {}
                 rows.append((path, result.model_copy(update={"metrics": result.metrics | more})))
         if rows:
             digest = fingerprint([part.fingerprint for part in parts])
@@ -198,7 +202,7 @@ def rendered(folder: Path) -> dict[str, str]:
         if board.name == claims.declared().suite and claims.any_measured(results):
             texts[f"{board.name}-claims.csv"] = claims.to_csv(results)
             texts[f"{board.name}-claims.md"] = claims.to_markdown(MARK, board.suite, results)
-    return texts
+    return texts | latency_board.rendered(folder, MARK)
 
 
 def build(folder: Path) -> list[Path]:
