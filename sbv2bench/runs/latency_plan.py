@@ -127,15 +127,16 @@ def _with_weights(spec: ModelSpec, registry: Registry) -> ModelSpec:
 def with_tiny_decoder(spec: ModelSpec, registry: Registry) -> ModelSpec | None:
     """A model decoded by the tiny autoencoder of its family, None where the catalog names none or it has that one already.
 
-    It is the one that an entry names as `vae`: of the same location, or in a shipped family of the same latents (vae_scaling).
+    It is the one that an entry of its family names as `vae`: for the same latents (vae_scaling), or, where anybody's models are in
+    the family, at the same location.
     """
-    for other in registry.models.values():
-        same_family = spec.family == other.family != "local" and spec.vae_scaling == other.vae_scaling
-        if other.vae and not spec.vae and (same_family or other.location == spec.location):
-            tiny = spec.model_copy(update={"vae": other.vae})
-            same = (entry for entry in registry.models.values() if entry.vae and _samples_as(entry, tiny))
-            return next(same, tiny)
-    return None
+    entries = [entry for entry in registry.models.values() if entry.vae and entry.family == spec.family]
+    alike = "location" if spec.family == "local" else "vae_scaling"
+    other = next((entry for entry in entries if getattr(entry, alike) == getattr(spec, alike)), None)
+    if spec.vae or other is None:
+        return None
+    tiny = spec.model_copy(update={"vae": other.vae})
+    return next((entry for entry in entries if _samples_as(entry, tiny)), tiny)
 
 
 def _samples_as(one: ModelSpec, other: ModelSpec) -> bool:
