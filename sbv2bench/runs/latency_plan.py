@@ -127,8 +127,8 @@ def _with_weights(spec: ModelSpec, registry: Registry) -> ModelSpec:
 def with_tiny_decoder(spec: ModelSpec, registry: Registry) -> ModelSpec | None:
     """A model decoded by the tiny autoencoder of its family, None where the catalog names none or it has that one already.
 
-    It is the one that an entry of its family names as `vae`: for the same latents (vae_scaling), or, where anybody's models are in
-    the family, at the same location.
+    It is the one that an entry of its family names as `vae`: for the same latents (vae_scaling), or, in the family of
+    anybody's models, at the same location.
     """
     entries = [entry for entry in registry.models.values() if entry.vae and entry.family == spec.family]
     alike = "location" if spec.family == "local" else "vae_scaling"

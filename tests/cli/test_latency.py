@@ -88,11 +88,11 @@ def test_errors_are_short_and_nothing_is_written(
     assert not Path("results").exists()
 
 
-def test_a_group_names_the_latency_that_completes_its_row() -> None:
-    from sbv2bench.latency_cli import latency_of_group
-    from sbv2bench.registry import Registry
-
-    registry = Registry.built_in()
-    command = latency_of_group(registry, "paper", ["full/sd-turbo", "my model"])
-    assert command == "sbv2bench latency --protocol paper --model full/sd-turbo --model 'my model'"
-    assert latency_of_group(registry, "coco2014-30k", ["full/sd-turbo"]) is None
+def test_a_group_names_the_latency_that_completes_its_row(run: Callable[..., Done], evaluated: list[Any], tmp_path: Path) -> None:
+    (tmp_path / "sbv2bench.yaml").write_text("groups: {mine: {family: mini, suites: [mini], latency: paper}}")
+    command = "sbv2bench latency --protocol paper --model sd21"
+    planned = run("eval", "--model", "sd21", "--suite", "mine", "--dry-run", "--json")
+    assert json.loads(planned.out)["besides"] == command
+    assert f"row: {command}" in run("eval", "--model", "sd21", "--suite", "mine").err
+    assert "besides" not in json.loads(run("eval", "--model", "sd21", "--suite", "mini", "--dry-run", "--json").out)
+    assert json.loads(run("show", "paper", "--json").out)["latency"] == "paper"
