@@ -96,11 +96,11 @@ def add(files: list[Path], folder: Path) -> list[Path]:
     All are admitted before the first is copied.
     """
     timed = [path for path in files if store.is_latency(path)]
-    admitted = [(latency_board.admit(path), path.read_text("utf-8"), None) for path in timed]
-    admitted += [(admit(path), path.read_text("utf-8"), _values(path)) for path in files if path not in timed]
+    places = {path: store.path_of(latency_board.admit(path) if path in timed else admit(path)) for path in files}
+    admitted = [(places[path], path.read_text("utf-8"), None if path in timed else _values(path)) for path in files]
     added = []
-    for result, text, values in admitted:
-        target = folder / "results" / store.path_of(result)
+    for place, text, values in admitted:
+        target = folder / "results" / place
         stem, count = target.stem, 1
         while target.exists() and target.read_text("utf-8") != text:
             count += 1

@@ -22,7 +22,7 @@ from sbv2bench.runs.latency_plan import LatencyOptions, LatencyPlan, plan_latenc
 from sbv2bench.samplers.base import PromptBlock, Stopwatch
 from sbv2bench.specs import ModelSpec
 
-QUICK = LatencyProtocol(id="full", warm_up=1, runs=2, repeats=2, statistic="median")
+QUICK = LatencyProtocol(id="full", warm_up=1, runs=1, repeats=2, statistic="median")
 MEAN = LatencyProtocol(id="paper", warm_up=1, runs=2, repeats=2, statistic="mean")
 STAGES = {"text": 0.001, "denoise": 0.005, "decode": 0.003}
 
