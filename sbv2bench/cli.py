@@ -15,6 +15,7 @@ from sbv2bench.arguments import DEFAULT_SUITE, SUITE_VARIABLE, Catalog, Json, Mo
 from sbv2bench.cache_cli import cache_app
 from sbv2bench.compare_cli import compare
 from sbv2bench.errors import InputError, PrerequisiteError
+from sbv2bench.latency_cli import latency, latency_of_group
 from sbv2bench.reproduce_cli import reproduce
 from sbv2bench.shell import Shell, print_json
 
@@ -30,6 +31,7 @@ app = typer.Typer(
 )
 app.add_typer(cache_app, name="cache")
 app.command()(compare)
+app.command()(latency)
 app.command()(reproduce)
 
 
@@ -80,7 +82,7 @@ def evaluate_models(  # noqa: PLR0917  # the options of design.md
         catalog=catalog,
     )  # fmt: skip
     registry = _registry(catalog)
-    _carry_out(model, registry.suites_of(suite), options, registry, as_json)
+    _carry_out(model, registry.suites_of(suite), options, registry, as_json, besides=latency_of_group(registry, suite, model))
 
 
 @app.command()
@@ -109,8 +111,8 @@ def score(  # noqa: PLR0917  # the options of design.md
     _carry_out([str(images)], [chosen], options, registry, as_json)
 
 
-def _carry_out(models: list[str], suites: Any, options: Any, registry: Any, as_json: bool) -> None:
-    """Plan every model on every suite, then carry the plans out, or print them."""
+def _carry_out(models: list[str], suites: Any, options: Any, registry: Any, as_json: bool, *, besides: str | None = None) -> None:
+    """Plan every model on every suite, then carry the plans out, or print them. besides: the command that completes a row."""
     from sbv2bench.report import terminal
 
     leads = os.environ.get("RANK", "0") == "0"  # of several processes under torchrun, one speaks and writes
@@ -120,12 +122,15 @@ def _carry_out(models: list[str], suites: Any, options: Any, registry: Any, as_j
         terminal.say(console, terminal.suite_line(chosen, options.limit))
     for model in models:
         terminal.say(console, terminal.model_line(registry.model(model, suites[0])))
+    if besides:
+        terminal.say(console, f"latency of the same leaderboard row is measured apart: {besides}")
     with redirect_stdout(sys.stderr):  # nothing that a library prints may get into the JSON
         from sbv2bench.runs.plan import plan
 
         pairs = [(model, chosen.id) for model in models for chosen in suites]
         if options.dry_run:
-            documents = _dry_run(pairs, options, registry, console)
+            more = {"besides": besides} if besides else {}
+            documents = [document | more for document in _dry_run(pairs, options, registry, console)]
         else:
             plans = [plan(*pair, options, registry) for pair in pairs]  # all of them before the first image
             documents = [_evaluate(planned, registry, console) for planned in plans]

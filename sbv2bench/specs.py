@@ -288,14 +288,19 @@ ROLES = ("features", "pr", "pr_paper", "clip", "hps", "hps_v21")
 
 
 class GroupSpec(Spec):
-    """Suites that are evaluated together and make one leaderboard row, joined on the model's fingerprint."""
+    """Suites that are evaluated together and make one leaderboard row, joined on the model's fingerprint.
+
+    latency: the protocol of the command `latency` whose result, where there is one, belongs to the row too.
+    """
 
     remarks = frozenset({"description"})
+    later: ClassVar[frozenset[str]] = frozenset({"latency"})
 
     id: str
     version: int = 1
     family: Family
     suites: tuple[str, ...] = Field(min_length=1)
+    latency: Literal["paper", "full"] | None = None
     description: str = ""
 
 

@@ -21,8 +21,9 @@ def blocked_std_errs(statistic: Statistic, generated: ArrayLike, reference: Arra
 
     Block b has rows b, b + blocks, b + 2 blocks, ... of either set. The deviation of a number over the blocks, over
     sqrt(blocks), is the standard error of its mean over blocks; where its variance falls as 1 / N, it is that of the number of
-    the whole sets as well. (Precision, recall, density and coverage have another mean in blocks, and their variance scales only nearly so: in simulation
-    the error is right for D = 16 and up to 1.7 times too large where most of the mass is outside the balls, D = 128.)
+    the whole sets as well. (Precision, recall, density and coverage have another mean in blocks, and their variance scales only
+    nearly so: in simulation the error is right for D = 16 and up to 1.7 times too large where most of the mass is outside the
+    balls, D = 128.)
     Raises InputError as statistic does, or unless blocks >= 2 and each block has a row of either set.
     """
     fakes, reals = as_feature_pair(generated, reference, 2)

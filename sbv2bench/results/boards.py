@@ -16,15 +16,16 @@ from typing import Any
 
 from sbv2bench.errors import InputError, IntegrityError
 from sbv2bench.registry import Registry
-from sbv2bench.results import published, store
+from sbv2bench.results import latency_board, published, store
 from sbv2bench.results.published import PrintedRow
 from sbv2bench.results.records import EvalResult, MetricValue
 from sbv2bench.specs import fingerprint
 
 ORDER = (
     "fid", "precision", "recall", "density", "coverage", "precision_paper", "recall_paper", "kid", "clip_score", "hps",
-    "hps_v21", "attribute_accuracy", "latency_ms",
+    "hps_v21", "attribute_accuracy", "latency_ms", "latency_paper_ms",
 )  # fmt: skip
+Timed = Mapping[str, Mapping[str, MetricValue]]  # latency as metrics, by model fingerprint
 _NAMED = re.compile(r"\d{8}T\d{6}Z-([0-9a-f]{8})(-\d+)?")
 
 
@@ -93,11 +94,11 @@ class Board:
 
 
 def latency_of(result: EvalResult) -> Latency | None:
-    """The latency that goes with a result, if one was measured."""
-    found = result.metrics.get("latency_ms")
-    if found is None:
-        return None
-    return Latency(found.value, str((found.details or {}).get("protocol") or "quick"), hardware_of(result))
+    """The latency that goes with a result: by the paper's protocol where it was measured so, else the evaluation's quick one."""
+    found, quick = result.metrics.get("latency_paper_ms"), result.metrics.get("latency_ms")
+    if found is not None:
+        return Latency(found.value, "paper", str((found.details or {}).get("machine") or ""))
+    return None if quick is None else Latency(quick.value, "quick", hardware_of(result))
 
 
 def _cost(result: EvalResult) -> tuple[float, float, str, str] | None:
@@ -188,15 +189,19 @@ def boards(folder: Path) -> list[Board]:
     """The boards of `<folder>/results`, and those of suites that the paper has numbers for. Raises as `admit` for each file."""
     rows = {path.relative_to(folder).as_posix(): admit(path) for path in store.find(folder / "results")}
     check_no_twins(rows)
-    return with_published(grouped(rows.items()))
+    return with_published(grouped(rows.items(), latency_board.paper_latency(folder)))
 
 
-def grouped(rows: Iterable[tuple[str, EvalResult]]) -> list[Board]:
-    """A board for each protocol among (path, result), then those of groups of suites."""
+def grouped(rows: Iterable[tuple[str, EvalResult]], timed: Timed | None = None) -> list[Board]:
+    """A board for each protocol among (path, result), then those of groups of suites.
+
+    timed: rows take the latency of their model's fingerprint, beside what they measured themselves.
+    """
     groups: dict[tuple[str, int, str], list[tuple[str, EvalResult]]] = {}
     for path, result in rows:
         key = (result.suite.id, result.suite.version, result.suite.fingerprint)
-        groups.setdefault(key, []).append((path, result))
+        more = (timed or {}).get(result.model.fingerprint(), {})
+        groups.setdefault(key, []).append((path, result.model_copy(update={"metrics": result.metrics | more})))
     newest: dict[str, tuple[str, int, str]] = {}  # the group whose files have the suite's plain name
     for key in sorted(groups, key=lambda key: (key[1], max(date_of(result) for _, result in groups[key]), key[2])):
         newest[key[0]] = key

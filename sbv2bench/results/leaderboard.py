@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sbv2bench.atomic import write_whole
 from sbv2bench.errors import IntegrityError
-from sbv2bench.results import claims, prompt_values, store
+from sbv2bench.results import claims, latency_board, prompt_values, store
 from sbv2bench.results.board_tables import MARK, to_csv, to_markdown
 from sbv2bench.results.boards import admit, boards
 
@@ -17,10 +17,12 @@ def add(files: list[Path], folder: Path) -> list[Path]:
 
     All are admitted before the first is copied.
     """
-    admitted = [(admit(path), path.read_text("utf-8"), _values(path)) for path in files]
+    timed = [path for path in files if store.is_latency(path)]
+    places = {path: store.path_of(latency_board.admit(path) if path in timed else admit(path)) for path in files}
+    admitted = [(places[path], path.read_text("utf-8"), None if path in timed else _values(path)) for path in files]
     added = []
-    for result, text, values in admitted:
-        target = folder / "results" / store.path_of(result)
+    for place, text, values in admitted:
+        target = folder / "results" / place
         stem, count = target.stem, 1
         while target.exists() and target.read_text("utf-8") != text:
             count += 1
@@ -51,7 +53,7 @@ def rendered(folder: Path) -> dict[str, str]:
         if board.name == claims.declared().suite and claims.any_measured(board.results):
             texts[f"{board.name}-claims.csv"] = claims.to_csv(board.results)
             texts[f"{board.name}-claims.md"] = claims.to_markdown(MARK, board.suite, board.results)
-    return texts
+    return texts | latency_board.rendered(folder, MARK)
 
 
 def build(folder: Path) -> list[Path]:

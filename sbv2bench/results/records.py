@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from sbv2bench.specs import ModelSpec
+from sbv2bench.specs import ModelSpec, fingerprint
 
 SCHEMA_VERSION: Literal[1] = 1
 
@@ -73,4 +73,91 @@ class EvalResult(Record):
     prompt_values: PromptValues | None = None
     resumed_images: int = 0
     seconds: dict[str, float] = Field(default_factory=dict)  # generate, features, metrics, total
+    provenance: dict[str, Any] = Field(default_factory=dict)
+
+
+class LatencyProtocol(Record):
+    """How a clock was read. seconds: a repeat of a slow model stops beginning runs after so many; None runs every one.
+
+    warm_up, runs: calls at the start of each repeat that are not timed, and that are. statistic: what stands for a repeat.
+    """
+
+    id: Literal["paper", "full"]
+    version: int = 1
+    warm_up: int = Field(ge=1)
+    runs: int = Field(ge=1)
+    repeats: int = Field(ge=2)
+    seconds: float | None = None
+    statistic: Literal["mean", "median"]
+
+    def fingerprint(self) -> str:
+        """SHA-256 (64 hex digits) of all of it."""
+        return fingerprint(self.model_dump(mode="json"))
+
+
+class Timing(Record):
+    """Milliseconds of a call. value: the mean over the repeats of each one's statistic, with Student's interval over them."""
+
+    value: float
+    ci95: tuple[float, float] | None
+    repeats: tuple[float, ...]
+    median: float  # these three of all runs together
+    p5: float
+    p95: float
+
+
+class Ceiling(Record):
+    """The fastest that this device did bare matrix products and 3x3 convolutions, FLOP/s, in the dtype and threads of the run."""
+
+    matmul: float
+    conv: float
+
+    @property
+    def best(self) -> float:
+        """FLOP/s of the faster of the two."""
+        return max(self.matmul, self.conv)
+
+
+class BatchLatency(Record):
+    """One batch size. total: captions to uint8 pixels on the CPU. stages: by name; none where the sampler is not cut into any.
+
+    flop: of a whole call, by stage, a multiply and an add counted as two. run_bytes: memory that a call takes at its worst
+    beyond what lay there before. compile_s: the first compiled call; None where nothing was compiled.
+    """
+
+    batch_size: int = Field(ge=1)
+    runs: int  # timed, in all repeats together
+    total: Timing
+    stages: dict[str, Timing]
+    gap_ms: float  # median over runs of the whole less the sum of its stages
+    images_per_second: float
+    flop: dict[str, int]
+    ceiling_share: float  # of the ceiling's best
+    run_bytes: int | None
+    compile_s: float | None
+
+
+class LatencyResult(Record):
+    """Speed of one model: the content of `<results>/<family>/<model>/latency-<protocol>/<utc>-<fingerprint8>.json`."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    kind: Literal["latency"] = "latency"
+    protocol: LatencyProtocol
+    protocol_fingerprint: str
+    model: ModelRecord
+    decoder: str  # class of its autoencoder, "" where the sampler does not say
+    denoiser_calls: int  # forward passes for one image; a guided step counts two, where NFE counts one
+    parameters: dict[str, int]  # by network
+    weights_bytes: int | None
+    device: str
+    dtype: str
+    threads: int
+    compiled: bool
+    load_s: float  # from files to a model on the device, libraries imported before
+    first_run_s: float  # the first call at the first batch size, not compiled
+    ceiling: Ceiling
+    memory_method: str
+    prompts_sha256: str
+    batches: tuple[BatchLatency, ...] = Field(min_length=1)
+    interleaved_with: tuple[str, ...] = ()  # the other rows of the same run
     provenance: dict[str, Any] = Field(default_factory=dict)

@@ -7,20 +7,33 @@ import json
 import re
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
 from sbv2bench.atomic import write_whole
 from sbv2bench.errors import InputError, IntegrityError
 from sbv2bench.results import prompt_values
-from sbv2bench.results.records import SCHEMA_VERSION, EvalResult
+from sbv2bench.results.records import SCHEMA_VERSION, EvalResult, LatencyResult, Record
 from sbv2bench.specs import fingerprint
 
+LATENCY = "latency-"  # how the folder of a model's latency results begins; no suite's does without an @ in it
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EIO}
 
+R = TypeVar("R", bound=Record)
 
-def result_fingerprint(result: EvalResult) -> str:
-    """SHA-256 of what was asked: the model as sampled, the suite's protocol, the seeds and the number of images."""
+
+def result_fingerprint(result: EvalResult | LatencyResult) -> str:
+    """SHA-256 of what was asked: the model as sampled, the protocol, the seeds and the number of images, or the batch sizes."""
+    if isinstance(result, LatencyResult):
+        return fingerprint(
+            {
+                "model": result.model.protocol(),
+                "latency": result.protocol_fingerprint,
+                "batch_sizes": [batch.batch_size for batch in result.batches],
+                "device": [result.device, result.dtype, result.threads, result.compiled],
+            }
+        )
     return fingerprint(
         {
             "model": result.model.protocol(),
@@ -31,12 +44,18 @@ def result_fingerprint(result: EvalResult) -> str:
     )
 
 
-def path_of(result: EvalResult) -> Path:
-    """`<family>/<model>/<suite>@v<version>/<utc>-<fingerprint8>.json`, relative to the results folder."""
+def path_of(result: EvalResult | LatencyResult) -> Path:
+    """`<family>/<model>/<suite>@v<version>/<utc>-<fingerprint8>.json`, relative to the results folder.
+
+    Of a latency result `latency-<protocol>` takes the suite's place.
+    """
     family, _, model = result.model.id.rpartition("/")
     stamp = re.sub(r"[^0-9TZ]", "", str(result.provenance.get("date_utc") or datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")))
-    suite = f"{_safe(result.suite.id)}@v{result.suite.version}"
-    return Path(_safe(family or result.model.family), _safe(model), suite, f"{stamp}-{result_fingerprint(result)[:8]}.json")
+    if isinstance(result, LatencyResult):
+        what = f"{LATENCY}{result.protocol.id}"
+    else:
+        what = f"{_safe(result.suite.id)}@v{result.suite.version}"
+    return Path(_safe(family or result.model.family), _safe(model), what, f"{stamp}-{result_fingerprint(result)[:8]}.json")
 
 
 def _safe(name: str) -> str:
@@ -44,12 +63,13 @@ def _safe(name: str) -> str:
     return re.sub(r"[^\w.+@-]", "_", name).lstrip(".") or "_"
 
 
-def dumps(result: EvalResult) -> str:
+def dumps(result: EvalResult | LatencyResult) -> str:
     """The result as JSON text, floats in full. Raises IntegrityError if a number in it is not finite."""
     try:
         return json.dumps(result.model_dump(mode="python"), indent=1, allow_nan=False, default=str) + "\n"
     except ValueError as error:
-        wrong = [key for key, metric in result.metrics.items() if not _finite(metric.model_dump())]
+        parts = result.metrics if isinstance(result, EvalResult) else {str(b.batch_size): b for b in result.batches}
+        wrong = [key for key, part in parts.items() if not _finite(part.model_dump())]
         raise IntegrityError(f"result of {result.model.id}: {', '.join(wrong) or 'a value'} is not a finite number") from error
 
 
@@ -61,7 +81,7 @@ def _finite(content: object) -> bool:
     return True
 
 
-def write(result: EvalResult, folder: Path, values: bytes | None = None) -> Path:
+def write(result: EvalResult | LatencyResult, folder: Path, values: bytes | None = None) -> Path:
     """Store a result below a results folder and return its path; an older file is never written over.
 
     values: the content of its values' file (`prompt_values.attach`), which is there before the result is.
@@ -94,7 +114,43 @@ def unwritable(folder: Path, error: OSError) -> InputError | IntegrityError:
 
 
 def load(path: Path) -> EvalResult:
-    """A result file. Raises InputError if there is none or it is another schema's, IntegrityError if it is not whole."""
+    """An evaluation's result file.
+
+    Raises InputError if there is none, or it is of another schema or another command's, IntegrityError if it is not whole.
+    """
+    return _loaded(path, EvalResult, "eval")
+
+
+def load_latency(path: Path) -> LatencyResult:
+    """A latency result file. Raises as `load`."""
+    return _loaded(path, LatencyResult, "latency")
+
+
+def is_latency(path: Path) -> bool:
+    """Whether a result file is of the command `latency`. Raises as `load`."""
+    return _kind(_content(path)) == "latency"
+
+
+def _loaded(path: Path, record: type[R], kind: str) -> R:
+    content = _content(path)
+    if _kind(content) != kind:
+        raise InputError(
+            f"result file {path}: found a result of `sbv2bench {_kind(content)}`, expected one of `sbv2bench {kind}`"
+        )
+    try:
+        return record.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise IntegrityError(f"result file {path}: {where}: {first['msg']}, found {first['input']!r:.80}") from error
+
+
+def _kind(content: dict[str, Any]) -> str:
+    return "latency" if content.get("kind") == "latency" else "eval"
+
+
+def _content(path: Path) -> dict[str, Any]:
+    """A file's JSON, of the schema that this version reads."""
     try:
         content = json.loads(path.read_text("utf-8"))
     except OSError as error:
@@ -112,15 +168,24 @@ def load(path: Path) -> EvalResult:
             if newer
             else "sbv2bench eval --model ID writes it again",
         )
-    try:
-        return EvalResult.model_validate(content)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise IntegrityError(f"result file {path}: {where}: {first['msg']}, found {first['input']!r:.80}") from error
+    assert isinstance(content, dict)
+    return content
 
 
 def find(folder: Path) -> list[Path]:
-    """All result files below a results folder, sorted by path. Hidden and unfinished files are not among them."""
+    """All evaluations' files below a results folder, sorted by path. Hidden and unfinished files are not among them."""
+    return [path for path in _found(folder) if not _in_latency_folder(path)]
+
+
+def find_latency(folder: Path) -> list[Path]:
+    """All latency results below a results folder, sorted by path."""
+    return [path for path in _found(folder) if _in_latency_folder(path)]
+
+
+def _found(folder: Path) -> list[Path]:
     paths = (path for path in folder.rglob("*.json") if path.is_file())
     return sorted(path for path in paths if not any(part.startswith(".") for part in path.relative_to(folder).parts))
+
+
+def _in_latency_folder(path: Path) -> bool:
+    return path.parent.name.startswith(LATENCY) and "@" not in path.parent.name

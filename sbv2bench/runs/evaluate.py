@@ -18,10 +18,10 @@ from sbv2bench.registry import Registry
 from sbv2bench.results import prompt_values, store
 from sbv2bench.results.records import EvalResult, ModelRecord, SuiteRecord
 from sbv2bench.runs.generate import blocks, save_images, saved_count
-from sbv2bench.runs.latency import quick_latency
 from sbv2bench.runs.measure import Measurer, Rows, measure_reference
 from sbv2bench.runs.options import EvalOptions, Progress
 from sbv2bench.runs.plan import EvalPlan, plan
+from sbv2bench.runs.quick_latency import quick_latency
 from sbv2bench.runs.score import FeatureSets, score
 from sbv2bench.runs.workers import Processes, cores, each, exact_arithmetic, joined_processes
 from sbv2bench.samplers import load_sampler

@@ -9,10 +9,10 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -45,27 +45,32 @@ class PromptBlock:
     noise_seeds: tuple[int, ...]
 
 
+def wait_for(device: torch.device) -> None:
+    """Returns when the device has done all that was asked of it; a CPU always has."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
 class Stopwatch:
     """Seconds spent in each stage, summed over calls; it may be shared by threads. device: torch's name of it."""
 
-    def __init__(self, device: str = "cpu") -> None:
+    def __init__(self, device: str = "cpu", clock: Callable[[], float] = time.perf_counter) -> None:
         self.seconds: dict[Stage, float] = {"text": 0.0, "denoise": 0.0, "decode": 0.0}
         self._device = torch.device(device)
+        self._clock = clock
         self._lock = threading.Lock()
 
     @contextmanager
     def stage(self, name: Stage) -> Iterator[None]:
         """Adds the time of its block, from an idle device to an idle device."""
-        self._wait()
-        start = time.perf_counter()
+        wait_for(self._device)
+        start = self._clock()
         yield
-        self._wait()
+        wait_for(self._device)
         with self._lock:
-            self.seconds[name] += time.perf_counter() - start
-
-    def _wait(self) -> None:
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
+            self.seconds[name] += self._clock() - start
 
 
 class Sampler(Protocol):
@@ -84,6 +89,15 @@ class Sampler(Protocol):
 
     def pipeline(self) -> DiffusionPipeline:
         """A diffusers pipeline that makes the same images of the same noise. Raises InputError where there is none."""
+        ...
+
+
+@runtime_checkable
+class HasNetworks(Protocol):
+    """A sampler whose networks can be weighed and compiled; a plugin's need not be one."""
+
+    def networks(self) -> dict[str, torch.nn.Module]:
+        """The networks themselves, not copies, by their part of a pipeline: "unet" or "transformer", "vae", "text_encoder"."""
         ...
 
 

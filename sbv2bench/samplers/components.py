@@ -99,6 +99,10 @@ class Components:
         pixels = self.vae.decode(unscaled.to(self.dtype)).sample
         return to_uint8(pixels.to(torch.float32) / 2 + 0.5)
 
+    def networks(self) -> dict[str, torch.nn.Module]:
+        """What `HasNetworks.networks` gives, for the samplers that are made of these parts."""
+        return {"text_encoder": self.text_encoder, "unet": self.unet, "vae": self.vae}
+
     def pipeline(self, scheduler: SchedulerMixin) -> StableDiffusionPipeline:
         """These parts (shared, not copied) and a scheduler as a diffusers pipeline, without a safety checker."""
         return StableDiffusionPipeline(

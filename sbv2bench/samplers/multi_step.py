@@ -51,6 +51,10 @@ class MultiStepSampler:
             latents = scheduler.step(output, t, latents, **drawn).prev_sample
         return latents
 
+    def networks(self) -> dict[str, torch.nn.Module]:
+        """Its networks by part; see `HasNetworks.networks`."""
+        return self._components.networks()
+
     def pipeline(self) -> StableDiffusionPipeline:
         """For the same images pass the noise as `latents`, the spec's steps or timesteps, guidance_scale, and generators."""
         return self._components.pipeline(copy.deepcopy(self._scheduler))

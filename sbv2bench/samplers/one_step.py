@@ -66,6 +66,10 @@ class OneStepSampler:
         output = parts.predict(x_T, spec.timestep, text, spec.guidance_scale)
         return predict_x0(output, x_T, self.alpha_T, self.sigma_T, parts.prediction_type)
 
+    def networks(self) -> dict[str, torch.nn.Module]:
+        """Its networks by part; see `HasNetworks.networks`."""
+        return self._components.networks()
+
     def pipeline(self) -> StableDiffusionPipeline:
         """For the same images pass the noise as `latents`, num_inference_steps=1 and the spec's guidance_scale.
 

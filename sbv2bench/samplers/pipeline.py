@@ -79,6 +79,11 @@ class PipelineSampler:
             images = pipeline(**{key: value for key, value in arguments.items() if key in self._arguments}).images
             return to_uint8(images)
 
+    def networks(self) -> dict[str, torch.nn.Module]:
+        """Its networks by part; see `HasNetworks.networks`."""
+        parts = self._pipeline.components.items()
+        return {name: part for name, part in parts if isinstance(part, torch.nn.Module)}
+
     def pipeline(self) -> DiffusionPipeline:
         """The pipeline itself; for the same images pass the spec's steps and guidance_scale, the noise and the generators."""
         return self._fresh_pipeline()

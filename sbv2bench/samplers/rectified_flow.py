@@ -44,6 +44,10 @@ class RectifiedFlowSampler:
             x = x + self._components.predict(x, t, text, spec.guidance_scale) / spec.steps
         return x
 
+    def networks(self) -> dict[str, torch.nn.Module]:
+        """Its networks by part; see `HasNetworks.networks`."""
+        return self._components.networks()
+
     def pipeline(self) -> NoReturn:
         """Raises InputError: no scheduler of diffusers asks a network at t = 1000, and its community pipeline is remote code."""
         raise InputError(f"{self.spec.id}: diffusers has no pipeline for a rectified flow of this kind")

@@ -5,21 +5,18 @@ Run with: pytest -m benchmark_gate --benchmark-enable tests/benchmarks/test_metr
 
 from __future__ import annotations
 
-import statistics
 import time
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
+from alternated import cpu_seconds
 
 from sbv2bench.metrics import frechet_distance, precision_recall
 from sbv2bench.metrics.frechet import Moments, factor, frechet_from_moments
 from sbv2bench.metrics.precision_recall import radii
 
-threadpoolctl = pytest.importorskip("threadpoolctl")
 pytestmark = pytest.mark.benchmark_gate
-ROUNDS = 5
 
 
 def features(seed: int, n: int, d: int, scale: float = 1.0) -> np.ndarray:
@@ -28,22 +25,6 @@ def features(seed: int, n: int, d: int, scale: float = 1.0) -> np.ndarray:
     mixing = np.random.default_rng(0).standard_normal((64, d)) * np.arange(1, 65)[:, None] ** -0.5
     noise = 0.1 * rng.standard_normal((n, d))
     return np.maximum(0.3 * scale * rng.standard_normal((n, 64)) @ mixing + noise + 0.2, 0).astype(np.float32)
-
-
-def cpu_seconds(benchmark: Any, contenders: dict[str, Callable[[], object]]) -> dict[str, float]:
-    """Median one-thread CPU seconds of each contender over alternated rounds; the last is also timed by pytest-benchmark."""
-    seconds: dict[str, list[float]] = {name: [] for name in contenders}
-    with threadpoolctl.threadpool_limits(1):
-        for _ in range(ROUNDS):
-            for name, run in contenders.items():
-                start = time.process_time()
-                run()
-                seconds[name].append(time.process_time() - start)
-        benchmark.pedantic(run, rounds=3)
-    medians = {name: statistics.median(times) for name, times in seconds.items()}
-    benchmark.extra_info.update({f"cpu_s {name}": round(median, 5) for name, median in medians.items()})
-    print({name: round(median, 4) for name, median in medians.items()})
-    return medians
 
 
 @pytest.mark.benchmark(timer=time.process_time)

@@ -21,6 +21,9 @@ SURFACE = {
     "compare": [
         "models", "--suite", "--results", "--run", "--all-pairs", "--format", "--output", "--catalog", "--json",
     ],
+    "latency": [
+        "--model", "--protocol", "--batch-size", "--compile", "--device", "--dtype", "--results", "--catalog", "--json",
+    ],
     "grid": ["models", "--suite", "--captions", "--seeds", "--output", "--device", "--dtype", "--catalog"],
     "list": ["what", "--catalog", "--json"],
     "show": ["name", "--catalog", "--json"],

@@ -213,7 +213,8 @@ def test_a_broken_image_names_its_file(registry: Registry, tmp_path: Path) -> No
 
 
 def test_latency_comes_when_asked_for(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sbv2bench.runs.latency.MOST_RUNS", 3)
+    monkeypatch.setattr("sbv2bench.runs.quick_latency.MOST_RUNS", 3)
+    monkeypatch.setattr("sbv2bench.runs.quick_latency.SECONDS", 1e6)
     result = run(registry, "student", metrics="clip,latency")
     latency = result.metrics["latency_ms"]
     assert latency.value > 0
@@ -229,7 +230,7 @@ def test_latency_comes_when_asked_for(registry: Registry, monkeypatch: pytest.Mo
 def test_latency_keeps_its_time_and_samples_nothing_else(
     registry: Registry, monkeypatch: pytest.MonkeyPatch, watch: Watch
 ) -> None:
-    monkeypatch.setattr("sbv2bench.runs.latency.SECONDS", 0.3)
+    monkeypatch.setattr("sbv2bench.runs.quick_latency.SECONDS", 0.3)
     blocks: list[PromptBlock] = []
 
     def slowly(block: PromptBlock, begun: int) -> None:

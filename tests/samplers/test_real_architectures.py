@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import resource
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,10 @@ from tiny_models import tiny_tokenizer
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from sbv2bench.registry import Registry
+from sbv2bench.report.latency_table import print_latency
+from sbv2bench.report.terminal import stderr_console
+from sbv2bench.runs.latency import measure_and_store
+from sbv2bench.runs.latency_plan import LatencyOptions, plan_latency
 from sbv2bench.samplers import load_sampler
 from sbv2bench.samplers.base import PromptBlock, Stopwatch
 from sbv2bench.specs import ModelSpec
@@ -190,6 +196,39 @@ def test_stable_diffusion_21_base(place: Path) -> None:
     shutil.copytree(folder / "unet", place / "released" / "unet_ema", copy_function=link)
     merged = images_of(entry("full/sbv2-merged", place / "released", base=str(folder)))
     assert (merged == turbo).all()
+
+
+def test_latency_of_stable_diffusion_21(place: Path) -> None:
+    """`latency` on the architecture: one step, the same through TAESD, and the teacher's 25 guided steps.
+
+    On a CPU at 64 px, a model at a time, since all would not fit in memory; on a GPU at 512 px, interleaved, batch 1 and 32,
+    eager and compiled. SD21_LATENCY_RESULTS=FOLDER keeps the result files.
+    """
+    results = Path(os.environ.get("SD21_LATENCY_RESULTS") or place / "results").absolute()
+    folder = write_sd(place / "sd21", "sd21-base")
+    write_network(place / "taesd", lambda: AutoencoderTiny.from_config(architecture("taesd")), 2_445_063)
+    on_gpu = torch.cuda.is_available()
+    registry = Registry.load()
+    for name, source, decoder in (
+        ("one-step", "full/sd-turbo", ""),
+        ("one-step-taesd", "full/sd-turbo-taesd", str(place / "taesd")),
+        ("25-steps", "full/sd21-cfg4.5", ""),
+    ):
+        own = {"id": f"local/sd21-random-{name}", "family": "local", "vae": decoder, "resolution": 512 if on_gpu else 64}
+        registry.add("model", entry(source, folder, **own, description="Stable Diffusion 2.1-base's networks, random weights"))
+    for compiled in (False, True) if on_gpu else (False,):
+        options = LatencyOptions.validated(batch_sizes=(1, 32) if on_gpu else (1,), compiled=compiled, results=results)
+        plan = plan_latency(["local/sd21-random-one-step", "local/sd21-random-25-steps"], options, registry)
+        rows = [row for row in plan.rows if "25-steps" not in row.id or not row.vae]
+        for together in (rows,) if on_gpu else ([row] for row in rows):
+            stored = measure_and_store(replace(plan, rows=tuple(together)), registry)
+            print_latency(stderr_console(), stored)
+            gc.collect()
+            for result, _ in stored:
+                text = result.batches[0].flop["text"] / (2 if "25" in result.model.id else 1)
+                assert text == pytest.approx(45e9, rel=0.05)  # 340 M parameters, 77 tokens
+                assert result.denoiser_calls == (50 if "25" in result.model.id else 1)
+                assert set(result.batches[0].stages) == {"text", "denoise", "decode"}
 
 
 def link(source: str, target: str) -> None:
