@@ -58,7 +58,7 @@ def test_a_number_that_is_not_finite_is_refused(tmp_path: Path) -> None:
 def test_the_board_has_every_number_in_full(tmp_path: Path) -> None:
     put(tmp_path, sample_latency((10.0, 12.0), batch_sizes=(1, 8)))
     built = leaderboard.build(tmp_path)
-    assert [path.name for path in built] == ["latency.csv", "latency.md"]
+    assert [path.name for path in built][-2:] == ["latency.csv", "latency.md"]  # after the published numbers' boards
     one, eight = rows(tmp_path)
     assert (one["model"], one["batch_size"], eight["batch_size"]) == ("mini/sd-turbo", "1", "8")
     assert [float(one[key]) for key in ("latency_ms", "ci95_low_ms", "text_ms", "denoise_ms", "gap_ms")] == [
@@ -111,7 +111,7 @@ def test_check_covers_it_and_add_takes_it(tmp_path: Path) -> None:
     assert {path.read_bytes() for path in added} == {path.read_bytes() for path in paths}
     assert leaderboard.add(paths, folder) == added
     leaderboard.build(folder)
-    assert {path.name for path in leaderboard.check(folder)} == {"mini-5k.csv", "mini-5k.md", "latency.csv", "latency.md"}
+    assert {"mini-5k.csv", "mini-5k.md", "latency.csv", "latency.md"} <= {path.name for path in leaderboard.check(folder)}
     page = folder / "latency.csv"
     page.write_text(page.read_text().replace("11.0", "1.0", 1))
     with pytest.raises(IntegrityError, match=r"latency\.csv"):
