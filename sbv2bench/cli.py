@@ -309,6 +309,7 @@ def leaderboard(
     from sbv2bench.report import terminal
     from sbv2bench.results import leaderboard as built
     from sbv2bench.results.boards import boards
+    from sbv2bench.runs import leaderboard as whole_folder
 
     console = terminal.stderr_console()
     if add and check:
@@ -321,7 +322,9 @@ def leaderboard(
         )
     for path in built.add([*(add or []), *(files or [])], folder):
         terminal.say(console, f"added: {path}")
-    written = built.check(folder) if check else built.build(folder)
+    written = whole_folder.check(folder) if check else whole_folder.build(folder)
     for board in boards(folder):
         terminal.print_board(console, board)
     terminal.say(console, f"{'as built' if check else 'written'}: {', '.join(map(str, written))}")
+    if lacking := whole_folder.lacks_page():
+        terminal.say(console, f"without a page: {lacking}")

@@ -23,7 +23,7 @@ LAYERS = {
     "__main__": 5,
 }  # fmt: skip
 SIBLINGS = ("samplers", "features", "metrics")
-HEAVY = {"torch", "diffusers", "transformers", "open_clip", "pandas", "peft", "torchvision"}
+HEAVY = {"torch", "diffusers", "transformers", "open_clip", "pandas", "peft", "torchvision", "altair", "jinja2", "vl_convert"}
 NO_TORCH = 1  # layers up to this one (but diffusion, which is maths on tensors) import nothing heavy, not even lazily
 
 

@@ -128,6 +128,14 @@ def to_json(comparison: Comparison) -> str:
     return json.dumps(comparison.document(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
+def to_html(comparison: Comparison) -> str:
+    """A page that needs nothing else. Raises PrerequisiteError where the [report] extra is not installed."""
+    from sbv2bench.report import board_page
+
+    rows = [(contestant.name, contestant.result) for contestant in comparison.contestants]
+    return board_page.comparison(rows, [difference_cells(row) for row in comparison.differences], notes(comparison))
+
+
 def print_comparison(console: Console, comparison: Comparison) -> None:
     """Both tables and the notes, in a terminal."""
     values = Table(title="values", title_justify="left", box=SIMPLE, padding=(0, 1))
@@ -153,4 +161,6 @@ def print_comparison(console: Console, comparison: Comparison) -> None:
         say(console, note)
 
 
-FORMATS: dict[str, Callable[[Comparison], str]] = {"md": to_markdown, "csv": to_csv, "latex": to_latex, "json": to_json}
+FORMATS: dict[str, Callable[[Comparison], str]] = {
+    "md": to_markdown, "csv": to_csv, "latex": to_latex, "json": to_json, "html": to_html
+}  # fmt: skip

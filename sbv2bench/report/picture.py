@@ -52,9 +52,11 @@ def write_grid(grid: Grid, path: Path) -> None:
     if path.suffix.lower() != ".png":
         raise InputError(f"--output: found {path}, expected a name that ends in .png", f"--output {path.with_suffix('.png')}")
     about = PngInfo()
-    columns = [{"caption": number, "seed": seed} for number, seed in grid.columns]
+    columns = [
+        {"caption": number, "seed": seed, "text": text} for (number, seed), text in zip(grid.columns, grid.captions, strict=True)
+    ]
     models = [model.model_dump(mode="json", exclude_defaults=True) for model in grid.models]
-    about.add_text("sbv2bench", json.dumps({"suite": grid.suite, "columns": columns, "models": models}))
+    about.add_text("sbv2bench", json.dumps({"suite": grid.suite, "columns": columns, "models": models}), zip=True)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(path) as file:

@@ -27,6 +27,7 @@ from sbv2bench.results.records import EvalResult, MetricValue
 Verdict = Literal["agrees", "disagrees", "not separated", "not run"]
 SHOWN = ("fid", "precision", "recall", "clip_score", "hps", "attribute_accuracy")  # of the ladder's table
 PUBLISHED = ("fid", "precision", "recall", "clip_score")
+HEADS = ("claim", "metric", "the paper", "first", "second", "difference", "over", "verdict")
 
 
 class _Declared(BaseModel):
@@ -163,9 +164,14 @@ def to_markdown(mark: str, suite: str, results: Sequence[EvalResult]) -> str:
     ]
     lines += _table(heads, [_ladder_row(row, shown, results) for row in declared().ladder])
     lines += ["", "## Claims", "", "difference: the first less the second, with its 95 % interval (Welch).", ""]
-    heads = ["claim", "metric", "the paper", "first", "second", "difference", "over", "verdict"]
-    lines += _table(heads, [_claim_row(measure(claim, results), labels) for claim in declared().claims])
+    lines += _table(HEADS, [[*cells[:-1], f"**{cells[-1]}**"] for cells in table(results)])
     return "\n".join(lines) + "\n"
+
+
+def table(results: Sequence[EvalResult]) -> list[list[str]]:
+    """Every claim as people read it, in the order of HEADS."""
+    labels = {key: value for result in results for key, value in result.metrics.items()}
+    return [_claim_row(measure(claim, results), labels) for claim in declared().claims]
 
 
 def to_csv(results: Sequence[EvalResult]) -> str:
@@ -217,7 +223,7 @@ def _claim_row(found: Measured, labels: dict[str, MetricValue]) -> list[str]:
         f"{_name(side)} {_cell(value)}".strip() for side, value in ((claim.better, found.better), (claim.worse, found.worse))
     ]
     over = " / ".join(dict.fromkeys(value.over for value in (found.better, found.worse) if value))
-    return [claim.says, label, printed, *sides, difference, over, f"**{found.verdict}**"]
+    return [claim.says, label, printed, *sides, difference, over, found.verdict]
 
 
 def _name(side: Side) -> str:

@@ -11,6 +11,8 @@ from sbv2bench.results import claims, latency_board, prompt_values, store
 from sbv2bench.results.board_tables import MARK, to_csv, to_markdown
 from sbv2bench.results.boards import admit, boards
 
+PAGE = "index.html"
+
 
 def add(files: list[Path], folder: Path) -> list[Path]:
     """Copy result files, and the captions' values beside them, into `<folder>/results/...`; returns the copies' paths.
@@ -44,9 +46,9 @@ def _values(path: Path) -> bytes | None:
     return beside.read_bytes() if prompt_values.read(store.load(path), path) else None
 
 
-def rendered(folder: Path) -> dict[str, str]:
-    """The text of every leaderboard file by its name: what `build` writes and `check` expects."""
-    texts: dict[str, str] = {}
+def rendered(folder: Path, page: str | None = None) -> dict[str, str]:
+    """The text of every leaderboard file by its name: what `build` writes and `check` expects. page: that of PAGE, if any."""
+    texts = {} if page is None else {PAGE: page}
     for board in boards(folder):
         texts[f"{board.name}.csv"] = to_csv(board)
         texts[f"{board.name}.md"] = to_markdown(board)
@@ -56,9 +58,9 @@ def rendered(folder: Path) -> dict[str, str]:
     return texts | latency_board.rendered(folder, MARK)
 
 
-def build(folder: Path) -> list[Path]:
+def build(folder: Path, page: str | None = None) -> list[Path]:
     """Write a CSV and a Markdown file for each board into the folder, and remove boards that are none any more."""
-    texts = rendered(folder)
+    texts = rendered(folder, page)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name in _built(folder) - set(texts):
@@ -70,9 +72,9 @@ def build(folder: Path) -> list[Path]:
     return [folder / name for name in texts]
 
 
-def check(folder: Path) -> list[Path]:
+def check(folder: Path, page: str | None = None) -> list[Path]:
     """Build in memory and compare. Returns the files that are right; raises IntegrityError naming those that are not."""
-    texts = rendered(folder)
+    texts = rendered(folder, page)
     wrong = [name for name, text in texts.items() if not (folder / name).is_file() or _text(folder / name) != text]
     wrong += sorted(_built(folder) - set(texts))
     if wrong:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from sbv2bench.data.chain import model_files
 from sbv2bench.data.prompts import load_prompts
 from sbv2bench.errors import InputError
 from sbv2bench.registry import Registry
@@ -51,7 +52,7 @@ def sample_grid(
     for seed in seeds:
         EvalOptions.validated(seed=seed, device=device, dtype=dtype)  # the words that eval has for them
     check_packages()
-    specs = [registry.model(model, chosen) for model in models]
+    specs = [_hashed(registry.model(model, chosen), chosen, registry) for model in models]
     place = available_device(device)
     prompts = load_prompts(chosen, max(2, max(captions) + 1))
     columns = tuple((number, seed) for number in captions for seed in seeds)
@@ -64,6 +65,13 @@ def sample_grid(
     with exact_arithmetic():
         images = tuple(_sampled(spec, blocks, place, chosen_dtype(dtype, place), registry) for spec in specs)
     return Grid(chosen.id, tuple(specs), columns, texts, images)
+
+
+def _hashed(spec: ModelSpec, suite: SuiteSpec, registry: Registry) -> ModelSpec:
+    """The model with the hashes of its files, by which its images are known for those of a result."""
+    if spec.sampler == "image_folder" or not (spec.location or spec.merge):
+        return spec
+    return spec.model_copy(update={"weights": model_files(spec, lambda end: registry.model(end, suite))})
 
 
 def _check_captions(numbers: Sequence[int], suite: SuiteSpec) -> None:

@@ -66,6 +66,15 @@ def test_markdown_and_csv(run: Command, two: list[str], tmp_path: Path) -> None:
     assert {row["metric"]: float(row["difference"]) for row in rows} == {"clip_score": 0.0, "fid": -1.0}
 
 
+def test_the_page_has_the_values_and_the_differences(run: Command, two: list[str], tmp_path: Path) -> None:
+    target = tmp_path / "compared.html"
+    done(run("compare", *two, "--format", "html", "--output", str(target)))
+    text = target.read_text()
+    assert text.startswith("<!doctype html>") and 'id="comparisons"' in text
+    assert 'data-verdict="better"' in text and "mini/a_b" in text and "Holm over 2 comparisons" in text
+    assert "the best first" not in text  # they stand in the order of the command
+
+
 def test_a_folder_gives_every_model_in_it(run: Command, two: list[str], tmp_path: Path) -> None:
     document = json.loads(done(run("compare", str(tmp_path), "--suite", "mini-5k", "--json")))
     assert sorted(model["id"] for model in document["models"]) == ["mini/a_b", "mini/c"]

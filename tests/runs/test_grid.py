@@ -59,7 +59,10 @@ def test_the_file_says_what_it_shows(grid: Grid, tmp_path: Path) -> None:
         about = json.loads(image.info["sbv2bench"])
     assert about["suite"] == "mini"
     assert [model["id"] for model in about["models"]] == ["mini/sd-turbo", "mini/real"]
-    assert about["columns"][1] == {"caption": 3, "seed": 7}
+    assert about["columns"][1] == {"caption": 3, "seed": 7, "text": grid.captions[1]}
+    student, real = about["models"]
+    assert "unet/diffusion_pytorch_model.safetensors" in {file["path"] for file in student["weights"]}
+    assert "weights" not in real  # drawn by code alone
 
 
 def test_large_images_are_reduced_and_captions_are_anybodys_text() -> None:
