@@ -42,6 +42,8 @@ def search(folders: Iterable[Path], suites: Sequence[SuiteSpec], registry: Regis
     for folder in folders:
         own: dict[str, EvalResult] = {}
         for path in store.find(folder):
+            if store.is_latency(path):
+                continue
             result = store.load(path)
             if result.suite.id not in wanted or boards.is_for_choosing(result):
                 continue

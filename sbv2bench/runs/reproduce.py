@@ -179,6 +179,9 @@ def _cell(row: PrintedRow, metric: str, search: Search, registry: Registry) -> C
 
 def _measured(result: EvalResult, printed: PrintedMetric) -> tuple[float, float | None] | None:
     """The number that stands for a printed one, in the paper's unit, with its standard error if it has one."""
+    if printed.hardware:
+        latency = latency_of(result)
+        return None if latency is None else (latency.milliseconds * printed.scale, None)
     metric = result.metrics.get(printed.key)
     if metric is None:
         return None
