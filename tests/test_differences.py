@@ -47,6 +47,16 @@ def test_metrics_of_sets_are_independent_numbers() -> None:
     np.testing.assert_allclose(found.p_value, 0.0455002639, rtol=1e-6)
 
 
+def test_an_error_of_few_blocks_has_few_degrees_of_freedom() -> None:
+    values = [
+        metric(value, "recall-mini", "higher", std_err=0.01, uncertainty="10 disjoint blocks of both sets")
+        for value in (0.5, 0.6)
+    ]
+    found = only(compare_results([contestant("a", recall=values[0]), contestant("b", recall=values[1])]))
+    reach = found.ci95[1] - found.difference
+    np.testing.assert_allclose(reach, 2.1009220 * 0.01 * np.sqrt(2), rtol=1e-6)  # t, 18 degrees
+
+
 @pytest.mark.parametrize(("value", "verdict"), [(2.0, "better"), (4.0, "worse"), (3.1, "within noise")])
 def test_the_verdict_turns_with_the_difference(value: float, verdict: str) -> None:
     pair = contestant("a", fid=fid(3.0, std_err=0.1)), contestant("b", fid=fid(value, std_err=0.1))

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from sbv2bench.errors import InputError
+from sbv2bench.metrics.blocks import BLOCKS
 from sbv2bench.metrics.comparison import Difference, Mean, holm, mean_of, paired, welch
 from sbv2bench.results.prompt_values import Values
 from sbv2bench.results.records import EvalResult, MetricValue
@@ -186,10 +187,11 @@ def _tested(key: str, model: Contestant, against: Contestant) -> tuple[Differenc
 
 
 def _one_run(value: MetricValue) -> Mean | None:
-    """A single run's value with its own standard error, which is known well: it comes of thousands of images."""
+    """A single run's value with its own standard error. It comes of thousands of images, or of a few blocks of them."""
     if value.repeats:
         return mean_of(value.repeats) if len(value.repeats) >= 2 else None
-    return None if value.std_err is None else Mean(value.value, value.std_err, float("inf"))
+    freedom = BLOCKS - 1 if "disjoint blocks" in value.uncertainty else float("inf")
+    return None if value.std_err is None else Mean(value.value, value.std_err, freedom)
 
 
 def _judged(rows: list[MetricDifference], result: EvalResult) -> list[MetricDifference]:
