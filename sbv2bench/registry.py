@@ -183,8 +183,9 @@ class Registry:
         try:
             spec: Spec = self.model(name) if kind == "model" else self._find(kind, name)
         except InputError as error:
-            close = suggestion(name, [*self.suites, *self.groups, *self.metrics])
-            if close is None or "did you mean" in error.message:
+            models = {*self.models, *(key.partition("/")[2] for key in self.models)}
+            close = suggestion(name, [*self.suites, *self.groups, *self.metrics, *models])
+            if close is None or close in models:
                 raise
             raise InputError(
                 f"unknown model, suite or metric {name!r}, did you mean {close!r}?", f"sbv2bench show {close}"
