@@ -78,6 +78,7 @@ RUNGS = (
     Rung("efficient-clip", needs=("sd21", "sd-turbo")),
     Rung("clip-naive", needs=("sd21", "sd-turbo")),
     Rung("clip-clamped", needs=("sd21", "sd-turbo")),
+    Rung("clip-naive-reg-unequal", needs=("sd21", "sd-turbo")),
     Rung("sb-a", needs=("sd21", "swiftbrush")),
     Rung("sb-b", needs=("sd21", "swiftbrush")),
     *_repeats("swiftbrush", ("sd21", "sd21")),

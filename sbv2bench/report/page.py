@@ -70,7 +70,7 @@ def _hash(text: str) -> str:
 
 def marks(board: Board) -> dict[tuple[int, str], str]:
     """(place of a row, key) -> "best" or "second", by value alone; equal values share it, and what is no model has none."""
-    found = {}
+    found: dict[tuple[int, str], str] = {}
     for column in board.columns:
         values = {
             place: row.numbers[column.key].value
@@ -161,7 +161,8 @@ def _mark(row: Row, name: str, x: str, across: Column | None, up: Column) -> plo
 
 def _apart(points: Sequence[plots.Mark]) -> list[plots.Mark]:
     """At most a tenth of the points, each so far away that without it the others have twice the room along an axis."""
-    left, apart = list(points), []
+    left: list[plots.Mark] = list(points)
+    apart: list[plots.Mark] = []
     while len(apart) < len(points) // 10:
         far = min(left, key=lambda mark: _shrunk(left, mark))
         if _shrunk(left, far) > 0.5:

@@ -201,7 +201,7 @@ def grouped(rows: Iterable[tuple[str, EvalResult]], timed: Timed | None = None) 
     for path, result in rows:
         key = (result.suite.id, result.suite.version, result.suite.fingerprint)
         more = (timed or {}).get(result.model.fingerprint(), {})
-        groups.setdefault(key, []).append((path, result.model_copy(update={"metrics": result.metrics | more})))
+        groups.setdefault(key, []).append((path, result.model_copy(update={"metrics": {**result.metrics, **more}})))
     newest: dict[str, tuple[str, int, str]] = {}  # the group whose files have the suite's plain name
     for key in sorted(groups, key=lambda key: (key[1], max(date_of(result) for _, result in groups[key]), key[2])):
         newest[key[0]] = key
