@@ -213,6 +213,7 @@ def timed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, LatencyResult]:
     return {f"{result.model.id} {result.decoder}": result for result, _ in stored}
 
 
+@pytest.mark.ci
 def test_rows_of_tiny_models(timed: dict[str, LatencyResult]) -> None:
     assert list(timed) == [
         "local/student AutoencoderKL", "local/student-tiny AutoencoderTiny", "local/teacher AutoencoderKL",
@@ -226,6 +227,7 @@ def test_rows_of_tiny_models(timed: dict[str, LatencyResult]) -> None:
     assert all(result.load_s > 0 and result.first_run_s > 0 for result in timed.values())
 
 
+@pytest.mark.ci
 def test_arithmetic_of_tiny_models(timed: dict[str, LatencyResult]) -> None:
     flop = {name: [batch.flop for batch in result.batches] for name, result in timed.items()}
     student, three = flop["local/student AutoencoderKL"]
@@ -238,6 +240,7 @@ def test_arithmetic_of_tiny_models(timed: dict[str, LatencyResult]) -> None:
     assert flop["local/student-tiny AutoencoderTiny"][0]["decode"] != student["decode"]
 
 
+@pytest.mark.ci
 def test_times_of_tiny_models_agree_with_themselves(timed: dict[str, LatencyResult]) -> None:
     for result in timed.values():
         for batch in result.batches:
