@@ -30,7 +30,7 @@ _GROUPS = 10  # HPSv2 prints the deviation of ten group means
 _LEAST_IN_BLOCK = 100  # images of a set in each block: with fewer the blocks' coverage was not simulated
 _OVER_PROMPTS = "standard error over prompts"
 _OVER_IMAGES = "influence function over images of both sets"
-_OVER_BLOCKS = f"{BLOCKS} disjoint blocks of both sets, t interval (held the truth in over 92 % of simulations)"
+_OVER_BLOCKS = f"{BLOCKS} disjoint blocks of both sets, t interval"
 _OVER_SEEDS = "t interval over generation seeds (generation noise only)"
 
 Rows = Mapping[str, NDArray[Any]]

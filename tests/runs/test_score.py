@@ -117,7 +117,7 @@ def test_precision_and_recall_have_an_interval_over_blocks(sets: FeatureSets, mo
         high = value.value + 2.262157 * std_err
         expected = max(value.value - 2.262157 * std_err, 0), high if name == "density" else min(high, 1)
         assert value.ci95 == pytest.approx(expected, rel=1e-6)
-        assert value.uncertainty == "10 disjoint blocks of both sets, t interval (held the truth in over 92 % of simulations)"
+        assert value.uncertainty == "10 disjoint blocks of both sets, t interval"
     paper = replace(
         sets,
         generated={"pr_paper": generated},
