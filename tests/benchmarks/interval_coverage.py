@@ -3,7 +3,7 @@
 The whole table, leaderboards/coverage.csv and coverage.md, cheapest cells first; a cell that the CSV has is skipped, so the
 command goes on where it was stopped:
 
-    OMP_NUM_THREADS=1 python tests/benchmarks/interval_coverage.py --trials 1000 --output leaderboards/coverage.csv
+    OMP_NUM_THREADS=1 PYTHONPATH=tests python -m benchmarks.interval_coverage --trials 1000 --output leaderboards/coverage.csv
 
 --only fid,kid chooses metrics, --minutes 60 stops after the first cell that ends later than that.
 
@@ -15,22 +15,20 @@ FID-infinity the distance of the populations.
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import math
 import time
-import zlib
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from benchmarks.coverage_table import MANIFOLD, TRIALS, Row, belongs, read, to_csv, to_markdown
+from benchmarks.populations import Array, Cell, pairs, populations, stream
 from numpy.typing import NDArray
 
 from sbv2bench.atomic import write_whole
 from sbv2bench.metrics import frechet_distance
 from sbv2bench.metrics.blocks import errors_by_blocks
-from sbv2bench.metrics.frechet import Moments, frechet_from_moments
+from sbv2bench.metrics.frechet import frechet_from_moments
 from sbv2bench.metrics.frechet_infinity import frechet_infinity
 from sbv2bench.metrics.kernel import kernel_statistics
 from sbv2bench.metrics.precision_recall import precision_recall
@@ -41,111 +39,11 @@ from sbv2bench.metrics.uncertainty import (
     wilson_interval,
 )
 
-Array = NDArray[np.float64]
 Estimate = tuple[float, float, float, float]  # value, std_err, low, high
 
 DIMENSIONS = (16, 64, 128)
 SIZES = (1000, 5000)
 SEPARATIONS = (0.0, 0.05, 0.3)  # squared Wasserstein distance of the Gaussians over the trace of the reference's covariance
-COMPONENTS = 4
-TILT = np.array([0.4, 0.3, 0.2, 0.1])  # weights of a generated mixture, where the reference's are equal
-TRIALS = 1000
-MANIFOLD = ("precision", "recall", "density", "coverage")
-
-
-@dataclass(frozen=True)
-class Cell:
-    """What is simulated: a metric on draws of one scenario. dimension 0: the draws are scores, not features."""
-
-    metric: str
-    scenario: str
-    separation: float
-    dimension: int
-    n: int
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of the table. error_ratio: root mean square of the standard errors over the deviation of the values."""
-
-    metric: str
-    method: str
-    scenario: str
-    separation: float
-    dimension: int
-    n: int
-    trials: int
-    truth: float
-    truth_std_err: float
-    deviation: float
-    error_ratio: float
-    coverage: float
-    coverage_low: float
-    coverage_high: float
-    cpu_seconds: float
-
-
-@dataclass(frozen=True)
-class Population:
-    """A mixture of Gaussians with covariance scale^2 I: weights [K], centres [K, D]; one component is a plain Gaussian."""
-
-    weights: Array
-    centres: Array
-    scale: float
-
-    def draw(self, random: np.random.Generator, n: int) -> NDArray[np.float32]:
-        """[n, D] float32."""
-        rows = random.standard_normal((n, self.centres.shape[1]), dtype=np.float32)
-        rows *= np.float32(self.scale)
-        component = random.choice(len(self.weights), n, p=self.weights)
-        rows += self.centres.astype(np.float32)[component]
-        return rows
-
-    def moments(self) -> Moments:
-        """Of the population, as if of two rows: what is asked of them is mean and covariance."""
-        mean = self.weights @ self.centres
-        apart = self.centres - mean
-        return Moments(2, mean, (apart.T * self.weights) @ apart + self.scale**2 * np.eye(len(mean)))
-
-    def mean_kernel(self, other: Population) -> float:
-        """E (x.y / D + 1)^3 of independent x and y of the two populations, in closed form.
-
-        x.y given y is normal; by components, with p = a.b, and v, w the two variances:
-        E x.y = p; E (x.y)^2 = p^2 + v|b|^2 + w|a|^2 + vwD; E (x.y)^3 = p^3 + 3p (v|b|^2 + w|a|^2 + vwD) + 6 vwp.
-        """
-        dimension = self.centres.shape[1]
-        p = self.centres @ other.centres.T
-        v, w = self.scale**2, other.scale**2
-        own, others = (np.square(centres).sum(axis=1) for centres in (self.centres, other.centres))
-        spread = v * others[None, :] + w * own[:, None] + v * w * dimension
-        third = p**3 + 3 * p * spread + 6 * v * w * p
-        kernel = 1 + 3 * p / dimension + 3 * (p**2 + spread) / dimension**2 + third / dimension**3
-        return float(self.weights @ kernel @ other.weights)
-
-
-def populations(cell: Cell) -> tuple[Population, Population]:
-    """(generated, reference): half of the separation is in the means, half in the scales; mixtures differ in weights, too."""
-    step = math.sqrt(cell.separation / 2)
-    if cell.scenario == "gaussian":
-        weights, centres = np.ones(1), np.zeros((1, cell.dimension))
-    else:
-        weights = np.full(COMPONENTS, 1 / COMPONENTS)
-        centres = np.random.default_rng(7).standard_normal((COMPONENTS, cell.dimension))
-    tilted = TILT if cell.separation > 0 and len(weights) > 1 else weights
-    return Population(tilted, centres + step, 1 + step), Population(weights, centres, 1.0)
-
-
-def stream(cell: Cell, purpose: str) -> np.random.Generator:
-    """A generator of its own for each cell and purpose."""
-    return np.random.default_rng(zlib.crc32(f"{purpose} {cell}".encode()))
-
-
-def pairs(cell: Cell, purpose: str, count: int) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
-    """count independent draws of (generated, reference)."""
-    generated, reference = populations(cell)
-    random = stream(cell, purpose)
-    for _ in range(count):
-        yield generated.draw(random, cell.n), reference.draw(random, cell.n)
 
 
 def quick_kernel_statistics(generated: NDArray[np.float32], reference: NDArray[np.float32]) -> tuple[float, float]:
@@ -333,68 +231,17 @@ def run(output: Path, trials: int, only: tuple[str, ...], minutes: float) -> Non
     """Simulate what is missing; the CSV and the page beside it are whole after every cell."""
     began = time.monotonic()
     for cell in cells():
-        if cell.metric not in only or any(_belongs(row, cell) and row.trials >= trials for row in read(output)):
+        if cell.metric not in only or any(belongs(row, cell) and row.trials >= trials for row in read(output)):
             continue
         if time.monotonic() - began > 60 * minutes:
             break
         found = SIMULATIONS[cell.metric](cell, trials)
-        rows = [row for row in read(output) if not _belongs(row, cell)] + found  # read again: others may be at other cells
+        rows = [row for row in read(output) if not belongs(row, cell)] + found  # read again: others may be at other cells
         write_whole(output, to_csv(rows))
-        write_whole(output.with_suffix(".md"), to_markdown(rows))
+        write_whole(output.with_suffix(".md"), to_markdown(rows, cells()))
         for row in found:
             where = f"{row.scenario} {row.separation:g}, D {row.dimension}, N {row.n}"
             print(f"{row.metric} by {row.method}, {where}: {row.coverage:.3f}, error ratio {row.error_ratio:.2f}", flush=True)
-
-
-def _belongs(row: Row, cell: Cell) -> bool:
-    metric = "pr" if row.metric in MANIFOLD else row.metric
-    return Cell(metric, row.scenario, row.separation, row.dimension, row.n) == cell
-
-
-def read(path: Path) -> list[Row]:
-    """The rows of a CSV that to_csv wrote; none where there is no file."""
-    if not path.is_file():
-        return []
-    kinds = {"str": str, "int": int, "float": float}
-    with path.open(newline="") as file:
-        return [
-            Row(**{field.name: kinds[str(field.type)](line[field.name]) for field in fields(Row)})
-            for line in csv.DictReader(file)
-        ]
-
-
-def to_csv(rows: list[Row]) -> str:
-    out = io.StringIO()
-    writer = csv.DictWriter(out, [field.name for field in fields(Row)], lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        writer.writerow({name: f"{value:.6g}" if isinstance(value, float) else value for name, value in asdict(row).items()})
-    return out.getvalue()
-
-
-def to_markdown(rows: list[Row]) -> str:
-    """The table as a page: one line a cell, in the order of the cells."""
-    whole = len([cell for cell in cells() if any(_belongs(row, cell) and row.trials >= TRIALS for row in rows)])
-    lines = [
-        "# How often nominal 95 % intervals hold the truth",
-        "",
-        "Made by `tests/benchmarks/interval_coverage.py`, which says what is drawn and what the truth is; the numbers are in",
-        f"[coverage.csv](coverage.csv). {whole} of {len(cells())} cells have {TRIALS:,} trials or more; a line with fewer is",
-        "provisional, and the command replaces it. Precision, recall, density and coverage count as one cell.",
-        "Separation 0 (equal distributions) stands apart: there the error is of second order. \\*: outside 92 to 98 %.",
-        "`error` is the mean standard error over the deviation of the values: 1 is right, more is on the safe side.",
-        "",
-        "| metric | method | scenario | separation | D | N | trials | coverage | its 95 % interval | error | CPU s |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    order = {name: place for place, name in enumerate(("mean", "share", "fid", "fid_infinity", "kid", *MANIFOLD))}
-    for row in sorted(rows, key=lambda row: (order[row.metric], row.method, row.scenario, row.separation, row.dimension, row.n)):
-        shown = f"{100 * row.coverage:.1f} %" + ("" if 0.92 <= row.coverage <= 0.98 else " \\*")
-        span = f"{100 * row.coverage_low:.1f} to {100 * row.coverage_high:.1f} %"
-        where = f"{row.scenario} | {row.separation:g} | {row.dimension or ''} | {row.n:,}"
-        numbers = f"{row.trials:,} | {shown} | {span} | {row.error_ratio:.2f} | {row.cpu_seconds:.0f}"
-        lines.append(f"| {row.metric} | {row.method} | {where} | {numbers} |")
-    return "\n".join(lines) + "\n"
 
 
 def main() -> None:

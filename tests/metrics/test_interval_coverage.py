@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from benchmarks.interval_coverage import SIMULATIONS, Cell, Population, populations, read, run, to_csv, to_markdown
+from benchmarks.coverage_table import read, to_csv, to_markdown
+from benchmarks.interval_coverage import SIMULATIONS, cells, run
+from benchmarks.populations import Cell, Population, populations
 
 # An error half as large again, or two thirds of what is right, is outside both bands.
 COVERAGE = (0.90, 0.99)
@@ -57,7 +59,7 @@ def test_the_table_goes_on_where_it_was_stopped(tmp_path) -> None:  # type: igno
     rows = read(output)
     assert [row.metric for row in rows] == ["mean"] * 6
     assert output.read_text() == to_csv(rows)
-    assert output.with_suffix(".md").read_text() == to_markdown(rows)
+    assert output.with_suffix(".md").read_text() == to_markdown(rows, cells())
     output.write_text("\n".join(output.read_text().splitlines()[:-1]) + "\n")
     before = read(output)
     run(output, 50, ("mean",), 60)
