@@ -209,9 +209,9 @@ class Registry:
         hub = reference.removeprefix("hub:")
         close = suggestion(reference, [*self.models, *(name for s in self.models.values() for name in s.aliases)])
         known_family = hub.partition("/")[0] in get_args(Family)
-        if re.fullmatch(r"[\w.-]+/[\w.-]+", hub) and (hub != reference or not (known_family or close)):
-            return ModelSpec(id=f"local/{hub.replace('/', '--')}", sampler="pipeline", location=f"hub:{hub}", origin=f"hub:{hub}",
-                             description=_by_defaults("a hub model that no catalog names"))  # fmt: skip
+        if re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w.-]+)?", hub) and (hub != reference or not (known_family or close)):
+            return ModelSpec(id=f"local/{re.sub('[/@]', '--', hub)}", sampler="pipeline", location=f"hub:{hub}",
+                             origin=f"hub:{hub}", description=_by_defaults("a hub model that no catalog names"))  # fmt: skip
         raise self._unknown("model", reference)
 
     def _find(self, kind: str, name: str) -> Any:

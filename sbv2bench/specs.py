@@ -59,11 +59,11 @@ class MergeSpec(Spec):
 class ModelSpec(Spec):
     """A model as it is sampled. Also the content of `sbv2bench.json` in every folder that the trainer writes.
 
-    location: `package:mini/sd21` (shipped weights), `hub:org/name`, `hub:org/name/file.safetensors`, `home:name` (a folder
-    or file that a user puts in $SBV2BENCH_HOME/models), or a path. base: in the same words, the model that supplies the
-    parts that this location lacks; a relative path is meant from the model's own folder. vae: in the same words, an
-    autoencoder in place of the model's. weights: filled in when the model is resolved, with the hashes that were found, the
-    bases' too, for which locations are only remarks.
+    location: `package:mini/sd21` (shipped weights), `hub:org/name`, `hub:org/name/file.safetensors`, either with `@revision`
+    after the name, `home:name` (a folder or file that a user puts in $SBV2BENCH_HOME/models), or a path. base: in the same
+    words, the model that supplies the parts that this location lacks; a relative path is meant from the model's own folder.
+    vae: in the same words, an autoencoder in place of the model's. weights: filled in when the model is resolved, with the
+    hashes that were found, the bases' too, for which locations are only remarks.
     """
 
     remarks = frozenset(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -82,6 +83,7 @@ def test_a_full_entry_is_honest(name: str) -> None:
     assert model.description and model.origin
     assert not model.verified  # nobody has sampled real weights here
     assert model.revision is None or len(model.revision) == 40
+    assert all(re.fullmatch(r"hub:[^@]+@[0-9a-f]{40}", place) for place in (model.base, model.vae) if place.startswith(HUB))
     assert set(model.inferred) <= set(ModelSpec.model_fields)
 
 

@@ -53,17 +53,20 @@ def resolve_location(
 ) -> Path:
     """The folder or file that a location names.
 
-    `package:mini/sd21`, `hub:org/name`, `hub:org/name/a/file`, `home:name` (in $SBV2BENCH_HOME/models), `asset:name`, or a path.
-    files: of a hub location, only these are fetched. assets: the declared downloads, by default the built-in ones; an asset's
-    files are verified, and never fetched here. local_only: do not ask the hub either. Raises PrerequisiteError where shipped,
-    hub, home or downloaded files are not on this machine, IntegrityError where an asset's bytes are not what they must be,
-    InputError where a path does not exist.
+    `package:mini/sd21`, `hub:org/name`, `hub:org/name@revision`, `hub:org/name/a/file`, `home:name` (in
+    $SBV2BENCH_HOME/models), `asset:name`, or a path. revision: of a hub location that names none itself. files: of a hub
+    location, only these are fetched. assets: the declared downloads, by default the built-in ones; an asset's files are
+    verified, and never fetched here. local_only: do not ask the hub either. Raises PrerequisiteError where shipped, hub, home
+    or downloaded files are not on this machine, IntegrityError where an asset's bytes are not what they must be, InputError
+    where a path does not exist.
     """
     if location.startswith(PACKAGE):
         return _package_folder(location)
     if location.startswith(HUB):
         organisation, _, rest = location.removeprefix(HUB).partition("/")
         name, _, file = rest.partition("/")
+        name, _, pinned = name.partition("@")
+        revision = pinned or revision
         repository = f"{organisation}/{name}" if rest else organisation
         if file:
             return _hub_file(repository, file, revision, local_only)

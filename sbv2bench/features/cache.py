@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import safetensors.numpy
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 
@@ -25,6 +25,8 @@ from sbv2bench.atomic import write_whole
 from sbv2bench.errors import IntegrityError
 
 Arrays = dict[str, NDArray[Any]]
+
+LOCK_SECONDS = 600  # a write of the largest entry takes a minute or two; a lock held for longer is a stopped process's
 
 
 @dataclass(frozen=True)
@@ -108,8 +110,13 @@ class FeatureCache:
         """The right to write, one writer at a time over all processes."""
         try:
             place.mkdir(parents=True, exist_ok=True)
-            with FileLock(self.folder / ".lock"):
+            with FileLock(self.folder / ".lock", timeout=LOCK_SECONDS):
                 yield
+        except Timeout as error:
+            raise IntegrityError(
+                f"{error.lock_file}: another process has held the cache's lock for {LOCK_SECONDS} s",
+                "end that process (it may be stopped), set SBV2BENCH_HOME, or --no-cache",
+            ) from error
         except OSError as error:
             raise IntegrityError(
                 f"{place}: the cache cannot be written ({error.strerror or error})",

@@ -108,5 +108,6 @@ def _of_model(registry: Registry, model: ModelSpec) -> Iterator[_Wanted]:
 
 
 def _mirrors_of(registry: Registry, location: str) -> tuple[str, ...]:
-    """The mirrors that the catalog knows of a location which is another model's own."""
-    return next((model.mirrors for model in registry.models.values() if model.location == location), ())
+    """The mirrors that the catalog knows of a location, whatever its revision, which is another model's own."""
+    repository = location.partition("@")[0]
+    return next((model.mirrors for model in registry.models.values() if model.location.partition("@")[0] == repository), ())

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
 from sbv2bench.errors import IntegrityError
 from sbv2bench.features import cache as cache_module
@@ -44,6 +45,15 @@ def test_a_view_is_stored_by_its_values(cache: FeatureCache) -> None:
     entry = cache.get("k")
     assert entry is not None
     assert np.array_equal(entry.arrays["a"], array)
+
+
+def test_a_lock_that_is_never_let_go_is_said(cache: FeatureCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache_module, "LOCK_SECONDS", 0.1)
+    cache.folder.mkdir(parents=True)
+    with FileLock(cache.folder / ".lock"), pytest.raises(IntegrityError, match=r"\.lock: another process has held"):
+        cache.put("k", ARRAYS, {})
+    cache.put("k", ARRAYS, {})
+    assert cache.get("k") is not None
 
 
 @pytest.mark.parametrize("damage", ["arrays", "cut", "manifest", "gone", "other"])

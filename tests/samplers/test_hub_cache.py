@@ -34,6 +34,7 @@ models:
   full/swapped: {{sampler: one_step, location: "hub:lab/files/deep/unet.safetensors", holds: unet, base: "hub:lab/base",
     steps: 1}}
   full/lora: {{sampler: one_step, location: "hub:lab/lora", holds: lora, base: "hub:lab/base", steps: 1}}
+  full/on-old: {{sampler: one_step, location: "hub:lab/lora", holds: lora, base: "hub:lab/base@{OLD}", steps: 1}}
   full/by-hand: {{sampler: one_step, location: "home:released", base: "hub:lab/base", steps: 1}}
 """
 
@@ -104,6 +105,18 @@ def test_one_file_of_a_repository_on_a_base(registry: Registry, images_of: Image
     hashed = [file.path for file in model_files(registry.model("full/swapped"), registry.model)]
     assert hashed[0] == "unet.safetensors" and "hub:lab/base:unet/config.json" in hashed
     assert not np.array_equal(images_of("full/lora"), images_of("full/latest"))
+
+
+@pytest.mark.usefixtures("cache")
+def test_a_base_and_a_model_without_an_entry_have_revisions_too(registry: Registry, images_of: ImagesOf) -> None:
+    on_old, on_new = ("hub:lab/base" + pin for pin in (f"@{OLD}", ""))
+    assert not np.array_equal(images_of("full/on-old"), images_of("full/lora"))
+    assert assets.resolve_location(on_old).name == OLD and assets.resolve_location(on_new).name == NEW
+    assert assets.resolve_location(on_old, revision=NEW).name == OLD
+    assert assets.resolve_location(f"hub:lab/files@{NEW}/deep/unet.safetensors").parent.parent.name == NEW
+    assert registry.model(on_old).id == f"local/lab--base--{OLD}"
+    with pytest.raises(PrerequisiteError, match="hf download lab/base --revision none"):
+        assets.resolve_location("hub:lab/base@none")
 
 
 def test_a_mirror_serves_what_the_first_place_has_not(registry: Registry, cache: Path, sources: Path) -> None:
