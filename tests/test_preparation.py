@@ -64,16 +64,20 @@ def test_threads_and_neighbours_change_nothing() -> None:
     assert np.array_equal(prepare(images, threads=3), alone)
 
 
-def released_steps(image: Image.Image, folder: Path) -> np.ndarray:
-    """The released evaluation's own road, from the description in protocols.md 1.4, one PNG at each station."""
-    image.save(folder / "generated.png")
-    with Image.open(folder / "generated.png") as opened:
-        pixels = np.array(opened)  # no change of mode
+def released_resize(image: Image.Image) -> Image.Image:
+    """The released resize pass, from the description in protocols.md 1.4."""
+    pixels = np.array(image)  # no change of mode
     height, width = pixels.shape[:2]
     side = min(height, width)
     top, left = (int(np.rint((extent - side) / 2.0)) for extent in (height, width))  # rint rounds half to even
-    cut = Image.fromarray(pixels[top : top + side, left : left + side])
-    cut.resize((256, 256), Image.LANCZOS).save(folder / "resized.png")
+    return Image.fromarray(pixels[top : top + side, left : left + side]).resize((256, 256), Image.LANCZOS)
+
+
+def released_steps(image: Image.Image, folder: Path) -> np.ndarray:
+    """The released evaluation's own road, one PNG at each station."""
+    image.save(folder / "generated.png")
+    with Image.open(folder / "generated.png") as opened:
+        released_resize(opened).save(folder / "resized.png")
     with Image.open(folder / "resized.png") as opened:
         return np.asarray(opened.convert("RGB"))
 
