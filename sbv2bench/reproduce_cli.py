@@ -30,19 +30,19 @@ def reproduce(
     """A table or figure of the paper: published and measured numbers, their difference, and a verdict on each."""
     from sbv2bench.registry import Registry
     from sbv2bench.report import reproduction, terminal
-    from sbv2bench.runs import reproducing
+    from sbv2bench.runs.reproduce.request import Request, carry_out, foresee, require_tolerance
 
     console = terminal.stderr_console()
     with redirect_stdout(sys.stderr):
-        request = reproducing.Request.checked(target, suite, results, Registry.load(catalog))
+        request = Request.checked(target, suite, results, Registry.load(catalog))
         if plan:
-            document = reproducing.foresee(request)
-            reproduction.print_foresight(console, document)
+            document = foresee(request)
+            reproduction.print_plan(console, document)
         else:
-            found = reproducing.carry_out(request)
+            found = carry_out(request)
             document = found.document()
             reproduction.print_found(console, found)
     if as_json:
         print_json(document)
     if not plan:
-        reproducing.require_tolerance(found)
+        require_tolerance(found)

@@ -13,9 +13,9 @@ from rich.table import Table
 from sbv2bench.report.terminal import number, say
 from sbv2bench.results.board_tables import ARROWS, with_error
 from sbv2bench.results.published import declared
-from sbv2bench.runs.figures import Curve, FigureCurves
-from sbv2bench.runs.miniature import Column, Line, Miniature
-from sbv2bench.runs.reproduce import WITHIN, Cell, Reproduction
+from sbv2bench.runs.reproduce.figure import Curve, FigureCurves
+from sbv2bench.runs.reproduce.miniature import Column, Line, Miniature
+from sbv2bench.runs.reproduce.table import WITHIN, Cell, Reproduction
 
 _SHORT: dict[str, str] = {WITHIN: "within"}
 _LISTED = 12  # orders that are not agreed with, shown one by one
@@ -132,7 +132,7 @@ def _point(curve: Curve, weight: float) -> str:
     return f"* {text}" if weight == curve.best else text
 
 
-def print_foresight(console: Console, plan: Mapping[str, Any]) -> None:
+def print_plan(console: Console, plan: Mapping[str, Any]) -> None:
     """A line for each method of a plan: what it is, what is there, what is missing, what it costs on each suite."""
     shown = _table(f"{plan['target']}: {plan['title']}, on {', '.join(plan['suites'])}")
     for heading in ("method", "model", "weights", "measured", "images", "denoiser passes", "TFLOP known"):

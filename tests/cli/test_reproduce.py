@@ -13,7 +13,7 @@ from sample_results import metric, sample_result
 from sbv2bench.registry import Registry
 from sbv2bench.results import store
 from sbv2bench.results.records import ModelRecord
-from sbv2bench.runs import comparable
+from sbv2bench.runs.reproduce import search
 
 
 def measured(fid: float, folder: str = "results") -> Path:
@@ -56,7 +56,7 @@ def test_numbers_verdicts_and_exit_codes(run: Callable[..., Done], monkeypatch: 
     (row,) = [row for row in json.loads(done.out)["rows"] if row["method"] == "SBv2*"]
     cell = row["cells"][0]
     assert (cell["metric"], cell["published"], cell["measured"], cell["verdict"]) == ("fid", 8.14, 9.0, "outside")
-    monkeypatch.setattr(comparable, "differing", lambda *asked: [])
+    monkeypatch.setattr(search, "differing", lambda *asked: [])
     done = run("reproduce", "table3", "--json")
     assert done.code == 5 and json.loads(done.out)["target"] == "table3"
     assert "the first: SBv2*, fid: found 9, expected 8.14 within 0.155" in done.error()

@@ -16,7 +16,7 @@ from sbv2bench.registry import Registry
 from sbv2bench.results import sweeps
 from sbv2bench.results.claims import Verdict
 from sbv2bench.results.published import Shape
-from sbv2bench.runs.figures import judge, reproduce_figure
+from sbv2bench.runs.reproduce.figure import judge, reproduce_figure
 
 U_SHAPE, HILL, FALL, FLAT, ZIGZAG = (5, 3, 2, 3, 5.5), (2, 4, 5, 4, 2.5), (5, 4, 3, 2, 1), (2, 2, 2, 2, 2), (5, 4, 4.5, 2, 1)
 REGISTRY = Registry.built_in()

@@ -13,12 +13,11 @@ from sbv2bench.errors import InputError, PrerequisiteError, ToleranceError
 from sbv2bench.registry import Registry
 from sbv2bench.results import published, store
 from sbv2bench.results.records import EvalResult, MetricValue, ModelRecord
-from sbv2bench.runs import reproducing
-from sbv2bench.runs.comparable import Search
-from sbv2bench.runs.foresight import foresee_table
-from sbv2bench.runs.miniature import Miniature, stand_in
-from sbv2bench.runs.reproduce import WITHIN, Cell, Reproduction
-from sbv2bench.runs.reproducing import Request
+from sbv2bench.runs.reproduce.miniature import Miniature, stand_in
+from sbv2bench.runs.reproduce.plan import foresee_table
+from sbv2bench.runs.reproduce.request import Request, carry_out, require_tolerance
+from sbv2bench.runs.reproduce.search import Search
+from sbv2bench.runs.reproduce.table import WITHIN, Cell, Reproduction
 from sbv2bench.specs import WeightsFile, fingerprint
 
 REGISTRY = Registry.built_in()
@@ -61,7 +60,7 @@ def fid_of(value: float) -> dict[str, MetricValue]:
 def table(name: str, folder: Path, *results: EvalResult, suite: str = "paper") -> Reproduction:
     for result in results:
         store.write(result, folder)
-    found = reproducing.carry_out(Request.checked(name, suite, folder, REGISTRY))
+    found = carry_out(Request.checked(name, suite, folder, REGISTRY))
     assert isinstance(found, Reproduction)
     return found
 
@@ -89,10 +88,10 @@ def test_a_verdict_flips_at_the_printed_precision_plus_the_tolerance(measured: f
     assert cell(found, "GigaGAN").verdict == "published only"
     if verdict == "outside":
         with pytest.raises(ToleranceError, match=r"table3: 1 of \d+ numbers are outside") as caught:
-            reproducing.require_tolerance(found)
+            require_tolerance(found)
         assert caught.value.exit_code == 5 and len(str(caught.value).splitlines()) == 3
     else:
-        reproducing.require_tolerance(found)
+        require_tolerance(found)
 
 
 def test_a_table_that_prints_more_digits_allows_less(tmp_path: Path) -> None:
@@ -107,7 +106,7 @@ def test_another_protocol_is_named_and_never_an_exit_5(tmp_path: Path) -> None:
     one = cell(found, "SBv2*")
     assert (one.verdict, one.comparable) == ("outside", False)
     assert found.differing == {"coco2014-30k": ("suite.preparation",)}
-    reproducing.require_tolerance(found)
+    require_tolerance(found)
 
 
 def test_the_declared_protocol_is_taken_before_a_newer_other_one(tmp_path: Path) -> None:
@@ -188,7 +187,7 @@ def test_in_miniature_only_orders_are_judged(tmp_path: Path) -> None:
     """Table 5 prints SBv2* before SBv2 before B: the first two as measured, the last two the other way round."""
     for name, fid in (("sbv2-merged-reg", 1.0), ("sbv2-merged", 3.0), ("sbv2-b", 2.0)):
         store.write(ladder(f"mini/{name}", (fid - 0.01, fid, fid + 0.01)), tmp_path)
-    found = reproducing.carry_out(Request.checked("table5", "mini-5k", tmp_path, REGISTRY))
+    found = carry_out(Request.checked("table5", "mini-5k", tmp_path, REGISTRY))
     assert isinstance(found, Miniature)
     verdicts = {(order.better, order.worse): order.verdict for order in found.orders if order.difference is not None}
     b = "B: efficient, Turbo, CLIP, LAION"
@@ -200,14 +199,14 @@ def test_in_miniature_only_orders_are_judged(tmp_path: Path) -> None:
         "key": "fid", "published": 8.14, "measured": pytest.approx(1.0), "std_err": pytest.approx(0.01 / 3**0.5),
         "over": "3 generation seeds",
     }  # fmt: skip
-    reproducing.require_tolerance(found)
+    require_tolerance(found)
 
 
 def test_many_orders_are_not_found_by_chance(tmp_path: Path) -> None:
     """A difference that one claim by itself would call an order is none among three."""
     for name, fids in (("sbv2-merged-reg", (1.0, 1.1, 1.2)), ("sbv2-merged", (1.3, 1.4, 1.5)), ("sbv2-b", (1.15, 1.2, 1.28))):
         store.write(ladder(f"mini/{name}", fids), tmp_path)
-    found = reproducing.carry_out(Request.checked("table5", "mini-5k", tmp_path, REGISTRY))
+    found = carry_out(Request.checked("table5", "mini-5k", tmp_path, REGISTRY))
     assert isinstance(found, Miniature)
     (order,) = [one for one in found.orders if (one.key, one.better, one.worse) == ("fid", "SBv2*", "SBv2")]
     assert order.difference is not None and order.corrected_p is not None
@@ -228,7 +227,7 @@ def test_stand_ins_are_those_of_the_ladder() -> None:
 
 def test_four_styles_are_one_column_in_miniature(tmp_path: Path) -> None:
     store.write(ladder("mini/sbv2-b", (2.0, 2.1)), tmp_path)
-    found = reproducing.carry_out(Request.checked("table9", "mini-5k", tmp_path, REGISTRY))
+    found = carry_out(Request.checked("table9", "mini-5k", tmp_path, REGISTRY))
     assert isinstance(found, Miniature)
     assert [column.key for column in found.columns] == ["fid", "clip_score", "hps"]
     row = next(line.printed for line in found.lines if line.printed.method == "Model B")

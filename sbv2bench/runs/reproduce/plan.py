@@ -14,12 +14,12 @@ from sbv2bench.errors import SBV2BenchError
 from sbv2bench.registry import Registry
 from sbv2bench.results.published import declared, published_models, rows_of_table
 from sbv2bench.runs.architecture_flops import stage_gflop
-from sbv2bench.runs.comparable import Search, result_of
 from sbv2bench.runs.costs import whole_work
-from sbv2bench.runs.figures import sweep_command
-from sbv2bench.runs.miniature import stand_in
 from sbv2bench.runs.options import EvalOptions
-from sbv2bench.runs.reproduce import rows_on
+from sbv2bench.runs.reproduce.figure import sweep_command
+from sbv2bench.runs.reproduce.miniature import stand_in
+from sbv2bench.runs.reproduce.search import Search, result_of
+from sbv2bench.runs.reproduce.table import rows_on
 from sbv2bench.specs import ModelSpec, SuiteSpec
 
 SWEEP_WEIGHTS = 11  # of the trainer's sweep: 0, 0.1, ..., 1

@@ -10,11 +10,11 @@ from sbv2bench.errors import InputError, PrerequisiteError
 from sbv2bench.registry import Registry
 from sbv2bench.results.boards import Board
 from sbv2bench.results.published import declared
-from sbv2bench.runs.comparable import Search, search
-from sbv2bench.runs.figures import FigureCurves, reproduce_figure
-from sbv2bench.runs.foresight import foresee_figure, foresee_table
-from sbv2bench.runs.miniature import Miniature, miniature
-from sbv2bench.runs.reproduce import Reproduction, check_target, reproduce_table, suites_of_table
+from sbv2bench.runs.reproduce.figure import FigureCurves, reproduce_figure
+from sbv2bench.runs.reproduce.miniature import Miniature, miniature
+from sbv2bench.runs.reproduce.plan import foresee_figure, foresee_table
+from sbv2bench.runs.reproduce.search import Search, search
+from sbv2bench.runs.reproduce.table import Reproduction, check_target, reproduce_table, suites_of_table
 from sbv2bench.specs import SuiteSpec
 
 COMMITTED = Path("leaderboards")

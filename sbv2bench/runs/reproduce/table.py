@@ -11,7 +11,7 @@ from sbv2bench.registry import Registry, suggestion
 from sbv2bench.results.boards import latency_of
 from sbv2bench.results.published import PrintedMetric, PrintedRow, Table, declared, published_models, rows_of_table
 from sbv2bench.results.records import EvalResult
-from sbv2bench.runs.comparable import Search, result_of
+from sbv2bench.runs.reproduce.search import Search, result_of
 from sbv2bench.specs import SuiteSpec
 
 WITHIN: Literal["within printed precision plus tolerance"] = "within printed precision plus tolerance"
