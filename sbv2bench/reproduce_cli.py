@@ -30,13 +30,13 @@ def reproduce(
     """A table or figure of the paper: published and measured numbers, their difference, and a verdict on each."""
     from sbv2bench.registry import Registry
     from sbv2bench.report import reproduction, terminal
-    from sbv2bench.runs.reproduce.request import Request, carry_out, foresee, require_tolerance
+    from sbv2bench.runs.reproduce.request import Request, carry_out, plan_of, require_tolerance
 
     console = terminal.stderr_console()
     with redirect_stdout(sys.stderr):
         request = Request.checked(target, suite, results, Registry.load(catalog))
         if plan:
-            document = foresee(request)
+            document = plan_of(request)
             reproduction.print_plan(console, document)
         else:
             found = carry_out(request)

@@ -14,7 +14,7 @@ from sbv2bench.registry import Registry
 from sbv2bench.results import published, store
 from sbv2bench.results.records import EvalResult, MetricValue, ModelRecord
 from sbv2bench.runs.reproduce.miniature import Miniature, stand_in
-from sbv2bench.runs.reproduce.plan import foresee_table
+from sbv2bench.runs.reproduce.plan import plan_table
 from sbv2bench.runs.reproduce.request import Request, carry_out, require_tolerance
 from sbv2bench.runs.reproduce.search import Search
 from sbv2bench.runs.reproduce.table import WITHIN, Cell, Reproduction
@@ -236,7 +236,7 @@ def test_four_styles_are_one_column_in_miniature(tmp_path: Path) -> None:
 
 def test_a_plan_has_every_method_with_its_cost_and_what_it_lacks() -> None:
     suites = (REGISTRY.suite("coco2014-30k"),)
-    plan = foresee_table("table3", suites, Search({}, 0), REGISTRY)
+    plan = plan_table("table3", suites, Search({}, 0), REGISTRY)
     methods = {method["method"]: method for method in plan["methods"]}
     assert list(methods) == [row.method for row in published.rows_of_table("3")]
     turbo, teacher, gigagan = methods["SD Turbo"], methods["SDv2.1 cfg=2"], methods["GigaGAN"]

@@ -21,6 +21,7 @@ from sbv2bench.errors import InputError, IntegrityError, PrerequisiteError
 from sbv2bench.provenance import sha256_file
 from sbv2bench.registry import Registry
 from sbv2bench.runs import download
+from sbv2bench.runs.reproduce.plan import _lacking
 from sbv2bench.samplers import load_model
 from sbv2bench.samplers.base import PromptBlock, Stopwatch
 
@@ -127,6 +128,7 @@ def test_a_mirror_serves_what_the_first_place_has_not(registry: Registry, cache:
     assert f"hf download lab/base --revision {OLD}" in str(caught.value)
     store(cache, "copy/base", NEW, sources / "old")
     assert hash_chain(chain(registry.model("full/base"))) == expected
+    assert _lacking(registry.model("full/base"), registry) == ""
     assert (
         registry.model("full/base").fingerprint() == registry.model("full/base").model_copy(update={"mirrors": ()}).fingerprint()
     )

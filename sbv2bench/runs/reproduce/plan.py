@@ -25,7 +25,7 @@ from sbv2bench.specs import ModelSpec, SuiteSpec
 SWEEP_WEIGHTS = 11  # of the trainer's sweep: 0, 0.1, ..., 1
 
 
-def foresee_table(name: str, suites: Sequence[SuiteSpec], found: Search, registry: Registry) -> dict[str, Any]:
+def plan_table(name: str, suites: Sequence[SuiteSpec], found: Search, registry: Registry) -> dict[str, Any]:
     """JSON-ready: a row for each method; costs are of one seed."""
     mini = suites[0].family == "mini"
     rows = rows_of_table(name.removeprefix("table")) if mini else tuple(row for row, _ in rows_on(name, suites))
@@ -41,7 +41,7 @@ def foresee_table(name: str, suites: Sequence[SuiteSpec], found: Search, registr
     return _document(name, declared().tables[name].title, suites, methods, registry)
 
 
-def foresee_figure(name: str, suites: Sequence[SuiteSpec], registry: Registry) -> dict[str, Any]:
+def plan_figure(name: str, suites: Sequence[SuiteSpec], registry: Registry) -> dict[str, Any]:
     """JSON-ready: a row for each sweep of the figure, which evaluates 11 weights; costs are of one seed."""
     (suite,), methods = suites[:1], []
     for panel in declared().figures[name].panels:
@@ -51,7 +51,7 @@ def foresee_figure(name: str, suites: Sequence[SuiteSpec], registry: Registry) -
             (f"{end}: {why}" for end, model in zip(ends, models, strict=True) if (why := _lacking(model, registry))), ""
         )
         known = next((model for model in models if model is not None), None)
-        cost = _times(foreseen(known, suite, registry), SWEEP_WEIGHTS) if known is not None and known.has_network() else {}
+        cost = _times(cost_of(known, suite, registry), SWEEP_WEIGHTS) if known is not None and known.has_network() else {}
         row = {
             "method": f"{ends[0]} merged with {ends[1]}",
             "model": " + ".join(ends),
@@ -88,7 +88,7 @@ def _method(
         if best is not None:
             measured[suite.id] = best[0]
     samples = model is not None and model.has_network()
-    costs = {suite.id: foreseen(model, suite, registry) for suite in suites} if model is not None and samples else {}
+    costs = {suite.id: cost_of(model, suite, registry) for suite in suites} if model is not None and samples else {}
     command = ""
     if model is not None and samples:
         declared_as = registry.models[model_id]
@@ -114,7 +114,7 @@ def _lacking(model: ModelSpec | None, registry: Registry) -> str:
         return f"only published numbers exist ({model.origin})"
     places = [(model.location, *model.mirrors), (model.base,), (model.vae,)]
     for choices in places:
-        errors = [_absent(location, model.revision) for location in choices if location]
+        errors = [_absent(place, model.revision if place == model.location else None) for place in choices if place]
         if errors and all(errors):
             return errors[0]
     if model.merge is not None:
@@ -132,7 +132,7 @@ def _absent(location: str, revision: str | None) -> str:
     return ""
 
 
-def foreseen(model: ModelSpec, suite: SuiteSpec, registry: Registry) -> dict[str, Any]:
+def cost_of(model: ModelSpec, suite: SuiteSpec, registry: Registry) -> dict[str, Any]:
     """What one seed of a model on a suite costs where nothing is in the cache; of no network more than is known of it."""
     work = whole_work(model, suite, EvalOptions(), registry)
     passes = work.forward_passes()

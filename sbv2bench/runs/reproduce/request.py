@@ -12,7 +12,7 @@ from sbv2bench.results.boards import Board
 from sbv2bench.results.published import declared
 from sbv2bench.runs.reproduce.figure import FigureCurves, reproduce_figure
 from sbv2bench.runs.reproduce.miniature import Miniature, miniature
-from sbv2bench.runs.reproduce.plan import foresee_figure, foresee_table
+from sbv2bench.runs.reproduce.plan import plan_figure, plan_table
 from sbv2bench.runs.reproduce.search import Search, search
 from sbv2bench.runs.reproduce.table import Reproduction, check_target, reproduce_table, suites_of_table
 from sbv2bench.specs import SuiteSpec
@@ -86,7 +86,7 @@ def _figure(request: Request) -> FigureCurves:
 def _nothing(request: Request, results: Search) -> PrerequisiteError:
     where = " or ".join(map(str, request.folders)) or "results or leaderboards/results"
     partial = f" ({results.partial} partial ones, which are not compared)" if results.partial else ""
-    plan = foresee_table(request.target, request.suites, results, request.registry)
+    plan = plan_table(request.target, request.suites, results, request.registry)
     commands = [method["command"] for method in plan["methods"] if method["command"]]
     first = next((method["command"] for method in plan["methods"] if method["command"] and method["at_hand"]), "")
     fix = first or (commands[0] if commands else f"sbv2bench reproduce {request.target} --suite {request.suite} --plan")
@@ -96,12 +96,12 @@ def _nothing(request: Request, results: Search) -> PrerequisiteError:
     )
 
 
-def foresee(request: Request) -> dict[str, Any]:
+def plan_of(request: Request) -> dict[str, Any]:
     """What it would take, JSON-ready. Raises as `carry_out`, but for results that are missing."""
     if request.target in declared().figures:
-        return foresee_figure(request.target, request.suites, request.registry)
+        return plan_figure(request.target, request.suites, request.registry)
     results = search(request.folders, request.suites, request.registry)
-    return foresee_table(request.target, request.suites, results, request.registry)
+    return plan_table(request.target, request.suites, results, request.registry)
 
 
 def require_tolerance(found: Found) -> None:
