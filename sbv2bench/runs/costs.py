@@ -28,8 +28,9 @@ GFLOP_IMAGE = {"inception": 11.4, "clip-vit-g-14": 534.0, "hpsv2": 335.0}  # by 
 GFLOP_TEXT = {"clip-vit-g-14": 47.0, "hpsv2": 47.0}
 SD21_512 = {"text": 45.0, "denoise": 804.0, "decode": 2515.0}
 # Of that architecture at 512 px, all three parts.
-_SD21_NAMES = "sd21 sd21-ddim sd21-cfg4.5 sd21-cfg4.5-ddim sd21-cfg7.5 sd21-cfg7.5-ddim sd-turbo sd-turbo-euler swiftbrush sbv2-a sbv2-b"
-_SD21 = frozenset(f"full/{name}" for name in (*_SD21_NAMES.split(), "sbv2-merged", "sbv2-merged-reg"))
+_SD21_TEACHERS = "sd21 sd21-ddim sd21-cfg4.5 sd21-cfg4.5-ddim sd21-cfg7.5 sd21-cfg7.5-ddim"
+_SD21_STUDENTS = "sd-turbo sd-turbo-euler swiftbrush sbv2-a sbv2-b sbv2-merged sbv2-merged-reg"
+_SD21 = frozenset(f"full/{name}" for name in f"{_SD21_TEACHERS} {_SD21_STUDENTS}".split())
 ROW_BYTES = 4 * 2048  # of a feature row in memory, at most
 SHARE_OF_CEILING = 0.3  # of a matrix product's rate that whole networks are taken to reach; the estimate's one guess
 _CEILING_SECONDS = 0.3
