@@ -215,6 +215,7 @@ def test_latency_of_stable_diffusion_21(place: Path) -> None:
         ("25-steps", "full/sd21-cfg4.5", ""),
     ):
         own = {"id": f"local/sd21-random-{name}", "family": "local", "vae": decoder, "resolution": 512 if on_gpu else 64}
+        own |= {"licence": "random weights"}
         registry.add("model", entry(source, folder, **own, description="Stable Diffusion 2.1-base's networks, random weights"))
     for compiled in (False, True) if on_gpu else (False,):
         options = LatencyOptions.validated(batch_sizes=(1, 32) if on_gpu else (1,), compiled=compiled, results=results)
