@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import importlib.util
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -20,6 +21,7 @@ from sbv2bench.report.page_content import Board, Column, Content, Number, Row, S
 PACKAGES = {"jinja2": "jinja2", "altair": "altair", "vl_convert": "vl-convert-python"}
 ARROWS = {"lower": "↓", "higher": "↑"}
 WIDE, NARROW, PANEL = (620, 420), (356, 340), (356, 240)  # pixels: of a plot beside another, on a telephone, of a sweep's metric
+LATENCIES = ("latency_paper_ms", "latency_ms")  # the first that rows have is drawn
 _SEVERAL = 3  # points that make a line
 _TICKS = 8  # NFE's that are all marked
 
@@ -94,22 +96,30 @@ def padding(board: Board, key: str) -> dict[int, str]:
 
 
 def figures(board: Board, ids: Sequence[str]) -> list[_Figure]:
-    """FID against latency (against NFE where fewer than two rows have a latency) and precision against recall.
+    """FID against latency (against NFE where fewer than two rows have one of one machine) and precision against recall.
 
     ids: of the rows, for the page's script.
     """
     columns = {column.key: column for column in board.columns}
     found = []
-    for x, y in ((_speed(board), "fid"), ("recall", "precision")):
-        shown = [(row, name) for row, name in zip(board.rows, ids, strict=True) if _drawable(row, x, y)]
+    speed, machine = _speed(board.rows)
+    for x, y in ((speed, "fid"), ("recall", "precision")):
+        pairs = [(row, name) for row, name in zip(board.rows, ids, strict=True) if _drawable(row, x, y)]
+        shown = [(row, name) for row, name in pairs if x not in LATENCIES or row.numbers[x].method == machine]
         if len(shown) < 2:
             continue
-        found.append(_scatter(shown, x, columns.get(x), columns[y]))
+        left_out = sum(y in row.numbers for row in board.rows) - len(shown) if x in LATENCIES else 0
+        found.append(_scatter(shown, x, columns.get(x), columns[y], left_out))
     return found
 
 
-def _speed(board: Board) -> str:
-    return "latency_ms" if sum("latency_ms" in row.numbers for row in board.rows) > 1 else "nfe"
+def _speed(rows: Sequence[Row]) -> tuple[str, str]:
+    """The metric that speed is drawn by, and its method, which names the machine; NFE where no two rows have one alike."""
+    for key in LATENCIES:
+        methods = Counter(row.numbers[key].method for row in rows if key in row.numbers)
+        if methods and (most := methods.most_common(1)[0])[1] > 1:
+            return key, most[0]
+    return "nfe", ""
 
 
 def _drawable(row: Row, x: str, y: str) -> bool:
@@ -125,11 +135,12 @@ def _x(row: Row, key: str) -> float | None:
     return row.numbers[key].value if key in row.numbers else None
 
 
-def _scatter(shown: Sequence[tuple[Row, str]], x: str, across: Column | None, up: Column) -> _Figure:
-    speed = x in ("nfe", "latency_ms")
+def _scatter(shown: Sequence[tuple[Row, str]], x: str, across: Column | None, up: Column, left_out: int) -> _Figure:
+    speed = x == "nfe" or x in LATENCIES
     shown = sorted(shown, key=lambda pair: (pair[0].nfe or 0) > 1)  # one-step models are named first
     points = {name: _mark(row, name, x, across, up) for row, name in shown}
-    notes = ["No two rows have a latency under this protocol, so NFE stands for it."] if x == "nfe" else []
+    notes = ["No two rows have a latency of one machine, so NFE stands for it."] if x == "nfe" else []
+    notes += [f"{left_out} rows without a latency of this machine are left out."] if left_out else []
     if not speed:
         apart = _apart(list(points.values()))
         points = {name: mark for name, mark in points.items() if mark not in apart}

@@ -15,7 +15,7 @@ from sample_page import COLUMNS, HOSTILE, content, number, picture, row
 from sbv2bench.errors import PrerequisiteError
 from sbv2bench.report import page as pages
 from sbv2bench.report.page import figures, marks, padding, page
-from sbv2bench.report.page_content import Board, Content
+from sbv2bench.report.page_content import Board, Column, Content
 
 
 class Elements(HTMLParser):
@@ -142,6 +142,21 @@ def test_latency_where_there_is_one_and_nfe_where_there_is_none() -> None:
     assert first.title == "FID-mini against NFE" and "No two rows have a latency" in first.about
     assert re.findall(r'data-row="(r\d)"', first.narrow) == ["r2", "r3", "r4", "r1"]  # real pictures take no network
     assert figures(replace(board, rows=board.rows[:1]), ids[:1]) == []
+
+
+def test_the_papers_latency_of_one_machine_is_drawn_before_the_quick_one() -> None:
+    machines = ("A", "A", "B", "A", None)
+    rows = tuple(
+        replace(one, numbers=one.numbers | ({"latency_paper_ms": number(5.0 + place, method=machine)} if machine else {}))
+        for place, machine in enumerate(machines)
+        for one in [row(f"m{place}", 1.0 + place)]
+    )
+    columns = (*COLUMNS, Column("latency_paper_ms", "latency (paper)", "lower", "ms"))
+    ids = [f"r{place}" for place in range(len(rows))]
+    first, _ = figures(Board("b", (), columns, rows), ids)
+    assert first.title == "FID-mini against latency (paper)"
+    assert re.findall(r'data-row="(r\d)"', first.wide) == ["r0", "r1", "r3"]
+    assert "2 rows without a latency of this machine are left out" in first.about
 
 
 def test_a_point_far_from_all_others_is_named_and_not_drawn() -> None:
