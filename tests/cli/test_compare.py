@@ -90,6 +90,13 @@ def test_ids_take_the_result_sampled_as_declared(run: Command, tmp_path: Path) -
     assert document["models"][0]["metrics"]["fid"] == 1.0
 
 
+def test_one_model_sampled_twice_is_told_apart(run: Command, tmp_path: Path) -> None:
+    files = [str(store.write(result("mini/a", 2.0, guidance=guidance), tmp_path)) for guidance in (2.0, 7.5)]
+    document = json.loads(done(run("compare", *files, files[0], "--json")))
+    names = ["mini/a (NFE 25, guidance 2)", "mini/a (NFE 25, guidance 7.5)", "mini/a (NFE 25, guidance 2) #2"]
+    assert [model["name"] for model in document["models"]] == names
+
+
 def test_a_result_of_other_weights_is_not_taken(run: Command, tmp_path: Path) -> None:
     plain = result("mini/sd21", 1.0, guidance=3.0)
     weights = [{"path": "unet/diffusion_pytorch_model.safetensors", "sha256": "0" * 64}]
