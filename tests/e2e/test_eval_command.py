@@ -32,11 +32,12 @@ def arguments(catalog: Path, *more: str) -> list[str]:
 
 
 def start(command: list[str], folder: Path) -> subprocess.Popen[str]:
-    """A run in an empty folder with an empty cache."""
+    """A run in an empty folder with an empty cache; Ctrl-C reaches it though the tests be a shell's background job."""
     environment = {**os.environ, "SBV2BENCH_HOME": str(folder / "home"), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     return subprocess.Popen(
-        [sys.executable, *command], cwd=folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
+        [sys.executable, *command], cwd=folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509  # no threads are running here
+    )  # fmt: skip
 
 
 def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
