@@ -128,6 +128,15 @@ def test_precision_and_recall_have_an_interval_over_blocks(sets: FeatureSets, mo
     assert scoring.pr_paper(paper)["recall_paper"].std_err == pytest.approx(scoring.pr(sets)["recall"].std_err, rel=0.2)
 
 
+def test_a_density_of_zero_has_no_interval(sets: FeatureSets, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scoring, "_LEAST_IN_BLOCK", 4)
+    far = replace(sets, generated={**sets.generated, "features": sets.generated["features"] + 100})
+    density, precision = (scoring.pr(far)[name] for name in ("density", "precision"))
+    assert (density.value, density.std_err, density.ci95) == (0.0, None, None)
+    assert density.uncertainty == "none: all 10 blocks have the same value"
+    assert precision.value == 0.0 and precision.ci95 is not None and precision.ci95[1] > 0  # a share's error is never 0
+
+
 def test_clip_is_a_mean_with_its_standard_error(sets: FeatureSets) -> None:
     clip = scoring.clip(sets)["clip_score"]
     values = sets.generated["clip"]
