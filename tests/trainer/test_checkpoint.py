@@ -95,7 +95,7 @@ def test_what_goes_wrong_in_the_background_is_told_by_the_next_call(
     take_steps(trainer, 1)
     writer.save(trainer, {}, 0.0)
     take_steps(trainer, 1)
-    with pytest.raises(IntegrityError, match="a checkpoint cannot be written .No space left"):
+    with pytest.raises(IntegrityError, match=r"a checkpoint cannot be written \(No space left"):
         writer.save(trainer, {}, 0.0)
     assert list(tmp_path.iterdir()) == []
     writer.close()

@@ -127,7 +127,7 @@ def test_two_processes_train_as_one(family: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("whole", [False, True])
 def test_an_export_samples_as_the_trainer_does(family: Path, tmp_path: Path, lora: bool, whole: bool) -> None:
     start = {"start": str(family / "start"), "learning_rate": 1e-2}
-    trainer, prompts = make_trainer(family, student=start | {"lora": LORA if lora else None})
+    trainer, _ = make_trainer(family, student=start | {"lora": LORA if lora else None})
     take_steps(trainer, 3)
     networks = trainer.networks
     export_student(networks, tmp_path / "export", whole=whole, record={})
