@@ -15,6 +15,9 @@ from sbv2bench.errors import SBV2BenchError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
+prompts_app = typer.Typer(no_args_is_help=True, help="Lists of captions to train on.")
+app.add_typer(prompts_app, name="prompts")
+
 
 @app.callback()
 def main() -> None:
@@ -132,6 +135,39 @@ def probe_memory(
     measured, predicted = found["measured_bytes"] / 1e9, found["predicted_bytes"] / 1e9
     typer.echo(
         f"{found['device']}: measured {measured:.2f} GB, predicted {predicted:.2f} GB, {found['images_per_step']} images a step"
+    )
+
+
+@prompts_app.callback()
+def prompts() -> None:
+    """Lists of captions to train on."""
+
+
+@prompts_app.command("build")
+def prompts_build(
+    sources: Annotated[
+        list[Path], typer.Option("--from", help="txt, jsonl, csv, parquet, json, or a folder of them; again for more")
+    ],
+    *,
+    output: Annotated[Path, typer.Option(help="folder of the list and its manifest")] = Path("prompts"),
+    exclude: Annotated[str, typer.Option(help="suites and files whose captions are left out, or none")] = "coco2014,hpsv2",
+    name: Annotated[str | None, typer.Option(help="of the file; by default the first source's")] = None,
+    column: Annotated[str | None, typer.Option(help="where captions stand; by default prompt, caption or text")] = None,
+    licence: Annotated[str | None, typer.Option(help="the sources' licence, for the manifest")] = None,
+    seed: Annotated[int, typer.Option(help="of the order", min=0)] = 0,
+    limit: Annotated[int | None, typer.Option(help="at most so many captions", min=1)] = None,
+) -> None:
+    """Make a list to train on: cleaned, without repeats and evaluation captions, shuffled; with a manifest."""
+    from reference_trainer.prompts.build import build_prompts
+    from reference_trainer.prompts.evaluation import names_in
+
+    made = build_prompts(
+        sources, output, exclude=names_in(exclude), name=name, column=column, licence=licence, seed=seed, limit=limit,
+        say=lambda line: typer.echo(line, err=True),
+    )  # fmt: skip
+    left_out = ", ".join(f"{count:,} {reason}" for reason, count in made["left_out"].items() if count) or "nothing"
+    typer.echo(
+        f"{output / made['file']}: captions: {made['captions']:,} of {made['rows']:,} rows; left out: {left_out}", err=True
     )
 
 

@@ -30,7 +30,7 @@ LISTS = (
     ),
     PublicList(
         "laion", "laion/relaion2B-en-research-safe", "laion", 2_000_000,
-        "hub data set laion/relaion2B-en-research-safe, a folder of its parquet files; which 2M the paper took nobody says",
+        "hub data set laion/relaion2B-en-research-safe, a folder of its parquet files (which 2M are the paper's nobody says)",
     ),
 )  # fmt: skip
 

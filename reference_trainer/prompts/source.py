@@ -129,8 +129,7 @@ def _file(source: Prompts) -> _Part:
         return checked(((number, values[0]) for number, values in rows), where, unit, skipped)
 
     table, skipped = mapped(datasets, [sha256, path.suffix.lower(), source.column], read, where)
-    manifest, remark = read_manifest(path, sha256)
-    return _part(table, source, f"sha256:{sha256}", skipped, manifest, (remark,) if remark else ())
+    return _part(table, source, f"sha256:{sha256}", skipped, read_manifest(path, sha256))
 
 
 def _hub(source: Prompts) -> _Part:
@@ -176,13 +175,18 @@ def _part(
     source: Prompts,
     identity: str,
     skipped: Counter[str],
-    manifest: dict[str, Any] | None = None,
-    remarks: tuple[str, ...] = (),
+    told: tuple[dict[str, Any] | None, str | None] = (None, None),
 ) -> _Part:
+    """told: a manifest and a remark on it, as `read_manifest` gives them."""
+    manifest, remark = told
+    remarks = (remark,) if remark else ()
     if source.limit is not None and source.limit > len(table):
         raise InputError(f"prompts: limit {source.limit} of {source.source}: found {len(table)} captions")
     if skipped:
-        told = " and ".join(f"{count:,} {reason}" for reason, count in sorted(skipped.items()))
-        remarks = (f"{source.source}: {told} of {len(table) + skipped.total():,} rows left out, which hold no caption", *remarks)
+        counts = " and ".join(f"{count:,} {reason}" for reason, count in sorted(skipped.items()))
+        remarks = (
+            f"{source.source}: {counts} of {len(table) + skipped.total():,} rows left out, which hold no caption",
+            *remarks,
+        )
     captions = source.limit or len(table)
     return _Part(captions, lambda index: list(table[index]["text"]), identity, skipped, manifest, remarks)
