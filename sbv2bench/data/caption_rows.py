@@ -137,7 +137,7 @@ def _text(lines: Iterable[tuple[int, str]]) -> Iterator[str]:
 
 def _txt_rows(path: Path, columns: tuple[str, ...], where: str) -> Rows:
     for number, line in _lines(path, where):
-        yield number, (line.removesuffix("\n").removesuffix("\r") if line.endswith("\n") else line,)
+        yield number, (line.removesuffix("\n").removesuffix("\r"),)
 
 
 def _json_rows(path: Path, columns: tuple[str, ...], where: str) -> Rows:
