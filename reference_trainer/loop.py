@@ -110,7 +110,7 @@ def _train(
         continuation.write()
         (run / "done.json").unlink(missing_ok=True)  # it was of fewer steps
     if monitor is not None:
-        for line in (*getattr(prompts, "remarks", ()), *filter(None, [continuation.sentence()])):
+        for line in (*prompts.remarks, *filter(None, [continuation.sentence()])):
             monitor.say(line)
     sitting = Sitting(trainer, run, place, stop, writer, monitor, identity | {"changes": continuation.changes}, before, seconds)
     try:
@@ -284,9 +284,10 @@ def identity_of(recipe: Recipe, prompts: PromptSource, registry: Registry) -> di
 
 def training_code() -> str:
     """SHA-256 of the source that decides trained weights: not of what tells, shows or writes."""
-    own = ("networks", "losses", "terms", "step", "noise", "pairs", "prompts", "config")
-    here, shared = Path(__file__).parent, ("diffusion.py", "weights.py", "samplers/components.py", "samplers/networks.py")
-    return provenance.source_fingerprint(*(here / f"{name}.py" for name in own), *(provenance.PACKAGE / name for name in shared))
+    own = ("networks", "losses", "terms", "step", "noise", "pairs", "config", "prompts/order", "prompts/source")
+    shared = ("diffusion", "weights", "samplers/components", "samplers/networks", "data/caption_rows")
+    files = [Path(__file__).parent / f"{name}.py" for name in own] + [provenance.PACKAGE / f"{name}.py" for name in shared]
+    return provenance.source_fingerprint(*files)
 
 
 def _prepare_folder(recipe: Recipe, run: Path, main: bool) -> None:
