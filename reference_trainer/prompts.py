@@ -48,7 +48,7 @@ class PromptSource:
     """All captions of a recipe: those of its sources, one source after another.
 
     identities: of each source what its captions come from: "sha256:<of the file's bytes>", "world:SPLIT", or
-    "hub:ORG/NAME:<fingerprint of the data set>".
+    "hub:ORG/NAME:<fingerprint of the data set>". counts: of each source, how many captions.
     Raises InputError where a source is not as it must be, PrerequisiteError where `datasets` or a hub's data set is not
     on this machine; all of it here, nothing later.
     """
@@ -56,7 +56,8 @@ class PromptSource:
     def __init__(self, sources: Iterable[Prompts]) -> None:
         self._sources = tuple(sources)
         self._parts = [_open(source) for source in self._sources]
-        self._ends = np.cumsum([part.count for part in self._parts])
+        self.counts = tuple(part.count for part in self._parts)
+        self._ends = np.cumsum(self.counts)
         self.identities = tuple(part.identity for part in self._parts)
 
     def __len__(self) -> int:

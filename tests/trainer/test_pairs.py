@@ -264,9 +264,11 @@ def test_a_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monk
         all_latents(tmp_path / "file" / "pairs", 4, SHAPE, numbered, at_once=2, progress=lambda done, count: None)
     assert caught.value.fix is not None and "SBV2BENCH_HOME=" in caught.value.fix
 
-    def full(*_: object) -> None:
+    def full(_: object, path: Path) -> None:
+        path.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(latent_shards, "save_file", full)
     with pytest.raises(IntegrityError, match="No space left"):
         all_latents(tmp_path / "pairs", 4, SHAPE, numbered, at_once=2, progress=lambda done, count: None)
+    assert not list((tmp_path / "pairs").glob("*.part"))
