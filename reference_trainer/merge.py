@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import json
 import math
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -72,13 +73,14 @@ def merge(a: str, b: str, weight: float, output: Path, registry: Registry | None
     registry = registry or Registry.load()
     ends = find_ends(a, b, registry)
     spec = merged_spec(*ends, weight)
+    command = ["python", "-m", "reference_trainer", "merge", a, b, "--weight", str(weight), "--output", str(output)]
     with _new_folder(output) as folder:
         sampler = OneStepSampler.of(spec, load_components(spec, "cpu", torch.float32, registry))
         pipeline = sampler.pipeline()
         for part, network in sampler.networks().items():
             check_finite(network.state_dict(), f"the merged model's {part}")
             if half:
-                _make_half(network, part)
+                _make_half(network, part, shlex.join(command))
         for network in (pipeline.unet, pipeline.vae):
             network.register_to_config(_name_or_path="")  # else the path on this machine is written into its config
         with quiet():
@@ -100,15 +102,18 @@ def merge(a: str, b: str, weight: float, output: Path, registry: Registry | None
     return written
 
 
-def _make_half(network: torch.nn.Module, part: str) -> None:
-    """Round a network to float16. Raises IntegrityError, naming the first tensor, where a number is too large for it."""
+def _make_half(network: torch.nn.Module, part: str, instead: str) -> None:
+    """Round a network to float16. Raises IntegrityError, naming the first tensor, where a number is too large for it.
+
+    instead: the command that writes float32.
+    """
     with quiet():
         network.half()
     key = first_not_finite(network.state_dict())
     if key is not None:
         raise IntegrityError(
             f"merge --half: {key} of the merged model's {part} overflows float16, expected numbers up to 65,504",
-            "the same command without --half",
+            instead,
         )
 
 

@@ -136,7 +136,12 @@ def _real(settings: Regularisation, networks: Networks, prompts: PromptSource) -
             images = pictures(numbers).permute(0, 3, 1, 2).to(networks.device).float() / 127.5 - 1.0
             return _encode(networks, images)
 
-    identity = {"kind": "real", "teacher": networks.teacher_hashes(), "pictures": content, "captions": captions}
+    identity: dict[str, object] = {
+        "kind": "real",
+        "teacher": networks.teacher_hashes(),
+        "pictures": content,
+        "captions": captions,
+    }
     return captions, make, identity
 
 
@@ -146,7 +151,7 @@ def _encode(networks: Networks, images: Tensor) -> Tensor:
     with networks.autocast():
         encoded = vae.encode(images.to(next(vae.parameters()).dtype))
     latents: Tensor = encoded.latent_dist.mean if hasattr(encoded, "latent_dist") else encoded.latents
-    return (latents.float() - (vae.config.get("shift_factor") or 0.0)) * vae.config.scaling_factor
+    return (latents.float() - float(vae.config.get("shift_factor") or 0.0)) * float(vae.config.scaling_factor)
 
 
 def _existing_folder(location: str) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import math
+import shlex
 import shutil
 import subprocess
 import sys
@@ -378,7 +379,8 @@ def test_half_floats_that_overflow_are_refused(a: Path, b: Path, tmp_path: Path,
     assert isinstance(found.exception, IntegrityError)
     assert found.exception.message.startswith(f"merge --half: {key} of the merged model's {part} overflows float16")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
-    merge(str(ends[0]), str(ends[1]), 0.5, tmp_path / "m")  # what it advises
+    *_, advised = (found.exception.fix or "").partition("reference_trainer ")
+    assert CliRunner().invoke(app, shlex.split(advised)).exit_code == 0
     assert float(load_file(tmp_path / "m" / file)[key].max()) == 70000.0
 
 
@@ -411,3 +413,12 @@ def test_a_folder_that_says_nonsense_of_its_training(a: Path, b: Path, tmp_path:
     registry.add("model", ModelSpec(id="mini/first", family="mini", sampler="one_step", location=str(wrong), steps=1))
     with pytest.raises(IntegrityError, match="trained_with: found"):
         merge("first", str(b), 0.5, tmp_path / "m", registry)
+
+
+def test_the_parts_that_both_ends_share_must_be_finite_too(a: Path, b: Path, tmp_path: Path) -> None:
+    ends = [Path(shutil.copytree(end, tmp_path / end.name)) for end in (a, b)]
+    for end in ends:
+        changed(end, "post_quant_conv.bias", lambda value: value * math.nan, "vae/diffusion_pytorch_model.safetensors")
+    with pytest.raises(IntegrityError, match=r"post_quant_conv\.bias of the merged model's vae"):
+        merge(str(ends[0]), str(ends[1]), 0.5, tmp_path / "m")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
