@@ -48,7 +48,7 @@ class PromptSource:
     """All captions of a recipe: those of its sources, one source after another.
 
     identities: of each source what its captions come from: "sha256:<of the file's bytes>", "world:SPLIT", or
-    "hub:ORG/NAME:<fingerprint of the data set>".
+    "hub:ORG/NAME:<fingerprint of the data set>". counts: of each source, how many captions.
     skipped: rows that hold nothing and were left out, by reason ("blank", "null"). remarks: lines for the user, to be said once.
     manifests: of each source the content of its manifest, where `prompts build` made it and it is still the same.
     Raises InputError or IntegrityError where a source is not as it must be, PrerequisiteError where a file, `datasets` or a
@@ -58,7 +58,8 @@ class PromptSource:
     def __init__(self, sources: Iterable[Prompts]) -> None:
         self._sources = tuple(sources)
         self._parts = [_open(source) for source in self._sources]
-        self._ends = np.cumsum([part.count for part in self._parts])
+        self.counts = tuple(part.count for part in self._parts)
+        self._ends = np.cumsum(self.counts)
         self.identities = tuple(part.identity for part in self._parts)
         self.skipped: dict[str, int] = dict(sum((part.skipped for part in self._parts), Counter()))
         self.remarks = tuple(remark for part in self._parts for remark in part.remarks)
