@@ -57,7 +57,7 @@ def student(family: Path, prediction_type: str = "epsilon", **changes: Any) -> N
     lora, start = changes.pop("lora", None), changes.pop("start", str(family / "start"))
     own = {"start": start, "learning_rate": 1e-2, "lora": lora, **changes.pop("student", {})}
     trainer, prompts = make_trainer(family, student=own, prediction_type=prediction_type, **changes)
-    take_steps(trainer, prompts, 2)
+    take_steps(trainer, 2)
     return trainer.networks
 
 
