@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
+from sbv2bench.shell import Shell, print_json
+
 if TYPE_CHECKING:
     from reference_trainer.config import Recipe
 
-from sbv2bench.errors import SBV2BenchError
-
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(cls=Shell, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 
 BudgetHours = Annotated[float | None, typer.Option(help="shorten the recipe to this many hours, by estimate")]
@@ -57,7 +55,7 @@ def train(
     overrides: Annotated[list[str] | None, typer.Argument(help="key.path=value over the recipe")] = None,
     *,
     output: Annotated[Path | None, typer.Option(help="the run's folder; default runs/<recipe>")] = None,
-    device: Annotated[str, typer.Option(help="auto, or cpu")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps")] = "auto",
     whole_export: Annotated[bool, typer.Option(help="export a whole pipeline, or the student's part alone")] = True,
     sitting_minutes: Annotated[float | None, typer.Option(help="stop after this long; run again to resume", min=0.01)] = None,
     budget_hours: BudgetHours = None,
@@ -65,16 +63,42 @@ def train(
         int | None, typer.Option(help="devices of the budget; default: those that torchrun starts", min=1)
     ] = None,
     tflop_per_second: TflopPerSecond = 125.0,
+    continue_with: Annotated[
+        list[str] | None,
+        typer.Option(help="key=value, from here on: steps, a learning rate, micro_batch_size, precision, teacher_dtype"),
+    ] = None,
+    deterministic: Annotated[bool, typer.Option("--deterministic", help="on a GPU too, resume to the same bits; slower")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="one true step, grid and checkpoint on this device: memory, speed, hours")
+    ] = False,
+    json_output: Annotated[bool, typer.Option("--json", help="with --dry-run: one JSON document on stdout")] = False,
 ) -> None:
     """Train a student by a recipe; run again to resume. Several processes: torchrun or accelerate launch -m reference_trainer."""
     from reference_trainer.config import read_recipe
 
     read = _fitted(read_recipe(recipe, overrides or ()), budget_hours, processes, tflop_per_second)
     folder = output or Path("runs") / read.name
+    if dry_run:
+        from reference_trainer.dry_run import print_trial, try_out
+
+        trial = try_out(read, folder, device=device)
+        if trial is not None and json_output:
+            print_json(trial)
+        elif trial is not None:
+            print_trial(trial, Console())
+        return
     from reference_trainer.loop import train as train_recipe
 
-    seconds = None if sitting_minutes is None else 60 * sitting_minutes
-    if not train_recipe(read, folder, device=device, whole_export=whole_export, stop_after_seconds=seconds):
+    done = train_recipe(
+        read,
+        folder,
+        device=device,
+        whole_export=whole_export,
+        stop_after_seconds=None if sitting_minutes is None else 60 * sitting_minutes,
+        continue_with=continue_with or (),
+        deterministic=deterministic,
+    )
+    if not done:
         typer.echo(f"the sitting is over; run the same command again to resume from {folder}", err=True)
 
 
@@ -134,7 +158,7 @@ def show(
         words += [f"--{name}={value:g}" for name, value in options.items()]
     description["measured_by"] = shlex.join([*words, "--dry-run"])
     if json_output:
-        typer.echo(json.dumps(description))
+        print_json(description)
         return
     print_description(description, Console())
 
@@ -151,23 +175,6 @@ def _fitted(recipe: Recipe, hours: float | None, processes: int | None, tflop_pe
     return fitted
 
 
-@app.command("probe-memory")
-def probe_memory(
-    recipe: Annotated[str, typer.Argument(help="a recipe of the package or a YAML file")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="key.path=value over the recipe")] = None,
-    device: Annotated[str, typer.Option(help="auto, or cpu")] = "auto",
-) -> None:
-    """Take two steps of a recipe and tell its memory at the worst moment, measured and as `show` predicts it."""
-    from reference_trainer.config import read_recipe
-    from reference_trainer.probe import probe_memory as probe
-
-    found = probe(read_recipe(recipe, overrides or ()), device)
-    measured, predicted = found["measured_bytes"] / 1e9, found["predicted_bytes"] / 1e9
-    typer.echo(
-        f"{found['device']}: measured {measured:.2f} GB, predicted {predicted:.2f} GB, {found['images_per_step']} images a step"
-    )
-
-
 @app.command()
 def ship(
     runs: Annotated[Path, typer.Option(help="finished runs of the ladder")] = Path("runs/mini"),
@@ -180,8 +187,4 @@ def ship(
 
 
 if __name__ == "__main__":
-    try:
-        app()
-    except SBV2BenchError as error:
-        typer.echo(f"error: {error}", err=True)
-        sys.exit(error.exit_code)
+    app(prog_name="python -m reference_trainer")

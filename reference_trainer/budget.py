@@ -12,7 +12,7 @@ from typing import Any
 
 from reference_trainer import estimate
 from reference_trainer.architectures import Blank
-from reference_trainer.config import Recipe
+from reference_trainer.config import Recipe, changed
 from reference_trainer.rehearsal import Rehearsal
 from reference_trainer.show import A100_TFLOP_PER_SECOND, check_processes
 from sbv2bench.errors import InputError
@@ -85,20 +85,17 @@ def _shortened(recipe: Recipe, steps: int) -> Recipe:
     if steps == recipe.steps:
         return recipe
     factor = steps / recipe.steps
-    tree: dict[str, Any] = recipe.model_dump()
-    tree["steps"] = steps
+    changes: dict[str, Any] = {"steps": steps, "optimiser.warmup_steps": _scaled(recipe.optimiser.warmup_steps, factor)}
     if recipe.ema is not None and recipe.ema.decay > 0:
         # decay ** (1 / factor) has its half-life shortened by the factor: to first order, 1 - decay divided by it
-        tree["ema"]["decay"] = 1.0 - _significant(-math.expm1(math.log(recipe.ema.decay) / factor))
+        changes["ema.decay"] = 1.0 - _significant(-math.expm1(math.log(recipe.ema.decay) / factor))
     if recipe.lora_teacher is not None:
-        tree["lora_teacher"]["warmup_steps"] = _scaled(recipe.lora_teacher.warmup_steps, factor)
-    tree["optimiser"]["warmup_steps"] = _scaled(recipe.optimiser.warmup_steps, factor)
-    often = max(1, steps // _LOOKS)
-    for name in ("sample_every", "checkpoint_every"):
-        tree[name] = tree[name] if tree[name] <= steps else often
-    if recipe.measure is not None and recipe.measure.every > steps:
-        tree["measure"]["every"] = often
-    return Recipe.model_validate(tree)
+        changes["lora_teacher.warmup_steps"] = _scaled(recipe.lora_teacher.warmup_steps, factor)
+    turns = {"sample_every": recipe.sample_every, "checkpoint_every": recipe.checkpoint_every}
+    if recipe.measure is not None:
+        turns["measure.every"] = recipe.measure.every
+    changes |= {name: max(1, steps // _LOOKS) for name, every in turns.items() if every > steps}
+    return changed(recipe, changes)
 
 
 def _scaled(count: int, factor: float) -> int:

@@ -1,7 +1,8 @@
 """What a recipe takes, by counting: work in floating-point operations, bytes on a device, in the host's memory and on disk.
 
 Costs are counted once a recipe, a sample through each part; what a run of so many steps takes is arithmetic on them, so that
-a budget can ask for many lengths. Not counted: scorers' text, extractors of the measurement in the loop, reading and writing.
+a budget can ask for many lengths. Not counted: scorers' text, extractors of the measurement in the loop, held-out losses, reading
+and writing.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ from torch import nn
 
 from reference_trainer.architectures import Blank
 from reference_trainer.config import Recipe
+from reference_trainer.pictures import GRID, PANELS
 from reference_trainer.rehearsal import Rehearsal, teacher_calls
 from sbv2bench.registry import Registry
 from sbv2bench.specs import SuiteSpec
 
-GRID, PANELS = 16, 8  # images of a sample grid; student's images of the teachers' panels, each with both teachers' beside it
 PICTURES, PAIRS = 4, 8  # at most so many images a decode of grids and panels; pairs made at once where micro-batches are None
 _FLOAT32 = 4  # bytes
 _MOMENTS = {"adamw": 8.0, "adamw8bit": 2.0 + 8 / 256}  # bytes a weight; 8 bit: two bytes, and two float32 scales for 256 weights
@@ -203,12 +204,10 @@ def memory(
     if recipe.regularisation is not None:
         made = rehearsal.peak(rehearsal.make_pairs, recipe.micro_batch_size or PAIRS).total
         passes["pairs"] = max(0, made - resident["moments"])  # they are made before the optimisers' first step
-    passes["pictures"] = _pictures(recipe, rehearsal, student, device)
+    under = _FLOAT32 * student if recipe.ema and device == "cpu" else 0  # the weights that wait while the average stands in
+    passes["pictures"] = _pictures(recipe, rehearsal, student, under)
     if suite is not None:
-        # evaluate loads the export beside the networks that train, in half precision on a GPU
-        second = sum(map(_count, (blank.teacher, blank.text_encoder, blank.vae))) - adapter
-        width = 2 if device == "cuda" else _FLOAT32
-        passes["measurement"] = width * second + rehearsal.peak(rehearsal.sample, suite.block_size).total
+        passes["measurement"] = rehearsal.peak(rehearsal.sample, suite.block_size).total + under
     components = {**resident, "gradients": gradients + _FLOAT32 * adapter, "activations": max(activations)}
     return {
         "micro_batch": micro,
@@ -218,13 +217,21 @@ def memory(
     }
 
 
-def _pictures(recipe: Recipe, rehearsal: Rehearsal, student: int, device: str) -> int:
-    """Bytes of a sample grid and of the panels, a few images at a time, at the worse moment; gradients are gone."""
-    count = min(recipe.micro_batch_size or PICTURES, PICTURES)
-    averaged = _FLOAT32 * student if recipe.ema else 0  # the average stands in for the weights: these are kept on the CPU
-    grid = rehearsal.peak(rehearsal.sample, count).total + (averaged if device == "cpu" else 0)
+def _pictures(recipe: Recipe, rehearsal: Rehearsal, student: int, under: int) -> int:
+    """Bytes of a sample grid and of the panels, a few images at a time, at the worse moment; gradients are gone.
+
+    under: of the weights that wait while the average stands in for them, where they wait on the device.
+    """
+    count = pictures_at_once(recipe)
+    grid = rehearsal.peak(rehearsal.sample, count).total + under
     panels = rehearsal.peak(rehearsal.panels, count).total if recipe.vsd else 0
-    return max(grid, panels, averaged)  # the last: copies of all the weights on their way back
+    back = _FLOAT32 * student if recipe.ema else 0  # all the weights, copied on their way back
+    return max(grid, panels, back)
+
+
+def pictures_at_once(recipe: Recipe) -> int:
+    """Images of one decode of a grid or of panels."""
+    return min(recipe.micro_batch_size or PICTURES, PICTURES)
 
 
 def storage(recipe: Recipe, blank: Blank) -> dict[str, int]:

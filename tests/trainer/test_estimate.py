@@ -18,7 +18,7 @@ from reference_trainer import estimate
 from reference_trainer.architectures import Blank
 from reference_trainer.config import Recipe
 from reference_trainer.estimate import Costs
-from reference_trainer.monitor import sample_student
+from reference_trainer.pictures import at_once, sample_student
 from reference_trainer.rehearsal import Rehearsal
 from reference_trainer.show import describe, print_description
 from sbv2bench.errors import InputError
@@ -59,6 +59,14 @@ def test_work_is_arithmetic_on_the_parts(family: Path) -> None:
     assert estimate.hours(plain, 4, 1.0) * 3600 == pytest.approx(6 * 91 + pictures)  # three wait for the one that draws
 
 
+def test_a_real_warm_up_and_a_second_update_do_the_operations_that_were_counted(family: Path) -> None:
+    settings = {**LORA_TEACHER, "steps_per_student_step": 2, "warmup_steps": 1}
+    trainer, _ = make_trainer(family, lora_teacher=settings)
+    found = estimate.work(trainer.recipe, estimate.costs(trainer.recipe, rehearsal(trainer.recipe, family)))
+    assert counted(trainer.warm_up_lora_teacher) == pytest.approx(found["tflop_for_warmup"] * TERA, rel=0.02)
+    assert counted(trainer.take_step) == pytest.approx(4 * found["tflop_an_image"]["total"] * TERA, rel=0.02)
+
+
 def test_each_further_update_of_the_lora_teacher_makes_images_of_its_own(family: Path) -> None:
     found = work(family, lora_teacher={**LORA_TEACHER, "steps_per_student_step": 3})
     assert found["tflop_an_image"]["lora_teacher"] == 3 * 20
@@ -92,7 +100,7 @@ def test_measurement_in_the_loop_counts_its_images(family: Path) -> None:
     with pytest.raises(InputError, match="mini-chosing"):
         described(family, measure=measure | {"suite": "mini-chosing"})
     found = described(family, measure=measure)
-    assert found["memory"]["passes"]["measurement"] > found["parameters"]["teacher"] * 4
+    assert found["memory"]["passes"]["measurement"] > found["memory"]["passes"]["pictures"]  # blocks of fifty
     assert found["work"]["tflop_for_measurement"] > 0
 
 
@@ -102,7 +110,7 @@ def test_a_real_step_and_real_pictures_do_the_operations_that_were_counted(famil
     captions = prompts.prompts_at(recipe.seed, 0, 4, range(4))
     cost = estimate.costs(recipe, rehearsal(recipe, family))
     parts = estimate.work(recipe, cost)["tflop_an_image"]
-    assert counted(lambda: trainer.take_step(captions)) == pytest.approx(4 * parts["total"] * TERA, rel=0.05)
+    assert counted(lambda: trainer.take_step()) == pytest.approx(4 * parts["total"] * TERA, rel=0.05)
     assert counted(lambda: sample_student(trainer.networks, captions)) == pytest.approx(
         4 * (cost.text + cost.student + cost.decode), rel=0.02
     )
@@ -129,6 +137,12 @@ def test_a_real_grid_takes_the_memory_that_was_predicted(family: Path) -> None:
     assert counting.peak(counting.sample, 4).total == pytest.approx(peak, rel=0.1)
 
 
+def test_pictures_are_counted_as_many_at_a_time_as_they_are_made(family: Path) -> None:
+    for micro in (None, 1, 2, 16):
+        trainer, _ = make_trainer(family, micro_batch_size=micro)
+        assert estimate.pictures_at_once(trainer.recipe) == at_once(trainer.networks)
+
+
 def test_pictures_and_pairs_are_made_a_few_at_a_time(family: Path) -> None:
     big = described(family, batch_size=64, regularisation=PAIRED, ema=None)["memory"]["passes"]
     small = described(family, batch_size=64, regularisation=PAIRED, ema=None, micro_batch_size=1)["memory"]["passes"]
@@ -148,7 +162,7 @@ def test_pictures_and_pairs_are_made_a_few_at_a_time(family: Path) -> None:
 def test_a_checkpoint_takes_what_the_run_holds(family: Path, lora: dict[str, Any] | None) -> None:
     student = {"start": str(family / "start"), "learning_rate": 1e-3, "lora": lora}
     trainer, prompts = make_trainer(family, student=student)
-    trainer.take_step(prompts.prompts_at(0, 0, 4, range(4)))
+    trainer.take_step()
     held = 0
     for name, optimiser in trainer.optimisers.items():
         for parameter in trainer.networks.trained(name).values():
