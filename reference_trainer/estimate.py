@@ -202,18 +202,18 @@ def memory(
         if recipe.lora_teacher.steps_per_student_step > 1 or recipe.lora_teacher.warmup_steps:
             passes["fresh_images"] = rehearsal.peak(rehearsal.images, micro).total
     if recipe.regularisation is not None:
-        made = rehearsal.peak(rehearsal.make_pairs, recipe.micro_batch_size or PAIRS).total
-        passes["pairs"] = max(0, made - resident["moments"])  # they are made before the optimisers' first step
+        passes["pairs"] = rehearsal.peak(rehearsal.make_pairs, recipe.micro_batch_size or PAIRS).total
     under = _FLOAT32 * student if recipe.ema and device == "cpu" else 0  # the weights that wait while the average stands in
     passes["pictures"] = _pictures(recipe, rehearsal, student, under)
     if suite is not None:
         passes["measurement"] = rehearsal.peak(rehearsal.sample, suite.block_size).total + under
+    later = {"pairs": resident["moments"]}  # pairs are made before the optimisers' first step
     components = {**resident, "gradients": gradients + _FLOAT32 * adapter, "activations": max(activations)}
     return {
         "micro_batch": micro,
         "components": components,
         "passes": passes,
-        "peak": sum(resident.values()) + max(passes.values()),
+        "peak": sum(resident.values()) + max(value - later.get(name, 0) for name, value in passes.items()),
     }
 
 

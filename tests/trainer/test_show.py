@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import json
-import re
 from collections.abc import Callable
 from functools import cache
 from io import StringIO
@@ -25,7 +24,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from reference_trainer.accounting import GpuKernels, LiveBytes
 from reference_trainer.architectures import Blank, config
-from reference_trainer.config import RECIPES, Recipe, read_recipe
+from reference_trainer.config import Recipe, read_recipe
 from reference_trainer.networks import Networks
 from reference_trainer.rehearsal import Rehearsal, teacher_calls
 from reference_trainer.show import describe, print_description
@@ -122,20 +121,13 @@ def test_model_a_counts_exactly() -> None:
 
 
 @pytest.mark.ci
-def test_model_b_counts_exactly_and_costs_what_its_header_says() -> None:
+def test_model_b_counts_exactly() -> None:
     found = described("paper/sbv2-b")
     parameters, components, work = found["parameters"], found["memory"]["components"], found["work"]
     assert parameters["student_trained"] == 53_116_928  # rank 256 on q, k, v and out
     assert components["student"] == 4 * (865_910_724 + 53_116_928)
     assert components["moments"] == 2 * components["ema"] == 8 * 53_116_928
     assert (parameters["scorers"], parameters["tiny_decoder"]) == (151_277_313, 2_445_063)
-    header = (RECIPES / "paper" / "sbv2-b.yaml").read_text("utf-8")
-    tflop, exaflop, gigabytes = (
-        float(re.search(pattern, header)[1]) for pattern in (r"(\S+) TFLOP", r"(\S+) EFLOP", r"# (\d+) GB")
-    )
-    assert work["tflop_an_image"]["total"] == pytest.approx(tflop, abs=0.006)
-    assert work["tflop"] / 1e6 == pytest.approx(exaflop, abs=0.06)
-    assert found["memory"]["peak"] / 1e9 == pytest.approx(gigabytes, abs=0.6)
     assert work["tflop_an_image"]["clip"] == pytest.approx((2 * 0.141 + 2 * 0.009) / 2, rel=0.01)  # there and back, half of them
 
 
