@@ -330,3 +330,17 @@ def test_a_wrong_key_names_the_file_its_path_and_the_nearest(tmp_path: Path) -> 
         read_recipe("paper/sbv2-b", ["clip.treshold=0.3"])
     with pytest.raises(InputError, match=r"did you mean '(paper/)?sbv2-b-hps'"):
         read_recipe("sbv2-b-hsp")
+
+
+def test_the_readmes_table_says_what_the_headers_say() -> None:
+    readme = (Path(__file__).parents[2] / "reference_trainer" / "README.md").read_text("utf-8")
+    assert len(readme.splitlines()) <= 120
+    rows = {
+        row[0]: row[1:] for row in re.findall(r"^\| `([^`]+)` \|.*\| (\S+) \| (\d+) \| (\d+) \| (\d+) \|$", readme, re.MULTILINE)
+    }
+    assert set(rows) == set(NAMES)
+    for name, (fid, *costs) in rows.items():
+        header = re.search(r"^# (\d+) h on 4 x A100 or (\d+) h on one H200[^;]*; (\d+) GB of memory", text(name), re.MULTILINE)
+        assert header is not None and list(header.groups()) == costs, name
+        of_rows = [numbers["fid"] for numbers in header_rows(name).values() if "fid" in numbers]
+        assert fid == "-" or name.endswith("b-reg") or float(fid) in of_rows, name
