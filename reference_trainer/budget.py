@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Callable
 from typing import Any
 
 from reference_trainer import estimate
@@ -71,7 +72,7 @@ def _processes_here() -> int:
     return max(1, int(said)) if said.isdecimal() else 1
 
 
-def _most_steps(needed: Any, most: int, hours: float) -> int:
+def _most_steps(needed: Callable[[int], float], most: int, hours: float) -> int:
     """The largest number of steps below `most` that fits, by halving; one fits and `most` does not."""
     fits, beyond = 1, most
     while beyond - fits > 1:
@@ -105,7 +106,7 @@ def _scaled(count: int, factor: float) -> int:
 
 def _rounded_down(steps: int) -> int:
     """To `_DIGITS` significant digits."""
-    unit = 10 ** max(0, len(str(steps)) - _DIGITS)
+    unit = int(10 ** max(0, len(str(steps)) - _DIGITS))
     return steps // unit * unit
 
 
