@@ -10,12 +10,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from sbv2bench.errors import InputError
 from sbv2bench.shell import Shell, print_json
 
 if TYPE_CHECKING:
     from reference_trainer.config import Recipe
 
 app = typer.Typer(cls=Shell, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+prompts_app = typer.Typer(no_args_is_help=True, help="Lists of captions to train on.")
+app.add_typer(prompts_app, name="prompts")
 
 
 BudgetHours = Annotated[float | None, typer.Option(help="shorten the recipe to this many hours, by estimate")]
@@ -78,6 +82,8 @@ def train(
 
     read = _fitted(read_recipe(recipe, overrides or ()), budget_hours, processes, tflop_per_second)
     folder = output or Path("runs") / read.name
+    if json_output and not dry_run:
+        raise InputError("--json: a training has no document to print", "--dry-run --json")
     if dry_run:
         from reference_trainer.dry_run import print_trial, try_out
 
@@ -173,6 +179,39 @@ def _fitted(recipe: Recipe, hours: float | None, processes: int | None, tflop_pe
     if os.environ.get("RANK", "0") == "0":
         typer.echo("\n".join(changes), err=True)
     return fitted
+
+
+@prompts_app.callback()
+def prompts() -> None:
+    """Lists of captions to train on."""
+
+
+@prompts_app.command("build")
+def prompts_build(
+    sources: Annotated[
+        list[Path], typer.Option("--from", help="txt, jsonl, csv, parquet, json, or a folder of them; again for more")
+    ],
+    *,
+    output: Annotated[Path, typer.Option(help="folder of the list and its manifest")] = Path("prompts"),
+    exclude: Annotated[str, typer.Option(help="suites and files whose captions are left out, or none")] = "coco2014,hpsv2",
+    name: Annotated[str | None, typer.Option(help="of the file; by default the first source's")] = None,
+    column: Annotated[str | None, typer.Option(help="where captions stand; by default prompt, caption or text")] = None,
+    licence: Annotated[str | None, typer.Option(help="the sources' licence, for the manifest")] = None,
+    seed: Annotated[int, typer.Option(help="of the order", min=0)] = 0,
+    limit: Annotated[int | None, typer.Option(help="at most so many captions", min=1)] = None,
+) -> None:
+    """Make a list to train on: cleaned, without repeats and evaluation captions, shuffled; with a manifest."""
+    from reference_trainer.prompts.build import build_prompts
+    from reference_trainer.prompts.evaluation import names_in
+
+    made = build_prompts(
+        sources, output, exclude=names_in(exclude), name=name, column=column, licence=licence, seed=seed, limit=limit,
+        say=lambda line: typer.echo(line, err=True),
+    )  # fmt: skip
+    left_out = ", ".join(f"{count:,} {reason}" for reason, count in made["left_out"].items() if count) or "nothing"
+    typer.echo(
+        f"{output / made['file']}: captions: {made['captions']:,} of {made['rows']:,} rows; left out: {left_out}", err=True
+    )
 
 
 @app.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import time
 from collections.abc import Sequence
@@ -14,14 +15,15 @@ import torch
 from rich.console import Console
 
 from reference_trainer import health
-from reference_trainer.checkpoint import START_AGAIN, CheckpointWriter, check_identity, checkpoint_step, resume, snapshot_bytes
+from reference_trainer.checkpoint import CheckpointWriter, checkpoint_step, resume, snapshot_bytes
 from reference_trainer.config import Recipe
 from reference_trainer.continuation import Continuation
-from reference_trainer.devices import Place, find_place
+from reference_trainer.devices import Place, find_place, out_of_memory
 from reference_trainer.export import export_student
+from reference_trainer.identity import identity_of, is_finished, training_code
 from reference_trainer.measure import measure_student
 from reference_trainer.monitor import Monitor
-from reference_trainer.networks import Networks, base_hashes
+from reference_trainer.networks import Networks
 from reference_trainer.pairs import Pairs
 from reference_trainer.pictures import GRID, write_panels, write_samples
 from reference_trainer.prompts import PromptSource
@@ -86,9 +88,9 @@ def _train(
     registry, kept = Registry.load(), checkpoint_step(run / "checkpoints")
     continuation = Continuation(recipe, run, continue_with, 0 if kept is None else kept.step)
     prompts = PromptSource(recipe.prompts)
-    identity = _identity(recipe, prompts, registry)
+    identity = identity_of(recipe, prompts, registry)
     recipe = continuation.recipe
-    if _is_done(run, recipe, identity):
+    if is_finished(run, recipe, identity):
         return True
     place = find_place(device, recipe)
     _tune(place.device, deterministic)
@@ -109,19 +111,21 @@ def _train(
         continuation.write()
         (run / "done.json").unlink(missing_ok=True)  # it was of fewer steps
     if monitor is not None:
-        for line in (*getattr(prompts, "remarks", ()), *filter(None, [continuation.sentence()])):
+        for line in (*prompts.remarks, *filter(None, [continuation.sentence()])):
             monitor.say(line)
     sitting = Sitting(trainer, run, place, stop, writer, monitor, identity | {"changes": continuation.changes}, before, seconds)
     try:
         if not sitting.run_to_the_end():
             place.accelerator.end_training()
             return False
+    except torch.OutOfMemoryError as error:
+        raise out_of_memory(recipe, place.device, running=True) from error
     finally:
         writer.close()
         if monitor is not None:
             monitor.close()
     if place.main:
-        export_student(networks, run / "export", whole=whole_export, record=sitting.record())
+        export_student(networks, run / "export", whole=whole_export, record=sitting.record(), prompts=prompts)
         write_whole(run / "done.json", json.dumps(sitting.record(), indent=1))
         console.print(f"{recipe.name} done in {sitting.spent() / 60:.1f} min: {run / 'export'}", markup=False)
     place.accelerator.wait_for_everyone()
@@ -247,45 +251,6 @@ class Sitting:
         return int(shared[0]), bool(shared[1])
 
 
-def is_done(recipe: Recipe, run: Path, registry: Registry) -> bool:
-    """Whether the folder holds this recipe's finished run, with the changes that it was continued with.
-
-    Raises InputError for another's (recipe, base models, prompts, the trainer's code), and what reading those raises.
-    """
-    if not (run / "done.json").is_file():
-        return False
-    return _is_done(run, Continuation(recipe, run, (), 0).recipe, _identity(recipe, PromptSource(recipe.prompts), registry))
-
-
-def _is_done(run: Path, recipe: Recipe, identity: dict[str, Any]) -> bool:
-    done = run / "done.json"
-    if not done.is_file():
-        return False
-    try:
-        found = json.loads(done.read_text("utf-8"))
-        steps, code = int(found["steps"]), found.get("code")
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise IntegrityError(f"{done}: not the record of a finished run", START_AGAIN) from error
-    check_identity(done, found, identity)
-    if steps < recipe.steps:  # to be continued
-        return False
-    if code != training_code():
-        raise InputError(f"{done}: the finished run of another version of the trainer's code", START_AGAIN)
-    return True
-
-
-def _identity(recipe: Recipe, prompts: PromptSource, registry: Registry) -> dict[str, Any]:
-    """What must be the same for a checkpoint or a finished run to be this one's."""
-    return {"recipe": recipe.identity(), "base_models": base_hashes(recipe, registry), "prompts": {"sha256": prompts.sha256}}
-
-
-def training_code() -> str:
-    """SHA-256 of the source that decides trained weights: not of what tells, shows or writes."""
-    own = ("networks", "losses", "terms", "step", "noise", "pairs", "prompts", "config")
-    here, shared = Path(__file__).parent, ("diffusion.py", "weights.py", "samplers/components.py", "samplers/networks.py")
-    return provenance.source_fingerprint(*(here / f"{name}.py" for name in own), *(provenance.PACKAGE / name for name in shared))
-
-
 def _prepare_folder(recipe: Recipe, run: Path, main: bool) -> None:
     """The run's folder with recipe.json. Raises InputError where it cannot be written."""
     try:
@@ -313,6 +278,8 @@ def _tune(device: torch.device, deterministic: bool) -> None:
     if device.type != "cuda":
         return
     torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = not deterministic, deterministic
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it is first used
     torch.use_deterministic_algorithms(deterministic, warn_only=True)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
 

@@ -26,6 +26,7 @@ from reference_trainer.accounting import GpuKernels, LiveBytes
 from reference_trainer.architectures import Blank, config
 from reference_trainer.config import Recipe, read_recipe
 from reference_trainer.networks import Networks
+from reference_trainer.prompts import PromptSource
 from reference_trainer.rehearsal import Rehearsal, teacher_calls
 from reference_trainer.show import describe, print_description
 from reference_trainer.step import Trainer
@@ -156,10 +157,9 @@ def test_a_real_training_step_takes_what_was_predicted(changes: dict[str, Any]) 
     settings = {"batch_size": 32, "tiny_decoder": "package:mini/taesd", **changes}
     recipe, registry = Recipe.model_validate(tree("mini/sd21", **settings)), Registry.load()
     predicted = describe(recipe, registry=registry, device="cpu")["memory"]
-    trainer = Trainer(recipe, Networks(recipe, torch.device("cpu"), registry), None)
-    captions = ["a large red circle"] * 32
-    trainer.take_step(captions)  # the optimiser's moments are made
-    real = measured(lambda: trainer.take_step(captions) and None)
+    trainer = Trainer(recipe, Networks(recipe, torch.device("cpu"), registry), PromptSource(recipe.prompts), None)
+    trainer.take_step()  # the optimiser's moments are made
+    real = measured(lambda: trainer.take_step() and None)
     assert max(predicted["passes"].values()) == pytest.approx(real, rel=0.05)  # 20 % was asked for
 
 
@@ -287,11 +287,10 @@ def test_a_true_step_at_stable_diffusions_size_takes_what_was_predicted(name: st
     model = tmp_path / "model"
     common = [f"teacher={model}", f"student.start={model}", "batch_size=2", "precision=float32", "teacher_dtype=float32"]
     own = [f"tiny_decoder={tmp_path / 'taesd'}", "clip.scorer=clip-mini-train"] if name.endswith("b") else ["ema=null"]
-    recipe = read_recipe(name, [*common, *own, "gradient_checkpointing=false"])
+    recipe = read_recipe(name, [*common, *own, "gradient_checkpointing=false", "prompts=[{source: world:training}]"])
     predicted = describe(recipe, device="cpu")["memory"]["peak"]
     before = held()
-    trainer = Trainer(recipe, Networks(recipe, torch.device("cpu"), Registry.load()), None)
-    captions = ["red circle", "blue star"]
-    trainer.take_step(captions)  # the optimiser's moments are made
+    trainer = Trainer(recipe, Networks(recipe, torch.device("cpu"), Registry.load()), PromptSource(recipe.prompts), None)
+    trainer.take_step()  # the optimiser's moments are made
     resident = held() - before
-    assert predicted == pytest.approx(resident + measured(lambda: trainer.take_step(captions) and None), rel=0.05)
+    assert predicted == pytest.approx(resident + measured(lambda: trainer.take_step() and None), rel=0.05)
