@@ -15,12 +15,13 @@ from torch import nn
 
 from reference_trainer.architectures import Blank
 from reference_trainer.config import Recipe
+from reference_trainer.pairs import AT_ONCE as PAIRS_AT_ONCE
 from reference_trainer.pictures import GRID, PANELS
 from reference_trainer.rehearsal import Rehearsal, teacher_calls
 from sbv2bench.registry import Registry
 from sbv2bench.specs import SuiteSpec
 
-PICTURES, PAIRS = 4, 8  # at most so many images a decode of grids and panels; pairs made at once where micro-batches are None
+PICTURES = 4  # at most so many images a decode of grids and panels
 _FLOAT32 = 4  # bytes
 _MOMENTS = {"adamw": 8.0, "adamw8bit": 2.0 + 8 / 256}  # bytes a weight; 8 bit: two bytes, and two float32 scales for 256 weights
 
@@ -202,7 +203,7 @@ def memory(
         if recipe.lora_teacher.steps_per_student_step > 1 or recipe.lora_teacher.warmup_steps:
             passes["fresh_images"] = rehearsal.peak(rehearsal.images, micro).total
     if recipe.regularisation is not None:
-        passes["pairs"] = rehearsal.peak(rehearsal.make_pairs, recipe.micro_batch_size or PAIRS).total
+        passes["pairs"] = rehearsal.peak(rehearsal.make_pairs, recipe.micro_batch_size or PAIRS_AT_ONCE).total
     under = _FLOAT32 * student if recipe.ema and device == "cpu" else 0  # the weights that wait while the average stands in
     passes["pictures"] = _pictures(recipe, rehearsal, student, under)
     if suite is not None:
