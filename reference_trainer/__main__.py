@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from sbv2bench.errors import SBV2BenchError
+from sbv2bench.shell import Shell, print_json
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(cls=Shell, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 
 @app.callback()
@@ -49,19 +47,45 @@ def train(
     overrides: Annotated[list[str] | None, typer.Argument(help="key.path=value over the recipe")] = None,
     *,
     output: Annotated[Path | None, typer.Option(help="the run's folder; default runs/<recipe>")] = None,
-    device: Annotated[str, typer.Option(help="auto, or cpu")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps")] = "auto",
     whole_export: Annotated[bool, typer.Option(help="export a whole pipeline, or the student's part alone")] = True,
     sitting_minutes: Annotated[float | None, typer.Option(help="stop after this long; run again to resume", min=0.01)] = None,
+    continue_with: Annotated[
+        list[str] | None,
+        typer.Option(help="key=value, from here on: steps, a learning rate, micro_batch_size, precision, teacher_dtype"),
+    ] = None,
+    deterministic: Annotated[bool, typer.Option("--deterministic", help="on a GPU too, resume to the same bits; slower")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="one true step, grid and checkpoint on this device: memory, speed, hours")
+    ] = False,
+    json_output: Annotated[bool, typer.Option("--json", help="with --dry-run: one JSON document on stdout")] = False,
 ) -> None:
     """Train a student by a recipe; run again to resume. Several processes: torchrun or accelerate launch -m reference_trainer."""
     from reference_trainer.config import read_recipe
 
     read = read_recipe(recipe, overrides or ())
     folder = output or Path("runs") / read.name
+    if dry_run:
+        from reference_trainer.dry_run import print_trial, try_out
+
+        trial = try_out(read, folder, device=device)
+        if trial is not None and json_output:
+            print_json(trial)
+        elif trial is not None:
+            print_trial(trial, Console())
+        return
     from reference_trainer.loop import train as train_recipe
 
-    seconds = None if sitting_minutes is None else 60 * sitting_minutes
-    if not train_recipe(read, folder, device=device, whole_export=whole_export, stop_after_seconds=seconds):
+    done = train_recipe(
+        read,
+        folder,
+        device=device,
+        whole_export=whole_export,
+        stop_after_seconds=None if sitting_minutes is None else 60 * sitting_minutes,
+        continue_with=continue_with or (),
+        deterministic=deterministic,
+    )
+    if not done:
         typer.echo(f"the sitting is over; run the same command again to resume from {folder}", err=True)
 
 
@@ -113,26 +137,9 @@ def show(
 
     description = describe(read_recipe(recipe, overrides or ()), processes=processes)
     if json_output:
-        typer.echo(json.dumps(description))
+        print_json(description)
         return
     print_description(description, Console())
-
-
-@app.command("probe-memory")
-def probe_memory(
-    recipe: Annotated[str, typer.Argument(help="a recipe of the package or a YAML file")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="key.path=value over the recipe")] = None,
-    device: Annotated[str, typer.Option(help="auto, or cpu")] = "auto",
-) -> None:
-    """Take two steps of a recipe and tell its memory at the worst moment, measured and as `show` predicts it."""
-    from reference_trainer.config import read_recipe
-    from reference_trainer.probe import probe_memory as probe
-
-    found = probe(read_recipe(recipe, overrides or ()), device)
-    measured, predicted = found["measured_bytes"] / 1e9, found["predicted_bytes"] / 1e9
-    typer.echo(
-        f"{found['device']}: measured {measured:.2f} GB, predicted {predicted:.2f} GB, {found['images_per_step']} images a step"
-    )
 
 
 @app.command()
@@ -147,8 +154,4 @@ def ship(
 
 
 if __name__ == "__main__":
-    try:
-        app()
-    except SBV2BenchError as error:
-        typer.echo(f"error: {error}", err=True)
-        sys.exit(error.exit_code)
+    app(prog_name="python -m reference_trainer")

@@ -1,4 +1,4 @@
-"""Checkpoints: complete, atomic, verified, exact to resume from.
+"""Checkpoints: complete, atomic, verified, exact to resume from, written while training goes on.
 
 `<run>/checkpoints/00001000/` holds safetensors of what is trained (never of frozen weights, whose hashes are kept instead),
 both optimisers, the moving average, and state.json, which is written last and has every file's hash. Random numbers and the
@@ -11,6 +11,8 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,42 +28,158 @@ from sbv2bench.provenance import sha256_file
 
 STATE = "state.json"
 START_AGAIN = "another --output folder, or remove this one to start again"
+_PART = ".part"
+Snapshot = tuple[dict[str, dict[str, Tensor]], dict[str, Any]]  # file -> its tensors on the CPU, and state.json but for hashes
+
+
+class CheckpointWriter:
+    """Writes a run's checkpoints from a thread of its own: a step waits for the copy to memory, not for the disk.
+
+    At most one is being written; the next waits for it. Whatever goes wrong there is raised by the next call.
+    """
+
+    def __init__(self, folder: Path, keep: int) -> None:
+        """folder: of the checkpoints. keep: how many of the newest stay."""
+        self.folder, self.keep = folder, keep
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._writing: Future[Path] | None = None
+
+    def save(self, trainer: Trainer, identity: dict[str, Any], seconds: float) -> None:
+        """Copy the trainer's state to memory and begin to write it; see `write`. Raises what the one before ran into."""
+        self.wait()
+        name = checkpoint_name(trainer)
+        if not (self.folder / name / STATE).is_file():  # the same step again is the same bits
+            self._writing = self._pool.submit(write, snapshot(trainer, identity, seconds), self.folder, name, self.keep)
+
+    def wait(self) -> None:
+        """Until nothing is being written. Raises IntegrityError where it could not be."""
+        writing, self._writing = self._writing, None
+        if writing is None:
+            return
+        try:
+            writing.result()
+        except (OSError, SafetensorError) as error:
+            why = getattr(error, "strerror", None) or str(error)
+            raise IntegrityError(
+                f"{self.folder}: a checkpoint cannot be written ({why}); those before it are whole",
+                "free some space, and run the same command again to go on from the newest",
+            ) from error
+
+    def close(self) -> None:
+        """Let what is being written end, and its thread; what went wrong is not raised: for a way out that has its own error."""
+        self._pool.shutdown(wait=True)
 
 
 def save_checkpoint(trainer: Trainer, folder: Path, identity: dict[str, Any], seconds: float) -> Path:
-    """Write the checkpoint of the trainer's step, then drop all but the newest `keep_checkpoints`. Returns its folder.
+    """Write the checkpoint of this moment and wait for it; returns its folder. Raises OSError or SafetensorError."""
+    return write(snapshot(trainer, identity, seconds), folder, checkpoint_name(trainer), trainer.recipe.keep_checkpoints)
 
-    identity: what must be the same to resume (recipe, base models, prompts). A crash at any moment leaves the older ones whole.
+
+def checkpoint_name(trainer: Trainer) -> str:
+    """00001000; before the student's first step 00000000-warm-up-000200, which sorts before all others."""
+    return f"{trainer.step:08d}" if trainer.step else f"{0:08d}-warm-up-{trainer.warmed:06d}"
+
+
+def snapshot(trainer: Trainer, identity: dict[str, Any], seconds: float) -> Snapshot:
+    """Copies of everything that a step changes, on the CPU.
+
+    identity: what must be the same to resume (recipe, base models, prompts). seconds: of training so far.
     """
-    final = folder / f"{trainer.step:08d}"
-    part = folder / f".{final.name}.part"
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    networks = trainer.networks
+    networks, files, scalars = trainer.networks, dict[str, dict[str, Tensor]](), dict[str, dict[str, int | float]]()
     for name, optimiser in trainer.optimisers.items():
         trained = networks.trained(name)
         tensors: dict[str, Tensor] = {f"weights.{key}": value for key, value in trained.items()}
         for key, value in trained.items():
-            tensors |= {f"optimiser.{key}|{field}": held for field, held in optimiser.state[value].items()}
-        _write(tensors, part / f"{name}.safetensors")
+            for entry, held in optimiser.state[value].items():
+                if isinstance(held, Tensor):
+                    tensors[f"optimiser.{key}|{entry}"] = held
+                else:  # bitsandbytes counts its steps in a plain number
+                    scalars.setdefault(name, {})[f"{key}|{entry}"] = held
+        files[name] = tensors
     if networks.average is not None:
-        shadow = dict(zip(networks.trained(STUDENT), networks.average.shadow_params, strict=True))
-        _write(shadow, part / "average.safetensors")
-    files = {path.name: sha256_file(path) for path in sorted(part.iterdir())}
-    average_step = networks.average.optimization_step if networks.average is not None else 0
-    state = {"step": trainer.step, "average_step": average_step, "seconds": seconds, "files": files, "identity": identity}
-    _write_text(part / STATE, json.dumps(state, indent=1))
-    if final.exists():  # the same step again: the sitting ended on a boundary
-        shutil.rmtree(final)
-    part.replace(final)
-    for old in checkpoints(folder)[: -trainer.recipe.keep_checkpoints]:
+        files["average"] = dict(zip(networks.trained(STUDENT), networks.average.shadow_params, strict=True))
+    state = {
+        "step": trainer.step,
+        "warmed": trainer.warmed,
+        "skipped": trainer.skipped,
+        "average_step": networks.average.optimization_step if networks.average is not None else 0,
+        "scalars": scalars,
+        "seconds": seconds,
+        "identity": identity,
+    }
+    return {name: {key: _copied(value) for key, value in tensors.items()} for name, tensors in files.items()}, state
+
+
+def _copied(value: Tensor) -> Tensor:
+    """A contiguous copy on the CPU that nothing else will change."""
+    value = value.detach()
+    return value.to("cpu").contiguous() if value.device.type != "cpu" else value.clone(memory_format=torch.contiguous_format)
+
+
+def write(taken: Snapshot, folder: Path, name: str, keep: int) -> Path:
+    """Write a checkpoint whole or not at all, then drop all but the newest `keep`. Returns its folder.
+
+    A crash at any moment leaves the older ones whole. Raises OSError or SafetensorError.
+    """
+    files, state = taken
+    final, part = folder / name, folder / f".{name}{_PART}"
+    for old in folder.glob(f".*{_PART}"):  # of writers that were killed
+        shutil.rmtree(old)
+    for old in folder.glob("[0-9]" * 8 + "*"):  # of removals that were
+        if not (old / STATE).is_file():
+            shutil.rmtree(old)
+    part.mkdir(parents=True)
+    try:
+        for file, tensors in files.items():
+            _write(tensors, part / f"{file}.safetensors")
+        hashes = {path.name: sha256_file(path) for path in sorted(part.iterdir())}
+        _write_text(part / STATE, json.dumps(state | {"files": hashes}, indent=1))
+        if final.exists():  # the same step, and so the same bits
+            (final / STATE).unlink()
+            shutil.rmtree(final)
+        part.replace(final)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)  # it may be what filled the disk
+        raise
+    for old in checkpoints(folder)[:-keep]:
+        (old / STATE).unlink()  # first: what is half removed is no checkpoint
         shutil.rmtree(old)
     return final
 
 
+@dataclass(frozen=True)
+class Progress:
+    """How far a checkpoint is: steps of the student, and where there is none yet, updates of the LoRA teacher before it."""
+
+    step: int
+    warmed: int
+
+    def __str__(self) -> str:
+        return f"step {self.step}" if self.step else f"warm-up step {self.warmed}"
+
+
+def checkpoint_step(folder: Path) -> Progress | None:
+    """How far the newest finished checkpoint is, by its name; None where there is none."""
+    found = checkpoints(folder)
+    if not found:
+        return None
+    step, _, warmed = found[-1].name.partition("-warm-up-")
+    return Progress(int(step), int(warmed or 0))
+
+
+def snapshot_bytes(trainer: Trainer) -> int:
+    """Size of a checkpoint when the optimisers' moments are there."""
+    bytes_a_weight = dict.fromkeys(trainer.rates, 4 + (8 if trainer.recipe.optimiser.kind == "adamw" else 2))
+    if trainer.networks.average is not None:
+        bytes_a_weight[STUDENT] += 4
+    sizes = {name: sum(p.numel() for p in trainer.networks.trained(name).values()) for name in trainer.rates}
+    return sum(bytes_a_weight[name] * size for name, size in sizes.items())
+
+
 def checkpoints(folder: Path) -> list[Path]:
     """Finished checkpoints, oldest first."""
-    return sorted(path.parent for path in folder.glob(f"*/{STATE}") if not path.parent.name.startswith("."))
+    found = [path.parent for path in folder.glob(f"*/{STATE}") if not path.parent.name.startswith(".")]
+    return sorted(found, key=lambda path: (not path.name.startswith(f"{0:08d}-"), path.name))
 
 
 def resume(trainer: Trainer, folder: Path, identity: dict[str, Any]) -> float:
@@ -74,25 +192,37 @@ def resume(trainer: Trainer, folder: Path, identity: dict[str, Any]) -> float:
         return 0.0
     newest = found[-1]
     state = _verified(newest)
-    _check_identity(newest, state["identity"], identity)
+    check_identity(newest, state["identity"], identity)
     networks = trainer.networks
     for name, optimiser in trainer.optimisers.items():
-        tensors = _read(newest / f"{name}.safetensors")
+        tensors, scalars = _read(newest / f"{name}.safetensors"), state.get("scalars", {}).get(name, {})
         for key, parameter in networks.trained(name).items():
             with torch.no_grad():
                 parameter.copy_(tensors[f"weights.{key}"])
             prefix = f"optimiser.{key}|"
-            held = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-            # AdamW keeps its step counter on the CPU; moments lie in memory as their parameter does.
-            moments = {k: v if k == "step" else torch.empty_like(parameter).detach().copy_(v) for k, v in held.items()}
-            optimiser.state[parameter] = moments
+            held = {k.removeprefix(prefix): _placed(v, k, parameter) for k, v in tensors.items() if k.startswith(prefix)}
+            plain = {k.rpartition("|")[2]: v for k, v in scalars.items() if k.startswith(f"{key}|")}
+            optimiser.state[parameter] = held | plain
     if networks.average is not None:
         shadow = _read(newest / "average.safetensors")
         for value, key in zip(networks.average.shadow_params, networks.trained(STUDENT), strict=True):
             value.copy_(shadow[key])
         networks.average.optimization_step = state["average_step"]
-    trainer.step = state["step"]
+    trainer.step, trainer.warmed, trainer.skipped = (state[name] for name in ("step", "warmed", "skipped"))
     return float(state["seconds"])
+
+
+def _placed(value: Tensor, key: str, parameter: Tensor) -> Tensor:
+    """A field of an optimiser's state where the optimiser keeps it, in its own type.
+
+    AdamW keeps its step counter on the CPU; moments lie in memory as their parameter does; 8-bit moments are bytes, with
+    tables of other shapes beside them.
+    """
+    if key.endswith("|step"):
+        return value
+    if value.shape == parameter.shape:
+        return torch.empty_like(parameter, dtype=value.dtype).detach().copy_(value)
+    return value.to(parameter.device)
 
 
 def _verified(checkpoint: Path) -> dict[str, Any]:
@@ -100,24 +230,25 @@ def _verified(checkpoint: Path) -> dict[str, Any]:
     try:
         state: dict[str, Any] = json.loads((checkpoint / STATE).read_text("utf-8"))
         expected = state["files"]
-    except (ValueError, KeyError) as error:
-        raise IntegrityError(f"{checkpoint / STATE}: not a checkpoint's state ({error})", f"remove {checkpoint}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise IntegrityError(f"{checkpoint / STATE}: not a checkpoint's state ({error})", f"rm -r {checkpoint}") from error
     for name, sha256 in expected.items():
         path = checkpoint / name
         found = sha256_file(path) if path.is_file() else "no file"
         if found != sha256:
             raise IntegrityError(
-                f"{path}: found {found[:16]}, expected sha256 {sha256[:16]}", f"remove {checkpoint} to resume an older one"
+                f"{path}: found {found[:16]}, expected sha256 {sha256[:16]}", f"rm -r {checkpoint}, to resume an older one"
             )
     return state
 
 
-def _check_identity(checkpoint: Path, found: dict[str, Any], expected: dict[str, Any]) -> None:
+def check_identity(where: Path, found: dict[str, Any], expected: dict[str, Any]) -> None:
+    """Raises InputError, naming the first difference, unless what a checkpoint or a finished run is of is what is expected."""
     for what, value in expected.items():
         if found.get(what) == value:
             continue
         change = _changes(found.get(what), value)[0]
-        raise InputError(f"{checkpoint}: a checkpoint of other {what.replace('_', ' ')}: {change}", START_AGAIN)
+        raise InputError(f"{where}: of other {what.replace('_', ' ')}: {change}", START_AGAIN)
 
 
 def _changes(found: Any, expected: Any, path: str = "") -> list[str]:
@@ -129,7 +260,7 @@ def _changes(found: Any, expected: Any, path: str = "") -> list[str]:
 
 
 def _write(tensors: Mapping[str, Tensor], path: Path) -> None:
-    save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, path)
+    save_file(dict(tensors), path)
     with path.open("rb") as file:
         os.fsync(file.fileno())
 
@@ -145,4 +276,4 @@ def _read(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except SafetensorError as error:
-        raise IntegrityError(f"{path}: not a whole file ({error})", f"remove {path.parent} to resume an older one") from error
+        raise IntegrityError(f"{path}: not a whole file ({error})", f"rm -r {path.parent}, to resume an older one") from error

@@ -28,7 +28,7 @@ Range = tuple[float, float]
 class Frozen(BaseModel):
     """Base of every part of a recipe: immutable, no unknown keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Lora(Frozen):
@@ -176,6 +176,7 @@ class Recipe(Frozen):
     sample_every: int = Field(default=1000, ge=1)
     checkpoint_every: int = Field(default=500, ge=1)
     keep_checkpoints: int = Field(default=2, ge=1)
+    skips_in_a_row: int = Field(default=5, ge=0)  # steps whose gradient is not a number before the run stops
     measure: Measure | None = None
 
     @model_validator(mode="after")
@@ -198,7 +199,7 @@ class Recipe(Frozen):
     def identity(self) -> dict[str, Any]:
         """JSON-ready, all that can change the trained weights; where logs, samples and checkpoints go is not in it."""
         remarks = {"name", "description", "log_every", "sample_every", "checkpoint_every", "keep_checkpoints", "measure"}
-        return self.model_dump(mode="json", exclude=remarks | {"ema_on_cpu", "gradient_checkpointing"})
+        return self.model_dump(mode="json", exclude=remarks | {"ema_on_cpu", "gradient_checkpointing", "skips_in_a_row"})
 
     def fingerprint(self) -> str:
         """SHA-256 (64 hex digits) of the identity."""
@@ -213,6 +214,33 @@ def read_recipe(reference: str, overrides: Iterable[str] = ()) -> Recipe:
     tree, where = _read_tree(reference)
     for override in overrides:
         _override(tree, override)
+    return _validated(tree, where)
+
+
+def changed(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
+    """The recipe with `key.path` -> value over it. Raises InputError for a key or a value that cannot be."""
+    tree = recipe.model_dump()
+    for path, value in changes.items():
+        _place(tree, path, value)
+    return _validated(tree, f"recipe {recipe.name}")
+
+
+def parse_override(text: str) -> tuple[str, Any]:
+    """("key.path", value) of `key.path=value`, the value as YAML reads it. Raises InputError for anything else."""
+    path, equals, written = text.partition("=")
+    if not equals or not all(path.split(".")):
+        raise InputError(f"override {text!r}: expected key=value or key.path=value", "student.learning_rate=1e-5")
+    try:
+        value = yaml.safe_load(written)
+    except yaml.YAMLError as error:
+        why = " ".join(str(error).split())
+        raise InputError(f"override {text!r}: its value is not YAML ({why})") from error
+    with suppress(ValueError):  # YAML reads 1e-5 as text
+        value = float(value) if isinstance(value, str) else value
+    return path, value
+
+
+def _validated(tree: Mapping[str, Any], where: str) -> Recipe:
     try:
         return Recipe.model_validate(tree)
     except ValidationError as error:
@@ -233,7 +261,7 @@ def _read_tree(reference: str, seen: tuple[str, ...] = ()) -> tuple[dict[str, An
     path = Path(reference).expanduser()
     packaged = RECIPES / f"{reference}.yaml"
     if path.suffix in {".yaml", ".yml"} and path.is_file():
-        text, where = path.read_text("utf-8"), str(path)
+        text, where = _text(path), str(path)
     elif packaged.is_file():
         text, where = packaged.read_text("utf-8"), f"recipes/{reference}.yaml"
     else:
@@ -247,7 +275,7 @@ def _read_tree(reference: str, seen: tuple[str, ...] = ()) -> tuple[dict[str, An
         tree = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise InputError(f"{where}: not YAML ({str(error).splitlines()[0]})") from error
-    if not isinstance(tree, dict):
+    if not isinstance(tree, dict) or not all(isinstance(key, str) for key in tree):
         raise InputError(f"{where}: found {type(tree).__name__}, expected keys and values")
     parent = tree.pop("extends", None)
     if parent is None:
@@ -256,6 +284,13 @@ def _read_tree(reference: str, seen: tuple[str, ...] = ()) -> tuple[dict[str, An
         raise InputError(f"{where}: extends {parent!r}, which extends it")
     base, _ = _read_tree(str(parent), (*seen, str(parent)))
     return _merged(base, tree), where
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read as UTF-8 text ({error})") from error
 
 
 def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -268,17 +303,15 @@ def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
 
 
 def _override(tree: dict[str, Any], override: str) -> None:
-    path, equals, text = override.partition("=")
-    if not equals or not path:
-        raise InputError(f"override {override!r}: expected key=value or key.path=value", "student.learning_rate=1e-5")
+    _place(tree, *parse_override(override))
+
+
+def _place(tree: dict[str, Any], path: str, value: Any) -> None:
     *parents, last = path.split(".")
     for key in parents:
         if not isinstance(tree.setdefault(key, {}), dict):
             tree[key] = {}
         tree = tree[key]
-    value = yaml.safe_load(text)
-    with suppress(ValueError):  # YAML reads 1e-5 as text
-        value = float(value) if isinstance(value, str) else value
     tree[last] = value
 
 

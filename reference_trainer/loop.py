@@ -3,185 +3,318 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from rich.console import Console
 
-from reference_trainer.checkpoint import START_AGAIN, resume, save_checkpoint
+from reference_trainer import health
+from reference_trainer.checkpoint import START_AGAIN, CheckpointWriter, check_identity, checkpoint_step, resume, snapshot_bytes
 from reference_trainer.config import Recipe
+from reference_trainer.continuation import Continuation
+from reference_trainer.devices import Place, find_place
 from reference_trainer.export import export_student
-from reference_trainer.monitor import GRID, Monitor, write_panels, write_samples
+from reference_trainer.measure import measure_student
+from reference_trainer.monitor import Monitor
 from reference_trainer.networks import Networks, base_hashes
 from reference_trainer.pairs import Pairs
+from reference_trainer.pictures import GRID, write_panels, write_samples
 from reference_trainer.prompts import PromptSource
 from reference_trainer.step import Trainer
-from sbv2bench import evaluate, provenance
+from reference_trainer.stopping import Stop, signals_noted
+from sbv2bench import provenance
 from sbv2bench.atomic import write_whole
-from sbv2bench.errors import InputError, InterruptedRun
+from sbv2bench.errors import InputError, IntegrityError
 from sbv2bench.registry import Registry
+
+SAME_AGAIN = "run the same command again to go on"
 
 
 def train(
-    recipe: Recipe, run: Path, *, device: str = "auto", whole_export: bool = True, stop_after_seconds: float | None = None
+    recipe: Recipe,
+    run: Path,
+    *,
+    device: str = "auto",
+    whole_export: bool = True,
+    stop_after_seconds: float | None = None,
+    continue_with: Sequence[str] = (),
+    deterministic: bool = False,
 ) -> bool:
     """Train in the folder `run` until done (True) or until the sitting's time is over (False); call again to resume.
 
     Leaves recipe.json, log.jsonl, tensorboard/, samples/, checkpoints/ and, at the end, export/ and done.json. Under torchrun
-    or accelerate launch all processes share the batch. Raises InputError, PrerequisiteError, IntegrityError before compute
-    is spent where it can, IntegrityError when a loss is not a number, InterruptedRun on Ctrl-C; checkpoints stay whole.
+    or accelerate launch all processes share the batch. continue_with: `key.path=value` for settings that may change while a
+    run goes on. A resumed run has the bits of an unbroken one on a CPU; on a GPU only with deterministic, which costs speed,
+    else cuDNN may choose other kernels, whose sums round differently.
+    Raises InputError, PrerequisiteError, IntegrityError before compute is spent where it can; IntegrityError when gradients
+    are not numbers again and again; InterruptedRun on Ctrl-C and TerminatedRun on SIGTERM, after a checkpoint.
     """
-    registry = Registry.load()
-    if is_done(recipe, run, registry):
-        return True
-    accelerator = Accelerator(cpu=device == "cpu")
-    processes, rank, main = accelerator.num_processes, accelerator.process_index, accelerator.is_main_process
-    _tune(accelerator.device)
+    with signals_noted() as stop:
+        try:
+            return _train(
+                recipe,
+                run,
+                stop,
+                device=device,
+                whole_export=whole_export,
+                seconds=stop_after_seconds,
+                continue_with=continue_with,
+                deterministic=deterministic,
+            )
+        except KeyboardInterrupt as interrupt:  # where it could not wait for the end of a step
+            kept = checkpoint_step(run / "checkpoints")
+            what = "no checkpoint was written yet" if kept is None else f"the checkpoint of {kept} is kept"
+            raise stop.error(f"{run}: stopped at once; {what}", SAME_AGAIN) from interrupt
+
+
+def _train(
+    recipe: Recipe,
+    run: Path,
+    stop: Stop,
+    *,
+    device: str,
+    whole_export: bool,
+    seconds: float | None,
+    continue_with: Sequence[str],
+    deterministic: bool,
+) -> bool:
+    registry, kept = Registry.load(), checkpoint_step(run / "checkpoints")
+    continuation = Continuation(recipe, run, continue_with, 0 if kept is None else kept.step)
     prompts = PromptSource(recipe.prompts)
-    networks = Networks(recipe, accelerator.device, registry)
-    identity = {"recipe": recipe.identity(), "base_models": networks.base_hashes(), "prompts": {"sha256": prompts.sha256}}
-    _write_recipe(recipe, run, main)
+    identity = _identity(recipe, prompts, registry)
+    recipe = continuation.recipe
+    if _is_done(run, recipe, identity):
+        return True
+    place = find_place(device, recipe)
+    _tune(place.device, deterministic)
+    networks = Networks(recipe, place.device, registry)
+    _prepare_folder(recipe, run, place.main)
     console = Console(stderr=True)
     pairs = (
-        Pairs(recipe, networks, prompts, lambda done, count: _tell(console, "pairs", done, count) if main else None)
+        Pairs(recipe, networks, prompts, lambda done, count: _tell(console, "pairs", done, count) if place.main else None)
         if recipe.regularisation
         else None
     )
-    trainer = Trainer(recipe, networks, pairs, rank, processes)
-    before = resume(trainer, run / "checkpoints", identity)
-    monitor = Monitor(recipe, run, trainer.step) if main else None
-    shown = prompts[range(min(GRID, len(prompts)))]
-    if trainer.step == 0:
-        _warm_up(trainer, prompts)
-        _look(networks, shown, run, 0, main)
-    began = time.monotonic()
-    finished_step = trainer.step
+    trainer = Trainer(recipe, networks, prompts, pairs, rank=place.rank, processes=place.processes)
+    writer = CheckpointWriter(run / "checkpoints", recipe.keep_checkpoints)
+    before = resume(trainer, writer.folder, identity)
+    monitor = Monitor(recipe, run, trainer.step) if place.main else None
+    if place.main:
+        _check_disk(trainer, run)
+        continuation.write()
+        (run / "done.json").unlink(missing_ok=True)  # it was of fewer steps
+    if monitor is not None:
+        for line in (*getattr(prompts, "remarks", ()), *filter(None, [continuation.sentence()])):
+            monitor.say(line)
+    sitting = Sitting(trainer, run, place, stop, writer, monitor, identity | {"changes": continuation.changes}, before, seconds)
     try:
-        while trainer.step < recipe.steps:
-            captions = prompts.prompts_at(recipe.seed, trainer.step, recipe.batch_size, trainer.rows(recipe.batch_size))
-            figures = trainer.take_step(captions)
-            finished_step = trainer.step
-            seconds = before + time.monotonic() - began
-            if monitor is not None:
-                monitor.add(trainer.step, figures)
-            over = _any(accelerator, stop_after_seconds is not None and time.monotonic() - began > stop_after_seconds)
-            if trainer.step % recipe.sample_every == 0:
-                _look(networks, shown, run, trainer.step, main)
-            if main and (over or trainer.step % recipe.checkpoint_every == 0 or trainer.step == recipe.steps):
-                save_checkpoint(trainer, run / "checkpoints", identity, seconds)
-            if recipe.measure is not None and trainer.step % recipe.measure.every == 0:
-                _measure(trainer, run, accelerator, monitor)
-            if over and trainer.step < recipe.steps:
-                accelerator.end_training()
-                return False
-    except KeyboardInterrupt as stop:
-        # An update may have been cut in two, so the last checkpoint is the one to go on from.
-        raise InterruptedRun(
-            f"stopped after step {finished_step}; the last checkpoint is kept", "run the same command again to go on"
-        ) from stop
+        if not sitting.run_to_the_end():
+            place.accelerator.end_training()
+            return False
     finally:
+        writer.close()
         if monitor is not None:
             monitor.close()
-    if main:
-        _finish(trainer, run, _record(trainer, identity, before + time.monotonic() - began), whole_export)
-        _look(networks, shown, run, trainer.step, main)
-    accelerator.wait_for_everyone()
-    accelerator.end_training()  # leaves the process group: a process that others still talk to must not just exit
+    if place.main:
+        export_student(networks, run / "export", whole=whole_export, record=sitting.record())
+        write_whole(run / "done.json", json.dumps(sitting.record(), indent=1))
+        console.print(f"{recipe.name} done in {sitting.spent() / 60:.1f} min: {run / 'export'}", markup=False)
+    place.accelerator.wait_for_everyone()
+    place.accelerator.end_training()  # leaves the process group: a process that others still talk to must not just exit
     return True
+
+
+@dataclass
+class Sitting:
+    """The steps of one call of `train`. before: seconds of training behind it. limit: its own seconds, None for all it takes."""
+
+    trainer: Trainer
+    run: Path
+    place: Place
+    stop: Stop
+    writer: CheckpointWriter
+    monitor: Monitor | None
+    identity: dict[str, Any]
+    before: float
+    limit: float | None
+
+    def __post_init__(self) -> None:
+        self.recipe, self.networks = self.trainer.recipe, self.trainer.networks
+        prompts = self.trainer.prompts
+        assert isinstance(prompts, PromptSource)
+        self.shown = prompts[range(min(GRID, len(prompts)))]
+        self.began = time.monotonic()
+        self.looked_at = -1
+
+    def run_to_the_end(self) -> bool:
+        """Warm-up, steps, pictures, checkpoints; False where the time is over first. Raises as `train`."""
+        trainer, recipe = self.trainer, self.recipe
+        self.stop.patient = True  # from here on a step is worth its end
+        while trainer.step == 0 and trainer.warmed < trainer.warm_up_steps:
+            figures = trainer.warm_up_lora_teacher()
+            if self.monitor is not None:
+                self.monitor.warm_up(trainer.warmed, trainer.warm_up_steps, figures)
+            if self.keep_and_leave(trainer.warmed % recipe.checkpoint_every == 0, last=False):
+                return False
+        if trainer.step == 0:
+            self.look()
+        while trainer.step < recipe.steps:
+            figures = trainer.take_step()
+            if self.monitor is not None:
+                if self.monitor.due(trainer.step):
+                    figures |= health.held_out(self.networks, self.shown)
+                self.monitor.add(trainer.step, figures)
+            last = trainer.step == recipe.steps
+            if trainer.step % recipe.sample_every == 0 or last:
+                self.look()
+            if recipe.measure is not None and trainer.step % recipe.measure.every == 0:
+                self.measure()
+            if self.keep_and_leave(last or trainer.step % recipe.checkpoint_every == 0, last):
+                return False
+        if self.place.main:
+            self.writer.wait()
+        return True
+
+    def keep_and_leave(self, due: bool, last: bool) -> bool:
+        """Write a checkpoint where one is due or the run stops here. Returns whether the sitting's time is over.
+
+        All processes decide alike: what one of them was told, all obey. Raises InterruptedRun or TerminatedRun.
+        """
+        over = self.limit is not None and time.monotonic() - self.began > self.limit
+        told, over = self._of_all(self.stop.signal, over)
+        if self.place.main and (due or told or over):
+            self.writer.save(self.trainer, self.identity, self.spent())
+        if not told and (not over or last):
+            return False
+        if self.place.main:
+            self.writer.wait()
+        if not told:
+            return True
+        self.stop.signal = told
+        where = f"step {self.trainer.step}" if self.trainer.step else f"warm-up step {self.trainer.warmed}"
+        raise self.stop.error(f"{self.run}: stopped after {where}, whose checkpoint is written", SAME_AGAIN)
+
+    def look(self) -> None:
+        """Grid and panels of this step; a run is not lost for a picture."""
+        if not self.place.main or self.looked_at == self.trainer.step:
+            return
+        self.looked_at = self.trainer.step
+        try:
+            write_samples(self.networks, self.shown, self.run / "samples", self.trainer.step)
+            write_panels(self.networks, self.shown, self.run / "samples", self.trainer.step)
+        except IntegrityError as error:
+            if self.monitor is not None:
+                self.monitor.say(f"warning: no pictures of step {self.trainer.step}: {error.message}")
+
+    def measure(self) -> None:
+        """Metrics of the student of this moment, into the log."""
+        settings = self.recipe.measure
+        assert settings is not None
+        values = measure_student(self.networks, self.run / "measured", settings, self.trainer.step, self.place)
+        if self.monitor is not None:
+            self.monitor.write({"step": self.trainer.step, "suite": settings.suite, **values})
+            self.monitor.say("  ".join(f"{name} {value:.4g}" for name, value in values.items()))
+
+    def spent(self) -> float:
+        """Seconds of training so far, those of earlier sittings among them."""
+        return self.before + time.monotonic() - self.began
+
+    def record(self) -> dict[str, Any]:
+        """How the exported weights came to be."""
+        trainer = self.trainer
+        return {
+            "name": self.recipe.name,
+            "fingerprint": self.recipe.fingerprint(),
+            **self.identity,
+            "steps": self.recipe.steps,
+            "seconds": round(self.spent(), 1),
+            "processes": trainer.processes,
+            "device": provenance.device_name(str(self.networks.device)),
+            "code": training_code(),
+        }
+
+    def _of_all(self, told: int, over: bool) -> tuple[int, bool]:
+        """The largest of all processes' values."""
+        if self.place.processes == 1:
+            return told, over
+        shared = torch.tensor([told, int(over)], device=self.place.device)
+        torch.distributed.all_reduce(shared, torch.distributed.ReduceOp.MAX)
+        return int(shared[0]), bool(shared[1])
 
 
 def is_done(recipe: Recipe, run: Path, registry: Registry) -> bool:
-    """Whether the folder holds this recipe's finished run. Raises InputError for another's, or one from other weights."""
+    """Whether the folder holds this recipe's finished run, with the changes that it was continued with.
+
+    Raises InputError for another's (recipe, base models, prompts, the trainer's code), and what reading those raises.
+    """
+    if not (run / "done.json").is_file():
+        return False
+    return _is_done(run, Continuation(recipe, run, (), 0).recipe, _identity(recipe, PromptSource(recipe.prompts), registry))
+
+
+def _is_done(run: Path, recipe: Recipe, identity: dict[str, Any]) -> bool:
     done = run / "done.json"
     if not done.is_file():
         return False
-    found = json.loads(done.read_text("utf-8"))
-    if found.get("fingerprint") != recipe.fingerprint():
-        raise InputError(f"{done}: the finished run of another recipe ({found.get('name')})", START_AGAIN)
-    expected = base_hashes(recipe, registry)
-    changed = [name for name in expected if found.get("base_models", {}).get(name) != expected[name]]
-    if changed:
-        raise InputError(f"{done}: the finished run from other weights ({changed[0]} has changed)", START_AGAIN)
+    try:
+        found = json.loads(done.read_text("utf-8"))
+        steps, code = int(found["steps"]), found.get("code")
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise IntegrityError(f"{done}: not the record of a finished run", START_AGAIN) from error
+    check_identity(done, found, identity)
+    if steps < recipe.steps:  # to be continued
+        return False
+    if code != training_code():
+        raise InputError(f"{done}: the finished run of another version of the trainer's code", START_AGAIN)
     return True
 
 
-def _finish(trainer: Trainer, run: Path, record: dict[str, Any], whole_export: bool) -> None:
-    """The export, and done.json last."""
-    export_student(trainer.networks, run / "export", whole=whole_export, record=record)
-    write_whole(run / "done.json", json.dumps(record, indent=1))
-    Console(stderr=True).print(f"{trainer.recipe.name} done in {record['seconds'] / 60:.1f} min: {run / 'export'}")
+def _identity(recipe: Recipe, prompts: PromptSource, registry: Registry) -> dict[str, Any]:
+    """What must be the same for a checkpoint or a finished run to be this one's."""
+    return {"recipe": recipe.identity(), "base_models": base_hashes(recipe, registry), "prompts": {"sha256": prompts.sha256}}
 
 
-def _warm_up(trainer: Trainer, prompts: PromptSource) -> None:
-    """LoRA-teacher updates before the student's first, where the recipe asks for them."""
-    recipe = trainer.recipe
-    for turn in range(recipe.lora_teacher.warmup_steps if recipe.lora_teacher is not None else 0):
-        captions = prompts.prompts_at(recipe.seed, -1 - turn, recipe.batch_size, trainer.rows(recipe.batch_size))
-        trainer.warm_up_lora_teacher(captions, turn)
+def training_code() -> str:
+    """SHA-256 of the source that decides trained weights: not of what tells, shows or writes."""
+    own = ("networks", "losses", "terms", "step", "noise", "pairs", "prompts", "config")
+    here, shared = Path(__file__).parent, ("diffusion.py", "weights.py", "samplers/components.py", "samplers/networks.py")
+    return provenance.source_fingerprint(*(here / f"{name}.py" for name in own), *(provenance.PACKAGE / name for name in shared))
 
 
-def _look(networks: Networks, captions: Sequence[str], run: Path, step: int, main: bool) -> None:
-    if main:
-        write_samples(networks, list(captions), run / "samples", step)
-        write_panels(networks, list(captions), run / "samples", step)
-
-
-def _measure(trainer: Trainer, run: Path, accelerator: Accelerator, monitor: Monitor | None) -> None:
-    """The student of this moment through `sbv2bench.evaluate`: the numbers of a later `sbv2bench eval`, to the last bit."""
-    settings = trainer.recipe.measure
-    assert settings is not None
-    folder = run / "measured"
-    if accelerator.is_main_process:
-        export_student(trainer.networks, folder, whole=False, record={"step": trainer.step})
-    accelerator.wait_for_everyone()
-    result = evaluate(folder, settings.suite, limit=settings.limit, metrics=settings.metrics, device=str(accelerator.device))
-    if monitor is not None:
-        values = {name: metric.value for name, metric in result.metrics.items()}
-        monitor.write({"step": trainer.step, "suite": settings.suite, **values})
-        monitor.console.print("  ".join(f"{name} {value:.4g}" for name, value in values.items()))
-
-
-def _tune(device: torch.device) -> None:
-    """Settings that make convolutions faster on a GPU and change nothing on a CPU."""
-    if device.type == "cuda":
-        torch.backends.cudnn.benchmark = True
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
-
-
-def _write_recipe(recipe: Recipe, run: Path, main: bool) -> None:
-    """recipe.json of the run's folder. Raises InputError where the folder cannot be written."""
+def _prepare_folder(recipe: Recipe, run: Path, main: bool) -> None:
+    """The run's folder with recipe.json. Raises InputError where it cannot be written."""
     try:
         run.mkdir(parents=True, exist_ok=True)
         if main:
-            (run / "recipe.json").write_text(recipe.model_dump_json(indent=1))
+            write_whole(run / "recipe.json", recipe.model_dump_json(indent=1))
     except OSError as error:
-        raise InputError(f"--output: {run} cannot be written ({error.strerror})") from error
+        raise InputError(f"--output: {run} cannot be written ({error.strerror})", "--output FOLDER") from error
 
 
-def _record(trainer: Trainer, identity: dict[str, Any], seconds: float) -> dict[str, Any]:
-    """How the exported weights came to be."""
-    return {
-        "name": trainer.recipe.name,
-        "fingerprint": trainer.recipe.fingerprint(),
-        **identity,
-        "steps": trainer.recipe.steps,
-        "seconds": round(seconds, 1),
-        "processes": trainer.processes,
-        "device": provenance.device_name(str(trainer.networks.device)),
-        "code": provenance.code_fingerprint(),
-    }
+def _check_disk(trainer: Trainer, run: Path) -> None:
+    """Raises IntegrityError where the disk cannot hold the checkpoints that are kept, and one more while it is written."""
+    size = snapshot_bytes(trainer)
+    kept = sum(file.stat().st_size for file in (run / "checkpoints").rglob("*") if file.is_file())
+    wanted, free = size * (trainer.recipe.keep_checkpoints + 1) - kept, shutil.disk_usage(run).free
+    if wanted > free:
+        raise IntegrityError(
+            f"{run}: {free / 1e9:.1f} GB free, expected {wanted / 1e9:.1f} GB for checkpoints of {size / 1e9:.1f} GB",
+            "--output on a larger disk, or keep_checkpoints=1",
+        )
 
 
-def _any(accelerator: Accelerator, flag: bool) -> bool:
-    """Whether the flag is set on any process: all of them stop at the same step."""
-    if accelerator.num_processes == 1:
-        return flag
-    total: torch.Tensor = accelerator.reduce(torch.tensor(float(flag), device=accelerator.device), "sum")
-    return bool(total > 0)
+def _tune(device: torch.device, deterministic: bool) -> None:
+    """Settings that make convolutions faster on a GPU, or repeatable; they change nothing on a CPU."""
+    if device.type != "cuda":
+        return
+    torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = not deterministic, deterministic
+    torch.use_deterministic_algorithms(deterministic, warn_only=True)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
 
 
 def _tell(console: Console, what: str, done: int, count: int) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -57,6 +58,8 @@ class Networks:
                 f"prediction_type={self.prediction_type}, or the teacher that the recipe means",
             )
         self.schedule = diffusion.Schedule.from_config(self.components.scheduler.config)
+        every = torch.arange(len(self.schedule))  # taken on the CPU in float64, which not every device has
+        self._alphas, self._sigmas = (level(every).float().to(device) for level in (self.schedule.alpha, self.schedule.sigma))
         self.latent_shape = self.components.latent_shape
         self.teacher = self.components.unet
         _last_layer_in_float32(self.teacher)
@@ -84,6 +87,12 @@ class Networks:
         """Text states [B, L, D]."""
         with torch.no_grad():
             return self.components.encode_text(captions, guided=False)
+
+    @cached_property
+    def null_text(self) -> Tensor:
+        """Text states [1, L, D] of "", the prompt of unconditional predictions."""
+        with torch.inference_mode(False):  # it is kept, and a graph may need it
+            return self.encode_text([""])
 
     def generate(self, z: Tensor, text: Tensor) -> Tensor:
         """The student's clean latents x0 [B, C, h, w] float32 of noise z, with gradient (equation 1)."""
@@ -129,7 +138,8 @@ class Networks:
 
     def levels(self, timesteps: Tensor) -> tuple[Tensor, Tensor]:
         """alpha and sigma float32 [B] at timesteps, on the device."""
-        return self.schedule.alpha(timesteps).float().to(self.device), self.schedule.sigma(timesteps).float().to(self.device)
+        where = timesteps.to(self.device)
+        return self._alphas[where], self._sigmas[where]
 
     def pixels(self, x0: Tensor, decoder: str = "tiny") -> Tensor:
         """Pictures [B, 3, H, W] in [0, 1] of scaled latents, with gradient; clamping kills it where a pixel is saturated."""
@@ -161,8 +171,11 @@ class Networks:
             self.average.restore(parameters)
 
     def student_components(self) -> Components:
-        """The teacher's parts around the student's UNet: what a sampler of sbv2bench needs. Shared, not copied."""
-        own = vars(self.components) | {"unet": self.student}
+        """The teacher's parts around the student's UNet: what a sampler of sbv2bench needs. Shared, not copied.
+
+        The student is float32 whatever the frozen parts are, so its inputs are: to be sampled within `autocast`.
+        """
+        own = vars(self.components) | {"unet": self.student, "dtype": torch.float32}
         return Components(**{name: own[name] for name in Components.__dataclass_fields__})
 
     def student_spec(self) -> ModelSpec:
@@ -222,13 +235,24 @@ class Networks:
         """A LoRA student is sampled with the parts of the model that it started from: its text must read as the teacher's."""
         own = StoredModel.find(self.start_spec, self.registry).text_encoder(torch.float32).state_dict()
         teachers = self.components.text_encoder.state_dict()
-        if own.keys() == teachers.keys() and all(torch.allclose(own[k], v.float().cpu(), atol=1e-2) for k, v in teachers.items()):
+        # Both in the type that the teacher is held in: what differs then is more than a rounding of the same number.
+        if own.keys() == teachers.keys() and all(_alike(own[key], value.cpu()) for key, value in teachers.items()):
             return
         raise InputError(
             f"recipe {self.recipe.name}: the text encoder of {self.start_spec.id} is not "
             f"that of its teacher {self.teacher_spec.id}",
             "student.lora=null, or a start that shares its teacher's text encoder",
         )
+
+    def update_average(self) -> None:
+        """Let the moving average follow the student, wherever the average is kept; nothing without one."""
+        if self.average is None:
+            return
+        parameters = list(self.trained(STUDENT).values())
+        held = self.average.shadow_params[0].device
+        if parameters[0].device != held:  # diffusers subtracts the two, and only copies what takes no gradient
+            parameters = [nn.Parameter(parameter.detach().to(held)) for parameter in parameters]
+        self.average.step(parameters)
 
     def _moving_average(self) -> EMAModel | None:
         if self.recipe.ema is None:
@@ -275,6 +299,15 @@ def _prepare(unet: Any, lora: Lora | None, name: str) -> None:
     for parameter in unet.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()  # half-precision weights would swallow small updates
+
+
+def _alike(own: Tensor, held: Tensor) -> bool:
+    """Whether a float32 tensor rounds to the held one, but for the last place of half precision: float16 files, bfloat16 nets."""
+    if own.shape != held.shape:
+        return False
+    if not held.is_floating_point():
+        return torch.equal(own.to(held.dtype), held)
+    return torch.allclose(own.to(held.dtype).float(), held.float(), rtol=2**-7, atol=1e-3)
 
 
 def _trainable(unet: Any) -> dict[str, nn.Parameter]:

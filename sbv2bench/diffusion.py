@@ -69,9 +69,12 @@ class Schedule:
     @overload
     def alpha(self, t: Tensor) -> Tensor: ...
     def alpha(self, t: int | Tensor) -> float | Tensor:
-        """sqrt(abar_t): a float for an int, float64 of t's shape (on t's device) for an int64 tensor of timesteps."""
+        """sqrt(abar_t): a float for an int; for an int64 tensor of timesteps float64 of its shape, on the CPU.
+
+        Not on t's device, which may have no float64 (MPS).
+        """
         if isinstance(t, Tensor):
-            return self.alphas_cumprod.to(t.device)[t].sqrt()
+            return self.alphas_cumprod[t.cpu()].sqrt()
         return math.sqrt(float(self.alphas_cumprod[t]))
 
     @overload
@@ -81,7 +84,7 @@ class Schedule:
     def sigma(self, t: int | Tensor) -> float | Tensor:
         """sqrt(1 - abar_t), as `alpha`."""
         if isinstance(t, Tensor):
-            return (1.0 - self.alphas_cumprod.to(t.device)[t]).sqrt()
+            return (1.0 - self.alphas_cumprod[t.cpu()]).sqrt()
         return math.sqrt(1.0 - float(self.alphas_cumprod[t]))
 
 

@@ -6,6 +6,7 @@ SBV2BenchError
 ├── IntegrityError      4   a hash, a count, an image or the disk is not as it must be
 ├── ToleranceError      5   a reproduced number is out of tolerance under an equal protocol
 └── InterruptedRun    130   stopped by the user; can be resumed
+    └── TerminatedRun 143   stopped by SIGTERM (a scheduler, a shutdown); can be resumed
 
 Everything else that reaches the top is a bug: exit code 1, with its traceback.
 """
@@ -56,3 +57,9 @@ class InterruptedRun(SBV2BenchError):
     """The user stopped the run; what was finished is kept."""
 
     exit_code = 130
+
+
+class TerminatedRun(InterruptedRun):
+    """SIGTERM stopped the run; what was finished is kept."""
+
+    exit_code = 143

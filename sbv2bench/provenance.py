@@ -37,9 +37,16 @@ def sha256_file(path: Path) -> str:
 @functools.cache
 def code_fingerprint() -> str:
     """SHA-256 over the names and bytes of the package's own .py files: part of every cache key."""
+    return source_fingerprint(PACKAGE)
+
+
+def source_fingerprint(*places: Path) -> str:
+    """SHA-256 over the names and bytes of .py files: those below folders, and files themselves."""
     digest = hashlib.sha256()
-    for path in sorted(PACKAGE.rglob("*.py")):
-        digest.update(f"{path.relative_to(PACKAGE).as_posix()}\0{sha256_file(path)}\0".encode())
+    for place in places:
+        for path in sorted(place.rglob("*.py")) if place.is_dir() else [place]:
+            name = path.relative_to(place if place.is_dir() else place.parent).as_posix()
+            digest.update(f"{name}\0{sha256_file(path)}\0".encode())
     return digest.hexdigest()
 
 

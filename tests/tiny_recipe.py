@@ -73,17 +73,12 @@ def make_trainer(family: Path, rank: int = 0, processes: int = 1, **changes: Any
     networks = Networks(recipe, torch.device("cpu"), Registry.load(family / "catalog.yaml"))
     prompts = PromptSource(recipe.prompts)
     pairs = Pairs(recipe, networks, prompts, lambda done, count: None) if recipe.regularisation else None
-    return Trainer(recipe, networks, pairs, rank, processes), prompts
+    return Trainer(recipe, networks, prompts, pairs, rank=rank, processes=processes), prompts
 
 
-def take_steps(trainer: Trainer, prompts: PromptSource, count: int) -> list[dict[str, float]]:
+def take_steps(trainer: Trainer, count: int) -> list[dict[str, float]]:
     """Figures of `count` steps, one after another."""
-    recipe = trainer.recipe
-    figures = []
-    for _ in range(count):
-        rows = trainer.rows(recipe.batch_size)
-        figures.append(trainer.take_step(prompts.prompts_at(recipe.seed, trainer.step, recipe.batch_size, rows)))
-    return figures
+    return [trainer.take_step() for _ in range(count)]
 
 
 def weights(trainer: Trainer) -> dict[str, torch.Tensor]:

@@ -28,8 +28,9 @@ Denoise = Callable[[Tensor, Tensor, list[torch.Generator]], Tensor]
 
 @dataclass(frozen=True)
 class Components:
-    """Loaded parts on one device in one dtype. Nothing here changes after loading, so threads may share it.
+    """Loaded parts on one device. Nothing here changes after loading, so threads may share it.
 
+    dtype: of the UNet and its inputs, and of the other parts but where a student in training lends its own UNet.
     scheduler is a template: copy it before use. latent_shape: [C, h, w] of one image.
     """
 
@@ -96,7 +97,7 @@ class Components:
     def decode(self, latents: Tensor) -> Images:
         """Scaled latents [B, C, h, w] -> uint8 [B, H, W, 3]. Raises IntegrityError where a pixel is not a number."""
         unscaled = latents.to(torch.float32) / self.vae.config.scaling_factor + (self.vae.config.get("shift_factor") or 0.0)
-        pixels = self.vae.decode(unscaled.to(self.dtype)).sample
+        pixels = self.vae.decode(unscaled.to(self.vae.dtype)).sample
         return to_uint8(pixels.to(torch.float32) / 2 + 0.5)
 
     def networks(self) -> dict[str, torch.nn.Module]:

@@ -104,7 +104,7 @@ def test_training_moves_what_is_trained_and_nothing_else(family: Path) -> None:
     teacher_before = networks.teacher_epsilon(*arguments, 1.0, lora=False)
     frozen = {k: v.clone() for k, v in networks.teacher.state_dict().items() if "lora_" not in k}
     before = {name: {k: v.detach().clone() for k, v in networks.trained(name).items()} for name in (STUDENT, LORA_TEACHER)}
-    take_steps(trainer, prompts, 2)
+    take_steps(trainer, 2)
     assert torch.equal(teacher_before, networks.teacher_epsilon(*arguments, 1.0, lora=False))
     assert all(torch.equal(value, networks.teacher.state_dict()[key]) for key, value in frozen.items())
     for name, old in before.items():
@@ -117,7 +117,7 @@ def test_only_the_adapter_of_a_lora_student_is_trained(family: Path) -> None:
     trainer, prompts = make_trainer(family, student={"start": str(family / "start"), "learning_rate": 1e-3, "lora": LORA})
     student = trainer.networks.student
     before = {key: value.clone() for key, value in student.state_dict().items()}
-    take_steps(trainer, prompts, 2)
+    take_steps(trainer, 2)
     changed = {key for key, value in student.state_dict().items() if not torch.equal(before[key], value)}
     assert changed and all("lora_" in key for key in changed)
     modules = {key.partition(".lora_")[0] for key in changed}

@@ -50,7 +50,7 @@ def test_the_paired_loss_pulls_the_student_to_the_teachers_images(family: Path) 
         "regularisation": PAIRED | {"distance": "latents", "weight": 1.0, "batch_size": 4},
     }
     trainer, prompts = make_trainer(family, steps=40, **warm_up)
-    figures = [step["regularisation"] for step in take_steps(trainer, prompts, 40)]
+    figures = [step["regularisation"] for step in take_steps(trainer, 40)]
     assert np.mean(figures[-5:]) < 0.7 * np.mean(figures[:5])
 
 
@@ -65,7 +65,7 @@ def test_real_images_of_a_folder_and_of_the_world(family: Path, tmp_path: Path) 
         alpha, sigma = trainer.networks.alpha_T, trainer.networks.sigma_T
         assert float(((z - alpha * target) / sigma).std()) == pytest.approx(1.0, abs=0.1)
         assert not torch.equal(z, trainer.pairs.batch(1, [0, 1])[1])
-        take_steps(trainer, prompts, 1)
+        take_steps(trainer, 1)
     (tmp_path / "2.txt").unlink()
     with pytest.raises(InputError, match=r"2\.png has no caption"):
         make_trainer(family, regularisation=PAIRED | {"kind": "real", "images": str(tmp_path), "pairs": 3})

@@ -1,0 +1,109 @@
+"""Which device a process trains on, and how processes find each other."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+from accelerate import Accelerator, InitProcessGroupKwargs
+
+from reference_trainer.config import Recipe
+from sbv2bench.errors import InputError, PrerequisiteError
+
+# What `accelerate launch` passes on in the environment, what stands for "not asked for", and where a recipe says it instead.
+_LAUNCHED = {
+    "ACCELERATE_USE_FSDP": (
+        "--use_fsdp",
+        {"false"},
+        "without it: each process holds the whole networks",
+    ),
+    "ACCELERATE_USE_DEEPSPEED": ("--use_deepspeed", {"false"}, "optimiser.kind=adamw8bit and ema_on_cpu=true save memory"),
+    "ACCELERATE_USE_MEGATRON_LM": ("--use_megatron_lm", {"false"}, "without it: processes share the batch alone"),
+    "ACCELERATE_USE_PARALLELISM_CONFIG": ("--use_parallelism_config", {"false"}, "without it: processes share the batch alone"),
+    "ACCELERATE_DYNAMO_BACKEND": ("--dynamo_backend", {"no"}, "without it: networks run eagerly"),
+    "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": ("--gradient_accumulation_steps", {"1"}, "micro_batch_size=N splits a batch"),
+    "ACCELERATE_GRADIENT_CLIPPING": ("--gradient_clipping", set[str](), "optimiser.gradient_clip=X"),
+}
+# Longer than rank 0 needs to export or to measure while the others wait; NCCL's own ten minutes are not.
+_PATIENCE = timedelta(hours=2)
+DEVICES = "auto, cpu, cuda, cuda:N or mps"
+
+
+@dataclass(frozen=True)
+class Place:
+    """This process: its device, and its rank among all that share the batch."""
+
+    device: torch.device
+    accelerator: Accelerator
+
+    @property
+    def rank(self) -> int:
+        """From 0."""
+        return int(self.accelerator.process_index)
+
+    @property
+    def processes(self) -> int:
+        """How many share the batch."""
+        return int(self.accelerator.num_processes)
+
+    @property
+    def main(self) -> bool:
+        """Whether this process writes and speaks."""
+        return bool(self.accelerator.is_main_process)
+
+
+def find_place(wanted: str, recipe: Recipe) -> Place:
+    """The device of this process, checked, and the group of all processes, joined.
+
+    wanted: auto (CUDA, else MPS, else the CPU), cpu, cuda, cuda:N or mps. Of several processes each takes the GPU of its
+    LOCAL_RANK. Raises InputError for a word that is no device, a GPU's number under several processes, or a setting of
+    `accelerate launch` that training does not honour; PrerequisiteError where the device is not there.
+    """
+    device = choose_device(wanted, os.environ)
+    refuse_unhonoured(os.environ, recipe)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    accelerator = Accelerator(cpu=device.type == "cpu", kwargs_handlers=[InitProcessGroupKwargs(timeout=_PATIENCE)])
+    return Place(device, accelerator)
+
+
+def choose_device(wanted: str, environment: Mapping[str, str]) -> torch.device:
+    """The device that a process with this environment trains on; see `find_place`."""
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?|mps", wanted):
+        raise InputError(f"--device: found {wanted!r}, expected {DEVICES}", "--device auto")
+    several = int(environment.get("WORLD_SIZE", "1")) > 1
+    kind, _, number = wanted.partition(":")
+    if number and several:
+        raise InputError(f"--device {wanted}: each of several processes takes a GPU of its own, by LOCAL_RANK", "--device cuda")
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    mps = torch.backends.mps.is_available()
+    if kind == "auto":
+        kind = "cuda" if count else "mps" if mps and not several else "cpu"
+    if kind == "cpu":
+        return torch.device("cpu")
+    if kind == "mps":
+        if not mps:
+            raise PrerequisiteError("--device mps: torch sees no such device here", "--device cpu")
+        return torch.device("mps")
+    mine = int(environment.get("LOCAL_RANK", "0")) if several else int(number or 0)
+    if mine >= count:
+        who = f"process {mine} of this machine has no GPU of its own" if several else "torch sees no such device here"
+        fix = f"--nproc_per_node {count}" if several and count else "--device cpu"
+        raise PrerequisiteError(f"--device {wanted}: {who} ({count} found)", fix)
+    return torch.device("cuda", mine)
+
+
+def refuse_unhonoured(environment: Mapping[str, str], recipe: Recipe) -> None:
+    """Raises InputError for a setting of `accelerate launch` that would be ignored: the recipe says all that training does."""
+    for variable, (option, unset, instead) in _LAUNCHED.items():
+        found = environment.get(variable, "")
+        if found and found.lower() not in unset:
+            raise InputError(f"accelerate launch {option} ({variable}={found}): training does not honour it", instead)
+    mixed = environment.get("ACCELERATE_MIXED_PRECISION", "no").lower()
+    if mixed not in {"no", "", {"bfloat16": "bf16"}.get(recipe.precision, "no")}:
+        fix = "precision=bfloat16" if mixed == "bf16" else "--mixed_precision no"
+        raise InputError(f"accelerate launch --mixed_precision {mixed}: the recipe's precision is {recipe.precision}", fix)

@@ -1,0 +1,163 @@
+"""The student's losses as a list of terms: each a name, a weight that may follow the run, and a loss at x0.
+
+What a step does with a term is the same for all: its gradient with respect to the student's images, times its weight, is
+added up, and one backward pass carries the sum through the student. Log, total and sizes come from the same list. A new loss
+is a class here (or in a file of its own) and a line in `terms`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from reference_trainer import losses, noise
+from reference_trainer.config import Recipe, Regularisation, ScoreLoss, Vsd
+from reference_trainer.networks import Networks
+from reference_trainer.pairs import Pairs
+from sbv2bench.diffusion import add_noise
+
+Source = Literal["prompts", "pairs"]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one micro-batch of the student's images is made from, all on the device.
+
+    samples: row numbers in the global batch of a step. text: states [B, L, D]. z [B, C, h, w]: the student's input.
+    draws: of prompts, where and with what their images are noised. target: of pairs, latents [B, C, h, w].
+    """
+
+    step: int
+    samples: list[int]
+    captions: list[str]
+    text: Tensor
+    z: Tensor
+    draws: noise.StudentDraws | None = None
+    target: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A loss [n] of n samples of a micro-batch, of `count` samples of the global batch that the term looks at.
+
+    figures: name -> [n], logged beside it as means over the same samples.
+    """
+
+    loss: Tensor
+    count: int
+    figures: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Term(Protocol):
+    """One loss on the student's images."""
+
+    name: str
+    source: Source  # which images: those of the prompts, or those of the pairs
+    figures: tuple[str, ...]  # names of what `measure` logs beside the loss
+
+    def weight(self, step: int) -> float:
+        """What its gradient is multiplied by at a step."""
+        ...
+
+    def measure(self, x0: Tensor, batch: Batch) -> Measured | None:
+        """The loss of latents x0 [B, C, h, w], with gradient to them; None where it looks at none of these samples."""
+        ...
+
+
+def terms(recipe: Recipe, networks: Networks, pairs: Pairs | None) -> list[Term]:
+    """A recipe's terms, in the order in which they are added up and logged."""
+    found: list[Term] = []
+    if recipe.vsd is not None:
+        found.append(VsdTerm(recipe.vsd, recipe, networks))
+    for name, loss in (("clip", recipe.clip), ("hps", recipe.hps)):
+        if loss is not None:
+            found.append(ScoreTerm(name, loss, recipe, networks))
+    if recipe.regularisation is not None and pairs is not None:
+        found.append(RegularisationTerm(recipe.regularisation, pairs))
+    return found
+
+
+class VsdTerm:
+    """Variational score distillation (equation 4): the two teachers' guided predictions on the noised image."""
+
+    name = "vsd"
+    figures: tuple[str, ...] = ()
+    source: Source = "prompts"
+
+    def __init__(self, vsd: Vsd, recipe: Recipe, networks: Networks) -> None:
+        self.vsd, self.recipe, self.networks = vsd, recipe, networks
+
+    def weight(self, step: int) -> float:
+        """1: the other terms' weights are relative to it."""
+        return 1.0
+
+    def measure(self, x0: Tensor, batch: Batch) -> Measured:
+        """The value is that of half the mean squared gradient and says nothing about progress."""
+        networks, vsd, draws = self.networks, self.vsd, batch.draws
+        assert draws is not None
+        timesteps = draws.timesteps.to(networks.device)
+        alpha, sigma = networks.levels(timesteps)
+        x_t = add_noise(x0.detach(), draws.noise.to(networks.device), alpha, sigma)
+        null = networks.null_text.expand_as(batch.text)
+        scale = noise.guidance_scale(vsd.teacher_guidance_scale, self.recipe.seed, batch.step)
+        lora_scale = scale if vsd.lora_teacher_guidance_scale == "same" else float(vsd.lora_teacher_guidance_scale)
+        frozen = networks.teacher_epsilon(x_t, timesteps, batch.text, null, scale, lora=False)
+        lora = networks.teacher_epsilon(x_t, timesteps, batch.text, null, lora_scale, lora=True)
+        gradient = losses.vsd_gradient(frozen, lora, x_t=x_t, x0=x0, alpha=alpha, sigma=sigma, weight=vsd.weight)
+        return Measured(losses.stop_gradient_loss(x0, gradient), self.recipe.batch_size)
+
+
+class ScoreTerm:
+    """The clamped loss of a score: cosines of decoded images and their captions (equation 5; HPS: section 8.1)."""
+
+    source: Source = "prompts"
+    figures: tuple[str, ...] = ("cosine", "under_threshold")
+
+    def __init__(self, name: str, loss: ScoreLoss, recipe: Recipe, networks: Networks) -> None:
+        """name: "clip" or "hps", whose scorer the networks have."""
+        self.name, self.loss, self.recipe, self.networks = name, loss, recipe, networks
+
+    def weight(self, step: int) -> float:
+        """By the recipe's schedule."""
+        return losses.scheduled_weight(self.loss, step, self.recipe.steps)
+
+    def measure(self, x0: Tensor, batch: Batch) -> Measured | None:
+        """Of the share of the samples that are scored."""
+        loss = self.loss
+        chosen = losses.scored(batch.samples, loss.share)
+        if not bool(chosen.any()):
+            return None
+        captions = [caption for caption, used in zip(batch.captions, chosen, strict=True) if used]
+        cosine = self.networks.cosines(self.name, x0[chosen.to(x0.device)], captions, loss.decoder)
+        figures = {"cosine": cosine, "under_threshold": (cosine < loss.threshold).float()}
+        count = losses.scored_count(self.recipe.batch_size, loss.share)
+        return Measured(losses.score_loss(cosine, loss.threshold, loss.clamped), count, figures)
+
+
+class RegularisationTerm:
+    """The student's images of the pairs' inputs against the pairs' latents."""
+
+    name = "regularisation"
+    figures: tuple[str, ...] = ()
+    source: Source = "pairs"
+
+    def __init__(self, regularisation: Regularisation, pairs: Pairs) -> None:
+        self.regularisation, self.pairs = regularisation, pairs
+
+    def weight(self, step: int) -> float:
+        """Constant."""
+        return self.regularisation.weight
+
+    def measure(self, x0: Tensor, batch: Batch) -> Measured:
+        """By the distance that the recipe names."""
+        assert batch.target is not None
+        return Measured(self.pairs.distance(x0, batch.target), self.pairs.batch_size)
+
+
+def gradient_at(x0: Tensor, measured: Measured) -> Tensor:
+    """d (mean loss over the global batch) / d x0, shape of x0, for this micro-batch's part of it."""
+    (gradient,) = torch.autograd.grad(measured.loss.sum() / measured.count, x0)
+    return gradient
