@@ -84,14 +84,14 @@ def three_steps(stage: Stage) -> None:
 
 
 def grids(stage: Stage) -> None:
-    """A grid before the first step, and one after each."""
-    for step in range(STEPS + 1):
+    """A grid before the first step, and one after the last."""
+    for step in (0, STEPS):
         _picture(stage.run / "samples" / f"{step:08d}.png")
 
 
 def panels(stage: Stage) -> None:
     """What both teachers make of the student's images, as often."""
-    for step in range(STEPS + 1):
+    for step in (0, STEPS):
         _picture(stage.run / "samples" / f"{step:08d}-teachers.png")
 
 

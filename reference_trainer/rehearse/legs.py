@@ -85,9 +85,13 @@ def kill(stage: Stage) -> None:
 
 
 def stop(stage: Stage) -> None:
-    """In place of a kill where that was rehearsed on another recipe: a sitting that ends after its first step."""
-    if train(stage.rehearsed.recipe, stage.killed, device="cpu", stop_after_seconds=0.0):
-        raise LegFailed("the sitting did not end")
+    """In place of a kill where that is rehearsed on another recipe: sittings that end after each update, until a first step."""
+    while not _stepped(stage.killed):
+        before = checkpoints(stage.killed / "checkpoints")
+        if train(stage.rehearsed.recipe, stage.killed, device="cpu", stop_after_seconds=0.0):
+            raise LegFailed("the sitting did not end")
+        if checkpoints(stage.killed / "checkpoints") == before:
+            raise LegFailed("a sitting left no new checkpoint")
 
 
 def resume(stage: Stage) -> None:
@@ -172,8 +176,7 @@ def _stepped(run: Path) -> bool:
 def _first_losses(run: Path) -> dict[str, float]:
     entries = [json.loads(line) for line in (run / "log.jsonl").read_text("utf-8").splitlines()]
     first = next(entry for entry in entries if entry["step"] == 1 and "images" in entry)
-    names = ("vsd", "lora_teacher", "clip_loss", "hps_loss", "regularisation")
-    return {name: first[name] for name in names if name in first}
+    return {name: value for name, value in first.items() if name == "loss" or name.endswith("_loss")}
 
 
 def _captions(stage: Stage) -> list[str]:

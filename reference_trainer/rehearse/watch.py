@@ -16,13 +16,15 @@ LOADING, WARM_UP, GRIDS, PANELS = "loading", "LoRA-teacher warm-up", "step-0 and
 STEPS, MEASUREMENT, CHECKPOINT, EXPORT = "three steps", "in-loop measurement", "checkpoint", "export"
 # Module and function of reference_trainer -> the leg that it belongs to; the outermost of a stack counts.
 LEGS = {
-    ("loop", "_warm_up"): WARM_UP,
     ("step", "warm_up_lora_teacher"): WARM_UP,
-    ("monitor", "write_samples"): GRIDS,
-    ("monitor", "write_panels"): PANELS,
+    ("pictures", "write_samples"): GRIDS,
+    ("pictures", "write_panels"): PANELS,
     ("step", "take_step"): STEPS,
-    ("checkpoint", "save_checkpoint"): CHECKPOINT,
-    ("loop", "_measure"): MEASUREMENT,
+    ("health", "held_out"): STEPS,
+    ("loop", "measure"): MEASUREMENT,
+    ("checkpoint", "save"): CHECKPOINT,
+    ("checkpoint", "wait"): CHECKPOINT,
+    ("checkpoint", "close"): CHECKPOINT,
     ("export", "export_student"): EXPORT,
 }
 _TRAINER = Path(__file__).parent.parent
