@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from sbv2bench.errors import SBV2BenchError
 from sbv2bench.shell import Shell, print_json
 
 app = typer.Typer(cls=Shell, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -140,6 +141,31 @@ def show(
         print_json(description)
         return
     print_description(description, Console())
+
+
+@app.command()
+def rehearse(
+    recipe: Annotated[str, typer.Argument(help="a recipe of the package, a YAML file, or all", metavar="RECIPE|all")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="key.path=value over the recipe")] = None,
+    *,
+    json_output: Annotated[bool, typer.Option("--json", help="one JSON document on stdout")] = False,
+) -> None:
+    """A recipe from warm-up to evaluation on small copies of its base, as a laptop can run it: a line for each leg.
+
+    It trains, draws, measures, is killed, resumes, exports, merges and evaluates by the code of those commands. Exit 1 names
+    the leg that failed.
+    """
+    from reference_trainer.config import read_recipe
+
+    if recipe != "all":
+        read_recipe(recipe, overrides or ())  # a wrong name costs no library's import
+    from reference_trainer.rehearse.run import carry_out
+
+    document, failure = carry_out(recipe, overrides or (), lambda line: typer.echo(line, err=json_output))
+    if json_output:
+        print_json(document)
+    if failure:
+        raise SBV2BenchError(failure)
 
 
 @app.command()

@@ -148,7 +148,13 @@ def scorer_config(scorer: str, registry: Registry) -> dict[str, Any]:
         spec = registry.extractor(scorer)
         if spec.kind != "open_clip":
             raise InputError(f"scorer {scorer}: is a {spec.kind}, expected an extractor of kind open_clip")
-        found = read_json(resolve_location(spec.location) / "open_clip_config.json")["model_cfg"]
+        if spec.architecture:
+            found = open_clip.get_model_config(spec.architecture)
+            if found is None:
+                raise InputError(f"extractor {scorer}: found architecture {spec.architecture!r}, expected one of OpenCLIP's")
+        else:
+            name = "open_clip_config.json"
+            found = read_json(resolve_location(spec.location, files=(name,)) / name)["model_cfg"]
     return {name: found[name] for name in ("embed_dim", "vision_cfg", "text_cfg")}
 
 

@@ -25,7 +25,7 @@ def cut_unet(config: Config, text_width: int) -> Config:
         "layers_per_block": _each(config.get("layers_per_block", 2), cut),
         "norm_num_groups": _groups(config.get("norm_num_groups") or 32, widths),
         "cross_attention_dim": text_width,
-        "attention_head_dim": _each(heads, lambda number: min(number, min(widths))),
+        "attention_head_dim": _each(heads, lambda number: min(number, *widths)),
     }
 
 

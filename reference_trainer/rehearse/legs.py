@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import signal
 import subprocess
 import sys
@@ -99,7 +98,7 @@ def resume(stage: Stage) -> None:
     if not train(stage.rehearsed.recipe, stage.killed, device="cpu"):
         raise LegFailed("the resumed run did not end")
     for part in (Path("checkpoints") / f"{STEPS:08d}", Path("export")):
-        files = [{p.relative_to(run): p.read_bytes() for p in (run / part).rglob("*.safetensors")} for run in (stage.run, stage.killed)]
+        files = [_weights(run, part) for run in (stage.run, stage.killed)]
         if not files[0] or files[0].keys() != files[1].keys():
             raise LegFailed(f"{part}: found {len(files[1])} files, expected the {len(files[0])} of the undisturbed run")
         if other := [str(name) for name in files[0] if files[0][name] != files[1][name]]:
@@ -111,9 +110,7 @@ def two_processes(stage: Stage) -> None:
     launcher = ("torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m")
     output, log = stage.folder / "two", stage.folder / "two.log"
     with log.open("w") as file:
-        done = subprocess.run(
-            stage.command(*launcher, output=output), stdout=file, stderr=file, timeout=PATIENCE, check=False
-        )
+        done = subprocess.run(stage.command(*launcher, output=output), stdout=file, stderr=file, timeout=PATIENCE, check=False)
     if done.returncode or not (output / "export" / "sbv2bench.json").is_file():
         raise LegFailed(f"exit {done.returncode}: {_last_line(log)}")
     one, two = (_first_losses(run) for run in (stage.run, output))
@@ -166,6 +163,10 @@ def evaluate_merged(stage: Stage) -> None:
     values = {name: metric["value"] for name, metric in json.loads(written[0].read_text("utf-8"))["metrics"].items()}
     if "clip_score" not in values or not all(map(math.isfinite, values.values())):
         raise LegFailed(f"found {values}, expected finite numbers and clip_score among them")
+
+
+def _weights(run: Path, part: Path) -> dict[Path, bytes]:
+    return {path.relative_to(run): path.read_bytes() for path in (run / part).rglob("*.safetensors")}
 
 
 def _stepped(run: Path) -> bool:

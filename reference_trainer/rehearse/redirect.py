@@ -21,7 +21,7 @@ from reference_trainer import architectures
 from reference_trainer.config import Recipe, read_recipe
 from reference_trainer.rehearse import small_base
 from reference_trainer.rehearse.cutting import FACTOR, LATENT_SIDE
-from sbv2bench.data.assets import PACKAGE, read_json
+from sbv2bench.data.assets import HUB, PACKAGE, read_json, resolve_location
 from sbv2bench.data.chain import chain
 from sbv2bench.errors import PrerequisiteError
 from sbv2bench.registry import Registry
@@ -30,6 +30,7 @@ from sbv2bench.specs import ModelSpec
 SUITE = "rehearsal"
 STEPS, WARM_UP, MEASURED_AT = 3, 2, 2
 BATCH, MICRO_BATCH, PAIRS = 4, 2, 5
+CONFIGS = ("*.json", "*/*.json", "*/merges.txt")  # of a repository on the hub: everything but weights
 # Five captions and batches of four: the runs stop in the middle of an epoch.
 CAPTIONS = (
     "a photo of a red circle",
@@ -160,9 +161,7 @@ def _models(recipe: Recipe, bases: Path, registry: Registry, catalog: dict[str, 
     return overrides
 
 
-def _small_model(
-    reference: str, spec: ModelSpec, bases: Path, registry: Registry, teacher: tuple[str, Path] | None
-) -> Path:
+def _small_model(reference: str, spec: ModelSpec, bases: Path, registry: Registry, teacher: tuple[str, Path] | None) -> Path:
     """The folder of a small copy; one that is like its teacher (name, folder) but for the UNet shares everything else with it."""
     if teacher is not None and reference == teacher[0]:
         return teacher[1]
@@ -170,12 +169,12 @@ def _small_model(
     if folder.is_dir():
         return folder
     configs, teachers = (
-        {part: architectures.config(name, part, registry) for part in ("unet", "text_encoder", "vae")}
+        {part: architectures.config(_configs_at_hand(name, registry), part, registry) for part in ("unet", "text_encoder", "vae")}
         for name in (reference, teacher[0] if teacher else reference)
     )
     names = architectures.SCHEDULERS
     known = next((name for name in (reference, spec.id, spec.location) if name in names), None)
-    originals = () if known else chain(spec)
+    originals = () if known else chain(registry.model(_configs_at_hand(reference, registry)))
     found = [link.folder for link in originals if (link.folder / "model_index.json").is_file()]
     if not known and not found:
         raise PrerequisiteError(f"{reference}: no model_index.json found", "copy or download the whole model")
@@ -188,6 +187,15 @@ def _small_model(
     return folder
 
 
+def _configs_at_hand(reference: str, registry: Registry) -> str:
+    """A model's name; of one on the hub whose configs are not known here the folder with these alone, fetched if they must be."""
+    spec = registry.model(reference)
+    known = {reference, spec.id, spec.location} & architectures.MODELS.keys()
+    if known or not spec.location.startswith(HUB) or spec.holds != "model":
+        return reference
+    return str(resolve_location(spec.location, spec.revision, files=CONFIGS))
+
+
 def _part(folders: list[Path], name: str) -> Path:
     for folder in folders:
         if (folder / name).is_dir():
@@ -197,7 +205,9 @@ def _part(folders: list[Path], name: str) -> Path:
 
 def _tiny_decoder(location: str, bases: Path) -> Path:
     folder = bases / _slug(location)
-    return folder if folder.is_dir() else small_base.write_tiny_decoder(folder, architectures.tiny_config(location), _seed(location))
+    return (
+        folder if folder.is_dir() else small_base.write_tiny_decoder(folder, architectures.tiny_config(location), _seed(location))
+    )
 
 
 def _scorer(name: str, bases: Path, registry: Registry, catalog: dict[str, Any]) -> None:

@@ -21,7 +21,7 @@ from reference_trainer.config import recipe_names
 from reference_trainer.rehearse import first_run, legs, watch
 from reference_trainer.rehearse.cutting import FACTOR
 from reference_trainer.rehearse.redirect import Rehearsed, redirect
-from sbv2bench.errors import SBV2BenchError
+from sbv2bench.errors import InputError, InterruptedRun, SBV2BenchError
 from sbv2bench.registry import Registry
 
 # One recipe of each kind goes all the way in `all`; the others' runs are stopped and resumed.
@@ -54,23 +54,35 @@ class Report:
         """The leg that failed, if one did."""
         return next((leg for leg in self.legs if not leg.ok), None)
 
-    def document(self) -> dict[str, Any]:
-        """JSON-ready."""
-        return asdict(self)
-
 
 Tell = Callable[[str], None]
+ALL = "all"
 
 
-@contextmanager
-def rehearsal_folder() -> Iterator[Path]:
-    """A folder that is gone afterwards, unless something failed in it: `keep` it by a file of that name."""
-    folder = Path(tempfile.mkdtemp(prefix="rehearsal-"))
+def carry_out(reference: str, overrides: Sequence[str], tell: Tell) -> tuple[dict[str, Any], str]:
+    """Rehearse a recipe, or all of the package. Returns the JSON document, and what failed in words ("" where nothing did).
+
+    The folder of it all is temporary, and kept where something failed. Raises as `rehearse`, and InputError for overrides of all.
+    """
+    if reference == ALL and overrides:
+        raise InputError(f"rehearse all: found {overrides[0]!r}, expected no overrides: they are of one recipe")
+    folder, failed = Path(tempfile.mkdtemp(prefix="rehearsal-")), True
     try:
-        yield folder
+        reports = rehearse_all(folder, tell) if reference == ALL else [rehearse(reference, overrides, folder, tell)]
+        culprits = [(report.recipe, report.failed) for report in reports if report.failed]
+        failed = bool(culprits)
+    except SBV2BenchError:
+        failed = False  # bad input, or the user's own Ctrl-C: there is nothing to look into
+        raise
     finally:
-        if not (folder / "keep").exists():
+        if not failed:
             shutil.rmtree(folder, ignore_errors=True)
+    document = {"recipes": [asdict(report) for report in reports]} if reference == ALL else asdict(reports[0])
+    if not culprits:
+        return document, ""
+    words = [f"{recipe}: leg {leg.name!r} failed: {leg.why}" for recipe, leg in culprits]
+    more = f" (and {len(words) - 1} more recipes failed)" if len(words) > 1 else ""
+    return document, f"rehearse {words[0]}{more}\nwhat it left is in {folder}"
 
 
 def rehearse(reference: str, overrides: Sequence[str], folder: Path, tell: Tell, *, whole: bool = True) -> Report:
@@ -92,7 +104,6 @@ def rehearse(reference: str, overrides: Sequence[str], folder: Path, tell: Tell,
         found.append(leg)
         tell(_line(leg))
         if not leg.ok:
-            (folder / "keep").touch()
             break
     return Report(rehearsed.recipe.name, rehearsed.changes, tuple(found))
 
@@ -124,6 +135,8 @@ def _legs(stage: legs.Stage, whole: bool) -> Iterator[Leg]:
     """Every leg as it is over; the caller stops at the first that failed."""
     with _environment(stage.rehearsed), _quietly(stage.folder / "run.log"):
         seconds, error = first_run.run(stage)
+    if isinstance(error, InterruptedRun):
+        raise error
     culprit = None if error is None else watch.leg_of(error)
     for name, proof in first_run.legs(stage).items():
         if error is not None and name == culprit:
@@ -149,6 +162,8 @@ def _proved(name: str, leg: Callable[[legs.Stage], None], stage: legs.Stage, bef
     try:
         with _environment(stage.rehearsed), _quietly(stage.folder / f"{name.replace(' ', '-')}.log"):
             leg(stage)
+    except InterruptedRun:
+        raise
     except Exception as error:
         return Leg(name, before + time.monotonic() - began, False, _why(error, stage))
     return Leg(name, before + time.monotonic() - began, True)
