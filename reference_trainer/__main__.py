@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from sbv2bench.errors import SBV2BenchError
+from sbv2bench.errors import InputError, SBV2BenchError
 from sbv2bench.shell import Shell, print_json
 
 app = typer.Typer(cls=Shell, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -66,6 +66,8 @@ def train(
 
     read = read_recipe(recipe, overrides or ())
     folder = output or Path("runs") / read.name
+    if json_output and not dry_run:
+        raise InputError("--json: a training has no document to print", "--dry-run --json")
     if dry_run:
         from reference_trainer.dry_run import print_trial, try_out
 

@@ -126,7 +126,7 @@ def write(taken: Snapshot, folder: Path, name: str, keep: int) -> Path:
     for old in folder.glob(f".*{_PART}"):  # of writers that were killed
         shutil.rmtree(old)
     for old in folder.glob("[0-9]" * 8 + "*"):  # of removals that were
-        if not (old / STATE).is_file():
+        if old.is_dir() and not (old / STATE).is_file():
             shutil.rmtree(old)
     part.mkdir(parents=True)
     try:

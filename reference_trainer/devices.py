@@ -107,3 +107,16 @@ def refuse_unhonoured(environment: Mapping[str, str], recipe: Recipe) -> None:
     if mixed not in {"no", "", {"bfloat16": "bf16"}.get(recipe.precision, "no")}:
         fix = "precision=bfloat16" if mixed == "bf16" else "--mixed_precision no"
         raise InputError(f"accelerate launch --mixed_precision {mixed}: the recipe's precision is {recipe.precision}", fix)
+
+
+def out_of_memory(recipe: Recipe, device: torch.device, *, running: bool) -> PrerequisiteError:
+    """What to say where a step does not fit, with the next thing that makes it smaller. running: of a run that can go on."""
+    size = recipe.micro_batch_size or recipe.batch_size
+    if size > 1:
+        change = f"micro_batch_size={size // 2}"
+        return PrerequisiteError(
+            f"{recipe.name}: {device} has too little memory for micro-batches of {size}",
+            f"the same command with {'--continue-with ' if running else ''}{change}",
+        )
+    smaller = "ema_on_cpu=true" if recipe.gradient_checkpointing else "gradient_checkpointing=true"
+    return PrerequisiteError(f"{recipe.name}: {device} has too little memory for one image", f"the same command with {smaller}")

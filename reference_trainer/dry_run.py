@@ -16,7 +16,7 @@ from rich.table import Table
 
 from reference_trainer.checkpoint import checkpoint_name, snapshot, write
 from reference_trainer.config import Recipe, changed
-from reference_trainer.devices import find_place
+from reference_trainer.devices import find_place, out_of_memory
 from reference_trainer.networks import Networks
 from reference_trainer.pairs import Pairs
 from reference_trainer.pictures import GRID, write_panels, write_samples
@@ -24,7 +24,6 @@ from reference_trainer.prompts import PromptSource
 from reference_trainer.show import describe
 from reference_trainer.step import Trainer
 from sbv2bench import provenance
-from sbv2bench.errors import PrerequisiteError
 from sbv2bench.registry import Registry
 
 
@@ -49,7 +48,7 @@ def try_out(recipe: Recipe, run: Path, *, device: str = "auto") -> dict[str, Any
         _seconds(place.device, trainer.take_step)
         step = _seconds(place.device, trainer.take_step)
     except torch.OutOfMemoryError as error:
-        raise PrerequisiteError(f"{recipe.name}: {place.device} has too little memory for a step", _smaller(recipe)) from error
+        raise out_of_memory(recipe, place.device, running=False) from error
     peak = _peak(place.device) - before
     share = recipe.batch_size // place.processes
     micro = min(recipe.micro_batch_size or share, share)
@@ -63,7 +62,7 @@ def try_out(recipe: Recipe, run: Path, *, device: str = "auto") -> dict[str, Any
             began = time.perf_counter()
             copied = snapshot(trainer, {}, 0.0)
             taken = time.perf_counter() - began
-            written = write(copied, Path(folder), checkpoint_name(trainer), 1)
+            written = write(copied, Path(folder) / "checkpoints", checkpoint_name(trainer), 1)
             checkpoint = time.perf_counter() - began
             size = sum(file.stat().st_size for file in written.iterdir())
             free = shutil.disk_usage(folder).free + size
@@ -142,15 +141,6 @@ def _largest_by_estimate(estimate: dict[str, Any], peak: int, micro: int, share:
     image = max(1, estimate["memory"]["components"]["activations"] // micro)
     free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 0
     return int(max(1, min(share, micro + free // image)))
-
-
-def _smaller(recipe: Recipe) -> str:
-    """What makes a step smaller, by what is not done yet."""
-    if (recipe.micro_batch_size or recipe.batch_size) > 1:
-        return f"micro_batch_size={max(1, (recipe.micro_batch_size or recipe.batch_size) // 2)}"
-    if not recipe.gradient_checkpointing:
-        return "gradient_checkpointing=true"
-    return "ema_on_cpu=true optimiser.kind=adamw8bit"
 
 
 def _pictures(networks: Networks, captions: list[str], folder: Path) -> None:

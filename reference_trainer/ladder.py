@@ -7,6 +7,7 @@ taken from the runs' folder, or else from the package's own weights, so any rung
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -22,6 +23,7 @@ from reference_trainer.base_models.stage import Stage, StageConfig, train
 from reference_trainer.base_models.tokenizer import write_tokenizer
 from reference_trainer.config import read_recipe
 from reference_trainer.loop import is_done
+from reference_trainer.stopping import signals_noted
 from sbv2bench import paths
 from sbv2bench.errors import InputError, PrerequisiteError
 from sbv2bench.registry import Registry
@@ -143,10 +145,29 @@ def climb_student(family: str, rung: Rung, runs: Path, processes: int, seconds: 
     command += ["--output", str(folder), "--device", "cpu", "--no-whole-export"]
     command += [] if seconds is None else ["--sitting-minutes", f"{seconds / 60:.3f}"]
     # One thread a process is what the recipes' times are for; a trained rung's bits depend on both numbers.
-    code = subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=False).returncode
+    code = train_patiently(command, folder)
     if code:
         raise PrerequisiteError(f"rung {rung.name} did not train (exit code {code}); its own message is above")
     return (folder / "done.json").is_file()
+
+
+def train_patiently(command: list[str], folder: Path) -> int:
+    """Run a training and return its exit code; what stops this process is passed on, and waited for: it writes a checkpoint.
+
+    Raises InterruptedRun or TerminatedRun.
+    """
+    with signals_noted() as stop:
+        stop.patient = True
+        process = subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"})
+        told = False
+        while process.poll() is None:
+            if stop.signal and not told:
+                process.send_signal(signal.SIGTERM)
+                told = True
+            time.sleep(0.1)
+    if stop.signal:
+        raise stop.error(f"{folder}: stopped; its own message is above", "run the same command again to go on")
+    return process.returncode
 
 
 def _model(family: str, name: str, runs: Path) -> str:

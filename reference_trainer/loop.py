@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import time
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ from reference_trainer import health
 from reference_trainer.checkpoint import START_AGAIN, CheckpointWriter, check_identity, checkpoint_step, resume, snapshot_bytes
 from reference_trainer.config import Recipe
 from reference_trainer.continuation import Continuation
-from reference_trainer.devices import Place, find_place
+from reference_trainer.devices import Place, find_place, out_of_memory
 from reference_trainer.export import export_student
 from reference_trainer.measure import measure_student
 from reference_trainer.monitor import Monitor
@@ -86,7 +87,7 @@ def _train(
     registry, kept = Registry.load(), checkpoint_step(run / "checkpoints")
     continuation = Continuation(recipe, run, continue_with, 0 if kept is None else kept.step)
     prompts = PromptSource(recipe.prompts)
-    identity = _identity(recipe, prompts, registry)
+    identity = identity_of(recipe, prompts, registry)
     recipe = continuation.recipe
     if _is_done(run, recipe, identity):
         return True
@@ -116,6 +117,8 @@ def _train(
         if not sitting.run_to_the_end():
             place.accelerator.end_training()
             return False
+    except torch.OutOfMemoryError as error:
+        raise out_of_memory(recipe, place.device, running=True) from error
     finally:
         writer.close()
         if monitor is not None:
@@ -254,7 +257,7 @@ def is_done(recipe: Recipe, run: Path, registry: Registry) -> bool:
     """
     if not (run / "done.json").is_file():
         return False
-    return _is_done(run, Continuation(recipe, run, (), 0).recipe, _identity(recipe, PromptSource(recipe.prompts), registry))
+    return _is_done(run, Continuation(recipe, run, (), 0).recipe, identity_of(recipe, PromptSource(recipe.prompts), registry))
 
 
 def _is_done(run: Path, recipe: Recipe, identity: dict[str, Any]) -> bool:
@@ -274,7 +277,7 @@ def _is_done(run: Path, recipe: Recipe, identity: dict[str, Any]) -> bool:
     return True
 
 
-def _identity(recipe: Recipe, prompts: PromptSource, registry: Registry) -> dict[str, Any]:
+def identity_of(recipe: Recipe, prompts: PromptSource, registry: Registry) -> dict[str, Any]:
     """What must be the same for a checkpoint or a finished run to be this one's."""
     return {"recipe": recipe.identity(), "base_models": base_hashes(recipe, registry), "prompts": {"sha256": prompts.sha256}}
 
@@ -313,6 +316,8 @@ def _tune(device: torch.device, deterministic: bool) -> None:
     if device.type != "cuda":
         return
     torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = not deterministic, deterministic
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it is first used
     torch.use_deterministic_algorithms(deterministic, warn_only=True)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
 

@@ -38,7 +38,7 @@ class Monitor:
 
     def say(self, line: str) -> None:
         """One line on stderr, as it is."""
-        self.console.print(line, markup=False, highlight=False)
+        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def due(self, step: int) -> bool:
         """Whether a log entry is made at a step."""

@@ -79,7 +79,9 @@ class Trainer:
     def __init__(
         self, recipe: Recipe, networks: Networks, prompts: Captions, pairs: Pairs | None, *, rank: int = 0, processes: int = 1
     ) -> None:
-        """rank: of this process among `processes`. Raises InputError for a batch that processes cannot share evenly."""
+        """rank: of this process among `processes`. Raises InputError for a batch that processes cannot share evenly,
+        PrerequisiteError for an optimiser that is not to be had here.
+        """
         self.recipe, self.networks, self.prompts, self.pairs = recipe, networks, prompts, pairs
         self.rank, self.processes = rank, processes
         for name, size in (("batch_size", recipe.batch_size), ("regularisation.batch_size", pairs.batch_size if pairs else 0)):
@@ -90,6 +92,8 @@ class Trainer:
         if recipe.lora_teacher is not None:
             rates[LORA_TEACHER] = recipe.lora_teacher.learning_rate
         self.rates = rates
+        if recipe.optimiser.kind == "adamw8bit" and networks.device.type != "cuda":
+            raise PrerequisiteError(f"optimiser.kind adamw8bit: needs a GPU, found {networks.device}", "optimiser.kind=adamw")
         self.optimisers = {name: _optimiser(recipe, networks.trained(name), rate) for name, rate in rates.items()}
         self.step = self.warmed = self.skipped = 0
 

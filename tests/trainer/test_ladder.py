@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import signal
+import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -11,8 +16,9 @@ import pytest
 from reference_trainer import ladder
 from reference_trainer.config import read_recipe
 from reference_trainer.ladder import RUNGS, climb
-from reference_trainer.networks import base_hashes
-from sbv2bench.errors import InputError, PrerequisiteError
+from reference_trainer.loop import identity_of, training_code
+from reference_trainer.prompts import PromptSource
+from sbv2bench.errors import InputError, PrerequisiteError, TerminatedRun
 from sbv2bench.registry import Registry
 
 
@@ -51,9 +57,8 @@ def test_students_of_the_ladder_have_recipes_that_agree_with_it() -> None:
 
 def test_a_repetition_is_the_same_recipe_with_another_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     called: list[list[str]] = []
-    monkeypatch.setattr(
-        ladder.subprocess, "run", lambda command, **more: called.append(command) or argparse.Namespace(returncode=0)
-    )
+    finished = argparse.Namespace(returncode=0, poll=lambda: 0)
+    monkeypatch.setattr(ladder.subprocess, "Popen", lambda command, **more: called.append(command) or finished)
     monkeypatch.chdir(tmp_path)
     for name in ("sbv2-a", "sbv2-a-seed2"):
         rung = next(rung for rung in RUNGS if rung.name == name)
@@ -66,19 +71,47 @@ def test_a_finished_student_is_not_trained_again_unless_something_changed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """done.json stands for one recipe and the very weights that it started from; anything else must not pass for it."""
-    monkeypatch.setattr(ladder.subprocess, "run", lambda *_, **__: pytest.fail("trained again"))
+    monkeypatch.setattr(ladder.subprocess, "Popen", lambda *_, **__: pytest.fail("trained again"))
     rung = next(rung for rung in RUNGS if rung.name == "sbv2-a")
     recipe = read_recipe("mini/sbv2-a")
-    record = {"name": recipe.name, "fingerprint": recipe.fingerprint(), "base_models": base_hashes(recipe, Registry.load())}
+    identity = identity_of(recipe, PromptSource(recipe.prompts), Registry.load())
+    record = {"name": recipe.name, "steps": recipe.steps, "code": training_code(), **identity}
     done = tmp_path / "sbv2-a" / "done.json"
     done.parent.mkdir()
     done.write_text(json.dumps(record))
     assert ladder.climb_student("mini", rung, tmp_path, 2, None)
-    done.write_text(json.dumps(record | {"fingerprint": "0"}))
-    with pytest.raises(InputError, match="another recipe"):
-        ladder.climb_student("mini", rung, tmp_path, 2, None)
     name = "student:unet/diffusion_pytorch_model.safetensors"
-    assert name in record["base_models"]
-    done.write_text(json.dumps(record | {"base_models": record["base_models"] | {name: "0"}}))
-    with pytest.raises(InputError, match=f"{name} has changed"):
-        ladder.climb_student("mini", rung, tmp_path, 2, None)
+    assert name in identity["base_models"]
+    for changed, words in (
+        ({"recipe": identity["recipe"] | {"seed": 1}}, "of other recipe: seed is 1 in it"),
+        ({"base_models": identity["base_models"] | {name: "0"}}, f"of other base models: {name} is 0 in it"),
+        ({"prompts": {"sha256": "0"}}, "of other prompts: sha256 is 0 in it"),
+        ({"code": "0"}, "another version of the trainer's code"),
+    ):
+        done.write_text(json.dumps(record | changed))
+        with pytest.raises(InputError, match=words):
+            ladder.climb_student("mini", rung, tmp_path, 2, None)
+
+
+CHILD = """
+import pathlib, signal, sys, time
+signal.signal(signal.SIGTERM, lambda *_: (time.sleep(0.5), pathlib.Path(sys.argv[1]).write_text("kept"), sys.exit(143)))
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+pathlib.Path(sys.argv[1]).write_text("begun")
+time.sleep(60)
+"""
+
+
+def test_what_stops_the_ladder_lets_its_rung_write_a_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Waited for, however long the rung takes to write; the ladder's own exit code is that of a stopped run."""
+    file = tmp_path / "kept"
+
+    def stop_when_it_has_begun() -> None:
+        while not (file.is_file() and file.read_text() == "begun"):
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=stop_when_it_has_begun).start()
+    with pytest.raises(TerminatedRun, match=r"stopped; its own message is above") as stopped:
+        ladder.train_patiently([sys.executable, "-c", CHILD, str(file)], tmp_path)
+    assert file.read_text() == "kept" and stopped.value.exit_code == 143

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -21,7 +21,7 @@ from reference_trainer.export import export_student
 from reference_trainer.loop import train
 from reference_trainer.pictures import sample_student
 from sbv2bench import load_model
-from sbv2bench.errors import InputError, IntegrityError, InterruptedRun
+from sbv2bench.errors import InputError, IntegrityError, InterruptedRun, PrerequisiteError
 from sbv2bench.samplers.base import PromptBlock, Stopwatch, image_seed
 
 LORA_STUDENT = {"learning_rate": 1e-2, "lora": LORA}
@@ -128,7 +128,7 @@ def test_two_processes_train_as_one(family: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("whole", [False, True])
 def test_an_export_samples_as_the_trainer_does(family: Path, tmp_path: Path, lora: bool, whole: bool) -> None:
     start = {"start": str(family / "start"), "learning_rate": 1e-2}
-    trainer, prompts = make_trainer(family, student=start | {"lora": LORA if lora else None})
+    trainer, _ = make_trainer(family, student=start | {"lora": LORA if lora else None})
     take_steps(trainer, 3)
     networks = trainer.networks
     export_student(networks, tmp_path / "export", whole=whole, record={})
@@ -196,3 +196,32 @@ def test_an_unwritable_run_folder_is_refused(family: Path, tmp_path: Path) -> No
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be written"):
         run(family, tmp_path / "file" / "run")
+
+
+@pytest.mark.parametrize(
+    ("changes", "fix"),
+    [
+        ({"micro_batch_size": 4}, "--continue-with micro_batch_size=2"),
+        ({"micro_batch_size": 1}, "gradient_checkpointing=true"),
+        ({"micro_batch_size": 1, "gradient_checkpointing": True}, "ema_on_cpu=true"),
+    ],
+)
+def test_a_step_that_does_not_fit_says_what_makes_it_smaller(
+    family: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], fix: str
+) -> None:
+    def full(self: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+
+    monkeypatch.setattr(loop.Trainer, "take_step", full)
+    with pytest.raises(PrerequisiteError, match="too little memory") as error:
+        run(family, tmp_path, **changes)
+    assert fix in str(error.value.fix)
+
+
+def test_a_disk_that_cannot_hold_the_checkpoints_is_refused_before_the_first_step(
+    family: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop.shutil, "disk_usage", lambda path: argparse.Namespace(free=10**6))
+    with pytest.raises(IntegrityError, match=r"0\.0 GB free, expected .* for checkpoints of"):
+        run(family, tmp_path)
+    assert not (tmp_path / "samples").exists()

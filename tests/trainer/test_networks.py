@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tiny_clip import write_tiny_clip
 from tiny_models import write_tiny_pipeline
 from tiny_recipe import CAPTIONS, CLIP, LORA, make_trainer, take_steps, tiny_recipe
 
 from reference_trainer.config import read_recipe
 from reference_trainer.networks import LORA_TEACHER, STUDENT, Networks
+from reference_trainer.pictures import sample_student, write_panels, write_samples
 from sbv2bench import diffusion
 from sbv2bench.errors import InputError
 from sbv2bench.features.clip import OpenClipScorer
@@ -98,7 +101,7 @@ def test_a_learned_variance_is_dropped(family: Path) -> None:
 
 
 def test_training_moves_what_is_trained_and_nothing_else(family: Path) -> None:
-    trainer, prompts = make_trainer(family)
+    trainer, _ = make_trainer(family)
     networks = trainer.networks
     arguments = some_latents(networks)
     teacher_before = networks.teacher_epsilon(*arguments, 1.0, lora=False)
@@ -114,7 +117,7 @@ def test_training_moves_what_is_trained_and_nothing_else(family: Path) -> None:
 
 
 def test_only_the_adapter_of_a_lora_student_is_trained(family: Path) -> None:
-    trainer, prompts = make_trainer(family, student={"start": str(family / "start"), "learning_rate": 1e-3, "lora": LORA})
+    trainer, _ = make_trainer(family, student={"start": str(family / "start"), "learning_rate": 1e-3, "lora": LORA})
     student = trainer.networks.student
     before = {key: value.clone() for key, value in student.state_dict().items()}
     take_steps(trainer, 2)
@@ -229,3 +232,107 @@ def test_what_does_not_fit_is_refused_before_anything_is_trained(family: Path, t
         load(family, clip=CLIP | {"scorer": "tiny-clop"})
     with pytest.raises(InputError, match="no picture's gradient"):
         load(family, clip=CLIP | {"scorer": "world-128"})
+
+
+@pytest.mark.parametrize("teacher_dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("lora", [None, LORA])
+def test_every_precision_trains_and_makes_pictures(
+    family: Path, tmp_path: Path, teacher_dtype: str, precision: str, lora: object
+) -> None:
+    """Steps, micro-batches, checkpointing, grid, panels: the student is float32 and its frozen parts may not be."""
+    student = {"start": str(family / "start"), "learning_rate": 1e-3, "lora": lora}
+    changes = {"teacher_dtype": teacher_dtype, "precision": precision, "student": student, "clip": CLIP}
+    trainer, _ = make_trainer(family, **changes, gradient_checkpointing=True, micro_batch_size=2)
+    exact, _ = make_trainer(family, student=student)
+    pictures = [sample_student(networks, CAPTIONS).astype(int) for networks in (trainer.networks, exact.networks)]
+    assert np.abs(pictures[0] - pictures[1]).mean() < (5 if "bfloat16" in (teacher_dtype, precision) else 0.1)  # of 255 levels
+    assert all(np.isfinite(list(figures.values())).all() for figures in take_steps(trainer, 2))
+    write_samples(trainer.networks, CAPTIONS, tmp_path, 2)
+    write_panels(trainer.networks, CAPTIONS, tmp_path, 2)
+    assert {path.name for path in tmp_path.glob("*.png")} == {"00000002.png", "00000002-teachers.png"}
+
+
+def test_pictures_are_made_a_few_at_a_time(family: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twenty-four panels at once through the full autoencoder at 512 px would take as much memory as a step."""
+    networks, seen = load(family, micro_batch_size=2, tiny_decoder=""), []
+    original = networks.components.vae.decode
+    monkeypatch.setattr(networks.components.vae, "decode", lambda z, *a, **k: (seen.append(len(z)), original(z, *a, **k))[1])
+    write_samples(networks, CAPTIONS, tmp_path, 0)
+    write_panels(networks, CAPTIONS, tmp_path, 0)
+    assert max(seen) == 2 and sum(seen) == 4 * len(CAPTIONS)  # a grid, and three rows of panels
+
+
+def test_an_average_on_another_device_follows_the_student(family: Path) -> None:
+    """A shadow on the meta device stands for one on the CPU beside a student on a GPU: diffusers adds across neither."""
+    networks = load(family, ema={"decay": 0.5})
+    networks.average.to(device="meta")
+    networks.update_average()
+    assert networks.average.optimization_step == 1
+    assert all(value.device.type == "meta" for value in networks.average.shadow_params)
+
+
+def test_an_average_on_the_cpu_is_an_average(family: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not a copy: diffusers only copies what takes no gradient, as detached copies do not."""
+    networks = load(family, ema={"decay": 0.5})
+    key = next(iter(networks.trained(STUDENT)))
+    elsewhere = SimpleNamespace(device=torch.device("meta"))
+    started = networks.average.shadow_params[0].clone()
+    monkeypatch.setattr(networks, "_trained", {STUDENT: {k: Elsewhere(v) for k, v in networks.trained(STUDENT).items()}})
+    for value in networks.trained(STUDENT).values():
+        value.data.add_(1.0)
+    assert networks.trained(STUDENT)[key].device == elsewhere.device
+    networks.update_average()  # decay 0 at first
+    networks.update_average()
+    for value in networks.trained(STUDENT).values():
+        value.data.add_(1.0)
+    networks.update_average()
+    decay = networks.average.cur_decay_value
+    assert 0 < decay < 1
+    assert torch.allclose(networks.average.shadow_params[0], started + 1 + (1 - decay), atol=1e-6)
+
+
+class Elsewhere(torch.nn.Parameter):
+    """A parameter that says it is on another device, and whose copy to the CPU is itself."""
+
+    def __new__(cls, value: torch.Tensor) -> Elsewhere:
+        return torch.Tensor._make_subclass(cls, value.detach().clone(), True)
+
+    @property
+    def device(self) -> torch.device:  # type: ignore[override]
+        return torch.device("meta")
+
+    def detach(self) -> torch.Tensor:
+        return self.data.as_subclass(torch.Tensor)
+
+
+def test_text_encoders_are_compared_in_the_narrower_type(family: Path, tmp_path: Path) -> None:
+    """A weight of 5 in bfloat16 is a hundredth off: the same encoder all the same. Another one is not."""
+    for name in ("teacher", "start", "other"):
+        shutil.copytree(family / ("teacher" if name == "other" else name), tmp_path / name)
+        path = tmp_path / name / "text_encoder" / "model.safetensors"
+        weights = load_file(path)
+        first = next(key for key in sorted(weights) if weights[key].ndim == 2)
+        weights[first] = weights[first].clone()
+        weights[first][0, 0] = 5.3137 if name != "other" else 5.9
+        save_file(weights, path, metadata={"format": "pt"})
+    lora = {"learning_rate": 1e-3, "lora": LORA}
+    same = {"teacher": str(tmp_path / "teacher"), "teacher_dtype": "bfloat16"}
+    load(family, **same, student=lora | {"start": str(tmp_path / "start")})
+    with pytest.raises(InputError, match="text encoder of local/other is not that of its teacher"):
+        load(family, **same, student=lora | {"start": str(tmp_path / "other")})
+
+
+def test_a_step_asks_no_float64_of_the_device(family: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """MPS has none: levels come from float32 tables, made once on the CPU from the float64 schedule."""
+    trainer, _ = make_trainer(family)
+    networks = trainer.networks
+    timesteps = torch.tensor([0, 20, 500, 999])
+    alpha, sigma = networks.levels(timesteps)
+    assert alpha.dtype == sigma.dtype == torch.float32
+    assert torch.equal(alpha, networks.schedule.alpha(timesteps).float()) and torch.equal(
+        sigma, networks.schedule.sigma(timesteps).float()
+    )
+    monkeypatch.setattr(diffusion.Schedule, "alpha", None)
+    monkeypatch.setattr(diffusion.Schedule, "sigma", None)
+    take_steps(trainer, 1)

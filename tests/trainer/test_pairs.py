@@ -49,7 +49,7 @@ def test_the_paired_loss_pulls_the_student_to_the_teachers_images(family: Path) 
         "lora_teacher": None,
         "regularisation": PAIRED | {"distance": "latents", "weight": 1.0, "batch_size": 4},
     }
-    trainer, prompts = make_trainer(family, steps=40, **warm_up)
+    trainer, _ = make_trainer(family, steps=40, **warm_up)
     figures = [step["regularisation"] for step in take_steps(trainer, 40)]
     assert np.mean(figures[-5:]) < 0.7 * np.mean(figures[:5])
 
@@ -59,7 +59,7 @@ def test_real_images_of_a_folder_and_of_the_world(family: Path, tmp_path: Path) 
         Image.fromarray(np.full((40, 50, 3), 60 * n, np.uint8)).save(tmp_path / f"{n}.png")
         (tmp_path / f"{n}.txt").write_text(f"picture {n}\n")
     for images, first in ((str(tmp_path), "picture"), ("world:training", "a")):
-        trainer, prompts = make_trainer(family, regularisation=PAIRED | {"kind": "real", "images": images, "pairs": 3})
+        trainer, _ = make_trainer(family, regularisation=PAIRED | {"kind": "real", "images": images, "pairs": 3})
         captions, z, target = trainer.pairs.batch(0, [0, 1])
         assert captions[0].split()[0] in {first, "an"}
         alpha, sigma = trainer.networks.alpha_T, trainer.networks.sigma_T

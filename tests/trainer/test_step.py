@@ -21,14 +21,14 @@ EVERYTHING = {"clip": CLIP, "hps": HPS | {"share": 0.5}, "regularisation": PAIRE
 
 def test_the_first_vsd_loss_is_exactly_zero(family: Path) -> None:
     """The LoRA teacher begins as the frozen one: whatever is wrong between them shows here."""
-    trainer, prompts = make_trainer(family)
+    trainer, _ = make_trainer(family)
     first, second = take_steps(trainer, 2)
     assert first["vsd_loss"] == first["vsd_gradient_at_x0"] == 0.0
     assert second["vsd_loss"] > 0.0
 
 
 def test_figures_of_a_step(family: Path) -> None:
-    trainer, prompts = make_trainer(family, **EVERYTHING)
+    trainer, _ = make_trainer(family, **EVERYTHING)
     figures = take_steps(trainer, 2)[-1]
     expected = {"loss", "lora_teacher_loss", "clip_cosine", "hps_cosine", "x0_mean", "x0_deviation", "skipped"}
     expected |= {f"{loss}_{what}" for loss in ("vsd", "clip", "hps", "regularisation") for what in ("loss", "weight")}
@@ -43,7 +43,7 @@ def test_gradient_accumulation_is_the_large_batch(family: Path) -> None:
     ends = []
     for micro in (None, 1, 2):
         # Adam divides by a gradient's size: without a larger epsilon a rounding error near zero would be a whole step.
-        trainer, prompts = make_trainer(family, micro_batch_size=micro, optimiser={"epsilon": 1e-3}, **EVERYTHING)
+        trainer, _ = make_trainer(family, micro_batch_size=micro, optimiser={"epsilon": 1e-3}, **EVERYTHING)
         figures = take_steps(trainer, 3)
         ends.append((weights(trainer), figures[-1]))
     for other, figures in ends[1:]:
@@ -57,7 +57,7 @@ def test_gradient_checkpointing_changes_memory_alone(family: Path) -> None:
     """What is computed again in the backward pass is what was computed before: the adapter must still be on."""
     ends = []
     for checkpointing in (False, True):
-        trainer, prompts = make_trainer(family, gradient_checkpointing=checkpointing, clip=CLIP)
+        trainer, _ = make_trainer(family, gradient_checkpointing=checkpointing, clip=CLIP)
         take_steps(trainer, 2)
         ends.append(weights(trainer))
     assert all(torch.equal(value, ends[1][key]) for key, value in ends[0].items())
@@ -67,7 +67,7 @@ def test_parts_of_two_processes_add_up_to_the_whole_batch(family: Path) -> None:
     """Gradients before the first update: the sum over two processes' shares is the gradient of the batch."""
     gradients = []
     for rank, processes in ((0, 1), (0, 2), (1, 2)):
-        trainer, prompts = make_trainer(family, rank, processes, **EVERYTHING)
+        trainer, _ = make_trainer(family, rank, processes, **EVERYTHING)
         trainer._update = lambda name, figures: True  # type: ignore[method-assign]
         trainer._over_processes = lambda report: {}  # type: ignore[method-assign]
         take_steps(trainer, 1)
@@ -163,14 +163,14 @@ def test_a_further_update_of_the_lora_teacher_has_fresh_images(family: Path) -> 
 
 def test_more_lora_teacher_steps_than_student_steps(family: Path) -> None:
     settings = {"lora": LORA, "learning_rate": 1e-2, "steps_per_student_step": 3}
-    trainer, prompts = make_trainer(family, lora_teacher=settings)
+    trainer, _ = make_trainer(family, lora_teacher=settings)
     take_steps(trainer, 2)
     counts = {name: {int(s["step"]) for s in o.state.values()} for name, o in trainer.optimisers.items()}
     assert counts == {"student": {2}, "lora_teacher": {6}}
 
 
 def test_rates_warm_up_and_fall_along_a_cosine(family: Path) -> None:
-    trainer, prompts = make_trainer(family, steps=6, optimiser={"warmup_steps": 2, "final_learning_rate": 0.1})
+    trainer, _ = make_trainer(family, steps=6, optimiser={"warmup_steps": 2, "final_learning_rate": 0.1})
     figures = take_steps(trainer, 4)
     assert figures[0]["student_learning_rate"] == pytest.approx(0.5e-3)  # of 1e-3: half of the warm-up
     assert figures[3]["student_learning_rate"] == pytest.approx(0.55e-3)  # half way from all of it to a tenth
@@ -178,7 +178,7 @@ def test_rates_warm_up_and_fall_along_a_cosine(family: Path) -> None:
 
 
 def test_gradients_are_clipped_and_forgotten(family: Path) -> None:
-    trainer, prompts = make_trainer(family, optimiser={"gradient_clip": 1e-3}, clip=CLIP)
+    trainer, _ = make_trainer(family, optimiser={"gradient_clip": 1e-3}, clip=CLIP)
     seen = []
     for name, optimiser in trainer.optimisers.items():
         parameters = list(trainer.networks.trained(name).values())
@@ -195,7 +195,7 @@ def test_gradients_are_clipped_and_forgotten(family: Path) -> None:
 
 
 def test_moving_average_is_diffusers_formula(family: Path) -> None:
-    trainer, prompts = make_trainer(family, ema={"decay": 0.24})
+    trainer, _ = make_trainer(family, ema={"decay": 0.24})
     networks = trainer.networks
     key = next(iter(networks.trained(STUDENT)))
     shadow = networks.trained(STUDENT)[key].detach().clone()
@@ -213,7 +213,7 @@ def test_clip_weight_falls_to_zero_and_with_it_its_pull(family: Path) -> None:
     constant, linear = (make_trainer(family, clip=CLIP | {"schedule": s}, steps=2) for s in ("constant", "linear"))
     for equal in (True, False):  # at step 0 both weigh 0.1, at step 1 0.1 and 0.05
         ends = []
-        for trainer, prompts in (constant, linear):
+        for trainer, _ in (constant, linear):
             take_steps(trainer, 1)
             ends.append(weights(trainer))
         key = next(iter(ends[0]))
