@@ -50,6 +50,7 @@ class Rehearsed:
     changes: tuple[str, ...]
     environment: dict[str, str]
     recipe: Recipe
+    factor: int  # by which widths and depths are cut; 1 for a recipe of models that are small already
 
 
 def redirect(reference: str, overrides: Iterable[str], folder: Path, bases: Path, registry: Registry) -> Rehearsed:
@@ -86,7 +87,7 @@ def redirect(reference: str, overrides: Iterable[str], folder: Path, bases: Path
         environment["TORCH_HOME"] = str(bases / "torch")
         changes.append("LPIPS: VGG-16 whole, random weights")
     every = (*overrides, *(f"{key}={json.dumps(value)}" for key, value in own.items()))
-    return Rehearsed(reference, every, tuple(changes), environment, read_recipe(reference, every))
+    return Rehearsed(reference, every, tuple(changes), environment, read_recipe(reference, every), FACTOR if copied else 1)
 
 
 def _suite(metrics: str) -> dict[str, Any]:

@@ -19,7 +19,6 @@ import torch
 
 from reference_trainer.config import recipe_names
 from reference_trainer.rehearse import first_run, legs, watch
-from reference_trainer.rehearse.cutting import FACTOR
 from reference_trainer.rehearse.redirect import Rehearsed, redirect
 from sbv2bench.errors import InputError, InterruptedRun, SBV2BenchError
 from sbv2bench.registry import Registry
@@ -46,8 +45,8 @@ class Report:
 
     recipe: str
     changes: tuple[str, ...]
+    factor: int
     legs: tuple[Leg, ...]
-    factor: int = FACTOR
 
     @property
     def failed(self) -> Leg | None:
@@ -105,7 +104,7 @@ def rehearse(reference: str, overrides: Sequence[str], folder: Path, tell: Tell,
         tell(_line(leg))
         if not leg.ok:
             break
-    return Report(rehearsed.recipe.name, rehearsed.changes, tuple(found))
+    return Report(rehearsed.recipe.name, rehearsed.changes, rehearsed.factor, tuple(found))
 
 
 def rehearse_all(folder: Path, tell: Tell) -> list[Report]:
@@ -152,8 +151,8 @@ def _legs(stage: legs.Stage, whole: bool) -> Iterator[Leg]:
     after |= {"stock diffusers": legs.stock_diffusers}
     if whole:
         after |= {"merge": legs.merge_exports, "sbv2bench eval": legs.evaluate_merged}
-    for name, leg in after.items():
-        yield _proved(name, leg, stage)
+    for name, function in after.items():
+        yield _proved(name, function, stage)
 
 
 def _proved(name: str, leg: Callable[[legs.Stage], None], stage: legs.Stage, before: float = 0.0) -> Leg:
