@@ -118,10 +118,14 @@ def rehearse_all(folder: Path, tell: Tell) -> list[Report]:
     reports = []
     with ProcessPoolExecutor(AT_ONCE, mp_context=get_context("spawn")) as pool:
         waiting = [pool.submit(_in_a_worker, name, folder) for name in names]
-        for future in waiting:
-            report, lines = future.result()
-            tell("\n".join(lines))
-            reports.append(report)
+        try:
+            for future in waiting:
+                report, lines = future.result()
+                tell("\n".join(lines))
+                reports.append(report)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)  # Ctrl-C: what has not begun does not begin
+            raise
     return reports
 
 

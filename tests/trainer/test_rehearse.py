@@ -298,8 +298,13 @@ def _own_recipe(folder: Path) -> Path:
     write_tiny_pipeline(folder / "base", "v_prediction", scheduler=sd_scheduler("v_prediction"))
     base = str(folder / "base")
     tree = {
-        **{"extends": "paper/swiftbrush", "name": "local/mine", "family": "local", "prediction_type": "v_prediction"},
-        **{"teacher": base, "student": {"start": base}, "lora_teacher": {"lora": {"targets": ["to_q", "to_v", "conv1"]}}},
+        "extends": "paper/swiftbrush",
+        "name": "local/mine",
+        "family": "local",
+        "prediction_type": "v_prediction",
+        "teacher": base,
+        "student": {"start": base},
+        "lora_teacher": {"lora": {"targets": ["to_q", "to_v", "conv1"]}},
     }
     (folder / "mine.yaml").write_text(json.dumps(tree))
     return folder / "mine.yaml"
