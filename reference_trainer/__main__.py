@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -12,7 +13,17 @@ from rich.console import Console
 from sbv2bench.errors import InputError, SBV2BenchError
 from sbv2bench.shell import Shell, print_json
 
+if TYPE_CHECKING:
+    from reference_trainer.config import Recipe
+
 app = typer.Typer(cls=Shell, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+prompts_app = typer.Typer(no_args_is_help=True, help="Lists of captions to train on.")
+app.add_typer(prompts_app, name="prompts")
+
+
+BudgetHours = Annotated[float | None, typer.Option(help="shorten the recipe to this many hours, by estimate")]
+TflopPerSecond = Annotated[float, typer.Option(help="that a device really does; 125 is 40 % of an A100's bfloat16 peak")]
 
 
 @app.callback()
@@ -51,6 +62,11 @@ def train(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps")] = "auto",
     whole_export: Annotated[bool, typer.Option(help="export a whole pipeline, or the student's part alone")] = True,
     sitting_minutes: Annotated[float | None, typer.Option(help="stop after this long; run again to resume", min=0.01)] = None,
+    budget_hours: BudgetHours = None,
+    processes: Annotated[
+        int | None, typer.Option(help="devices of the budget; default: those that torchrun starts", min=1)
+    ] = None,
+    tflop_per_second: TflopPerSecond = 125.0,
     continue_with: Annotated[
         list[str] | None,
         typer.Option(help="key=value, from here on: steps, a learning rate, micro_batch_size, precision, teacher_dtype"),
@@ -64,7 +80,7 @@ def train(
     """Train a student by a recipe; run again to resume. Several processes: torchrun or accelerate launch -m reference_trainer."""
     from reference_trainer.config import read_recipe
 
-    read = read_recipe(recipe, overrides or ())
+    read = _fitted(read_recipe(recipe, overrides or ()), budget_hours, processes, tflop_per_second)
     folder = output or Path("runs") / read.name
     if json_output and not dry_run:
         raise InputError("--json: a training has no document to print", "--dry-run --json")
@@ -132,17 +148,70 @@ def show(
     overrides: Annotated[list[str] | None, typer.Argument(help="key.path=value over the recipe")] = None,
     *,
     processes: Annotated[int, typer.Option(help="devices that share the batch", min=1)] = 1,
+    budget_hours: BudgetHours = None,
+    tflop_per_second: TflopPerSecond = 125.0,
     json_output: Annotated[bool, typer.Option("--json", help="one JSON document on stdout")] = False,
 ) -> None:
-    """What a recipe means: every setting, parameters, memory by component, work and hours. Nothing is loaded."""
+    """What a recipe means, by estimate: settings, parameters, memory by component, disk, work, hours. Nothing is loaded."""
     from reference_trainer.config import read_recipe
     from reference_trainer.show import describe, print_description
 
-    description = describe(read_recipe(recipe, overrides or ()), processes=processes)
+    read = _fitted(read_recipe(recipe, overrides or ()), budget_hours, processes, tflop_per_second)
+    description = describe(read, processes=processes, tflop_per_second=tflop_per_second)
+    words = ["python", "-m", "reference_trainer", "train", recipe, *(overrides or ())]
+    if budget_hours is not None:
+        options = {"budget-hours": budget_hours, "processes": processes, "tflop-per-second": tflop_per_second}
+        words += [f"--{name}={value:g}" for name, value in options.items()]
+    description["measured_by"] = shlex.join([*words, "--dry-run"])
     if json_output:
         print_json(description)
         return
     print_description(description, Console())
+
+
+def _fitted(recipe: Recipe, hours: float | None, processes: int | None, tflop_per_second: float) -> Recipe:
+    """The recipe within a budget, where there is one; rank 0 says what was changed."""
+    if hours is None:
+        return recipe
+    from reference_trainer.budget import fit_budget
+
+    fitted, changes = fit_budget(recipe, hours, processes, tflop_per_second=tflop_per_second)
+    if os.environ.get("RANK", "0") == "0":
+        typer.echo("\n".join(changes), err=True)
+    return fitted
+
+
+@prompts_app.callback()
+def prompts() -> None:
+    """Lists of captions to train on."""
+
+
+@prompts_app.command("build")
+def prompts_build(
+    sources: Annotated[
+        list[Path], typer.Option("--from", help="txt, jsonl, csv, parquet, json, or a folder of them; again for more")
+    ],
+    *,
+    output: Annotated[Path, typer.Option(help="folder of the list and its manifest")] = Path("prompts"),
+    exclude: Annotated[str, typer.Option(help="suites and files whose captions are left out, or none")] = "coco2014,hpsv2",
+    name: Annotated[str | None, typer.Option(help="of the file; by default the first source's")] = None,
+    column: Annotated[str | None, typer.Option(help="where captions stand; by default prompt, caption or text")] = None,
+    licence: Annotated[str | None, typer.Option(help="the sources' licence, for the manifest")] = None,
+    seed: Annotated[int, typer.Option(help="of the order", min=0)] = 0,
+    limit: Annotated[int | None, typer.Option(help="at most so many captions", min=1)] = None,
+) -> None:
+    """Make a list to train on: cleaned, without repeats and evaluation captions, shuffled; with a manifest."""
+    from reference_trainer.prompts.build import build_prompts
+    from reference_trainer.prompts.evaluation import names_in
+
+    made = build_prompts(
+        sources, output, exclude=names_in(exclude), name=name, column=column, licence=licence, seed=seed, limit=limit,
+        say=lambda line: typer.echo(line, err=True),
+    )  # fmt: skip
+    left_out = ", ".join(f"{count:,} {reason}" for reason, count in made["left_out"].items() if count) or "nothing"
+    typer.echo(
+        f"{output / made['file']}: captions: {made['captions']:,} of {made['rows']:,} rows; left out: {left_out}", err=True
+    )
 
 
 @app.command()

@@ -15,14 +15,15 @@ import torch
 from rich.console import Console
 
 from reference_trainer import health
-from reference_trainer.checkpoint import START_AGAIN, CheckpointWriter, check_identity, checkpoint_step, resume, snapshot_bytes
+from reference_trainer.checkpoint import CheckpointWriter, checkpoint_step, resume, snapshot_bytes
 from reference_trainer.config import Recipe
 from reference_trainer.continuation import Continuation
 from reference_trainer.devices import Place, find_place, out_of_memory
 from reference_trainer.export import export_student
+from reference_trainer.identity import identity_of, is_finished, training_code
 from reference_trainer.measure import measure_student
 from reference_trainer.monitor import Monitor
-from reference_trainer.networks import Networks, base_hashes
+from reference_trainer.networks import Networks
 from reference_trainer.pairs import Pairs
 from reference_trainer.pictures import GRID, write_panels, write_samples
 from reference_trainer.prompts import PromptSource
@@ -89,7 +90,7 @@ def _train(
     prompts = PromptSource(recipe.prompts)
     identity = identity_of(recipe, prompts, registry)
     recipe = continuation.recipe
-    if _is_done(run, recipe, identity):
+    if is_finished(run, recipe, identity):
         return True
     place = find_place(device, recipe)
     _tune(place.device, deterministic)
@@ -110,7 +111,7 @@ def _train(
         continuation.write()
         (run / "done.json").unlink(missing_ok=True)  # it was of fewer steps
     if monitor is not None:
-        for line in (*getattr(prompts, "remarks", ()), *filter(None, [continuation.sentence()])):
+        for line in (*prompts.remarks, *filter(None, [continuation.sentence()])):
             monitor.say(line)
     sitting = Sitting(trainer, run, place, stop, writer, monitor, identity | {"changes": continuation.changes}, before, seconds)
     try:
@@ -124,7 +125,7 @@ def _train(
         if monitor is not None:
             monitor.close()
     if place.main:
-        export_student(networks, run / "export", whole=whole_export, record=sitting.record())
+        export_student(networks, run / "export", whole=whole_export, record=sitting.record(), prompts=prompts)
         write_whole(run / "done.json", json.dumps(sitting.record(), indent=1))
         console.print(f"{recipe.name} done in {sitting.spent() / 60:.1f} min: {run / 'export'}", markup=False)
     place.accelerator.wait_for_everyone()
@@ -248,45 +249,6 @@ class Sitting:
         shared = torch.tensor([told, int(over)], device=self.place.device)
         torch.distributed.all_reduce(shared, torch.distributed.ReduceOp.MAX)
         return int(shared[0]), bool(shared[1])
-
-
-def is_done(recipe: Recipe, run: Path, registry: Registry) -> bool:
-    """Whether the folder holds this recipe's finished run, with the changes that it was continued with.
-
-    Raises InputError for another's (recipe, base models, prompts, the trainer's code), and what reading those raises.
-    """
-    if not (run / "done.json").is_file():
-        return False
-    return _is_done(run, Continuation(recipe, run, (), 0).recipe, identity_of(recipe, PromptSource(recipe.prompts), registry))
-
-
-def _is_done(run: Path, recipe: Recipe, identity: dict[str, Any]) -> bool:
-    done = run / "done.json"
-    if not done.is_file():
-        return False
-    try:
-        found = json.loads(done.read_text("utf-8"))
-        steps, code = int(found["steps"]), found.get("code")
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise IntegrityError(f"{done}: not the record of a finished run", START_AGAIN) from error
-    check_identity(done, found, identity)
-    if steps < recipe.steps:  # to be continued
-        return False
-    if code != training_code():
-        raise InputError(f"{done}: the finished run of another version of the trainer's code", START_AGAIN)
-    return True
-
-
-def identity_of(recipe: Recipe, prompts: PromptSource, registry: Registry) -> dict[str, Any]:
-    """What must be the same for a checkpoint or a finished run to be this one's."""
-    return {"recipe": recipe.identity(), "base_models": base_hashes(recipe, registry), "prompts": {"sha256": prompts.sha256}}
-
-
-def training_code() -> str:
-    """SHA-256 of the source that decides trained weights: not of what tells, shows or writes."""
-    own = ("networks", "losses", "terms", "step", "noise", "pairs", "prompts", "config")
-    here, shared = Path(__file__).parent, ("diffusion.py", "weights.py", "samplers/components.py", "samplers/networks.py")
-    return provenance.source_fingerprint(*(here / f"{name}.py" for name in own), *(provenance.PACKAGE / name for name in shared))
 
 
 def _prepare_folder(recipe: Recipe, run: Path, main: bool) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import json
 import math
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,9 +19,11 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
+from reference_trainer.origins import licences
 from sbv2bench import __version__, provenance
 from sbv2bench.atomic import whole_folder
 from sbv2bench.data.chain import model_files
+from sbv2bench.data.training import trained_with, united
 from sbv2bench.diffusion import Schedule
 from sbv2bench.errors import InputError, IntegrityError
 from sbv2bench.registry import Registry, only_published
@@ -28,7 +31,8 @@ from sbv2bench.samplers.components import load_components
 from sbv2bench.samplers.networks import StoredModel, quiet
 from sbv2bench.samplers.one_step import OneStepSampler, levels
 from sbv2bench.samplers.shared_parts import check_shared_parts
-from sbv2bench.specs import MergeSpec, ModelSpec, PredictionType, SuiteSpec, WeightsFile
+from sbv2bench.specs import MergeSpec, ModelSpec, PredictionType, SuiteSpec, TrainedWith, WeightsFile
+from sbv2bench.weights import check_finite, first_not_finite
 
 _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}
 
@@ -38,6 +42,7 @@ class End:
     """One of the two models that are merged. name: what a MergeSpec calls it.
 
     timestep, alpha_T, prediction_type: how its student is asked, the schedule's alpha where the spec has none.
+    trained_with: what trained it, where it is known.
     shared_parts: folders of what both ends must have in common (`networks.StoredModel.shared_parts`).
     """
 
@@ -47,6 +52,7 @@ class End:
     timestep: int
     alpha_T: float
     prediction_type: PredictionType
+    trained_with: TrainedWith | None
     shared_parts: dict[str, Path]
 
     def record(self) -> dict[str, Any]:
@@ -61,16 +67,20 @@ def merge(a: str, b: str, weight: float, output: Path, registry: Registry | None
     a, b: model ids or folders. At weight 1 the UNet is a bitwise copy of A's in float32, at 0 of B's; everything but the
     UNet is A's. half: files of float16. Stock diffusers makes the model's images of the folder with num_inference_steps=1
     and guidance_scale=1. Raises InputError (names, weight, output, ends that are asked differently), PrerequisiteError
-    (files missing), IntegrityError (networks that are not alike, a full disk).
+    (files missing), IntegrityError (networks that are not alike, weights that are not finite or overflow, a full disk).
     """
     check_weight(weight)
     registry = registry or Registry.load()
     ends = find_ends(a, b, registry)
     spec = merged_spec(*ends, weight)
+    command = ["python", "-m", "reference_trainer", "merge", a, b, "--weight", str(weight), "--output", str(output)]
     with _new_folder(output) as folder:
-        dtype = torch.float16 if half else torch.float32
-        sampler = OneStepSampler.of(spec, load_components(spec, "cpu", dtype, registry))
+        sampler = OneStepSampler.of(spec, load_components(spec, "cpu", torch.float32, registry))
         pipeline = sampler.pipeline()
+        for part, network in sampler.networks().items():
+            check_finite(network.state_dict(), f"the merged model's {part}")
+            if half:
+                _make_half(network, part, shlex.join(command))
         for network in (pipeline.unet, pipeline.vae):
             network.register_to_config(_name_or_path="")  # else the path on this machine is written into its config
         with quiet():
@@ -90,6 +100,21 @@ def merge(a: str, b: str, weight: float, output: Path, registry: Registry | None
         (folder / "sbv2bench.json").write_text(written.model_dump_json(indent=1, exclude_defaults=True) + "\n")
         (folder / "merge.json").write_text(json.dumps(record, indent=1) + "\n")
     return written
+
+
+def _make_half(network: torch.nn.Module, part: str, instead: str) -> None:
+    """Round a network to float16. Raises IntegrityError, naming the first tensor, where a number is too large for it.
+
+    instead: the command that writes float32.
+    """
+    with quiet():
+        network.half()
+    key = first_not_finite(network.state_dict())
+    if key is not None:
+        raise IntegrityError(
+            f"merge --half: {key} of the merged model's {part} overflows float16, expected numbers up to 65,504",
+            instead,
+        )
 
 
 def check_weight(weight: float) -> None:
@@ -129,15 +154,22 @@ def _end(name: str, registry: Registry, suite: SuiteSpec | None) -> End:
     prediction_type = stored.prediction_type(scheduler)
     alpha, _ = levels(spec, Schedule.from_config(scheduler.config), prediction_type)
     known = registry.models.get(spec.id) is spec
-    weights = model_files(spec, lambda end: registry.model(end, suite))
-    return End(spec.id if known else name, spec, weights, spec.timestep, alpha, prediction_type, stored.shared_parts())
+    return End(
+        name=spec.id if known else name,
+        spec=spec,
+        weights=model_files(spec, lambda end: registry.model(end, suite)),
+        timestep=spec.timestep,
+        alpha_T=alpha,
+        prediction_type=prediction_type,
+        trained_with=trained_with(spec, lambda end: registry.model(end, suite)),
+        shared_parts=stored.shared_parts(),
+    )
 
 
 def merged_spec(a: End, b: End, weight: float) -> ModelSpec:
     """The model that is merged on load: sampled as A is, in one step without guidance."""
     family = a.spec.family if a.spec.family == b.spec.family else "local"
     short = [end.spec.id.rpartition("/")[2] for end in (a, b)]
-    licences = dict.fromkeys(end.spec.licence for end in (a, b) if end.spec.licence)
     return ModelSpec(
         id=f"{family}/{short[0]}+{short[1]}-{weight!r}",
         family=family,
@@ -150,7 +182,8 @@ def merged_spec(a: End, b: End, weight: float) -> ModelSpec:
         resolution=a.spec.resolution,
         description=f"{weight!r} x {a.spec.id} + {1 - weight:.6g} x {b.spec.id}",
         origin="merged by reference_trainer",
-        licence="; ".join(licences),
+        licence=licences(end.spec for end in (a, b)),
+        trained_with=united(end.trained_with for end in (a, b)),
     )
 
 

@@ -1,6 +1,7 @@
 """Image regularisation's data: captions with the clean latents that the student should make, and the inputs to make them of.
 
-Latents are made once for a teacher, prompts and settings, in shards below the cache folder, whatever run asks for them.
+Latents are made once for a teacher, prompts and settings, in shards below the cache folder, whatever run asks for them, a few
+at a time: they must not need more memory than training does.
 Inputs are not stored: they are noise keyed by the pair's number (paired), or the noised latents themselves (real).
 """
 
@@ -12,16 +13,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from filelock import FileLock
 from PIL import Image
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from reference_trainer import losses, noise
 from reference_trainer.config import Recipe, Regularisation
+from reference_trainer.latent_shards import Make, all_latents
 from reference_trainer.networks import Networks
 from reference_trainer.prompts import PromptSource, shuffled_index
 from sbv2bench import paths
+from sbv2bench.data.digests import file_digest
 from sbv2bench.data.images import ImageFolder
 from sbv2bench.diffusion import add_noise
 from sbv2bench.errors import InputError, PrerequisiteError
@@ -29,7 +30,7 @@ from sbv2bench.mini import rendering, world
 from sbv2bench.samplers.schedulers import make_scheduler
 from sbv2bench.specs import fingerprint
 
-SHARD = 250  # pairs a file
+AT_ONCE = 8  # latents of a forward pass, where micro_batch_size does not say
 _SEED = 0  # of the pairs' inputs and captions: theirs, not the run's, so that runs of all seeds share them
 _WORLD_KEYS = 5 * 2**40  # of the world's pictures: no base model's run and no suite's reference has these
 
@@ -38,15 +39,21 @@ class Pairs:
     """A table of `count` captions and latents, and how far the student's latents are from them."""
 
     def __init__(self, recipe: Recipe, networks: Networks, prompts: PromptSource, progress: Callable[[int, int], None]) -> None:
-        """Makes what is not in the cache, telling progress(done, count). Raises InputError, PrerequisiteError."""
+        """Makes what is not in the cache, telling progress(done, count); the processes of a run share the work.
+
+        Raises InputError, PrerequisiteError, and IntegrityError as `all_latents`.
+        """
         assert recipe.regularisation is not None
         self.settings: Regularisation = recipe.regularisation
         self.recipe, self.networks, self.batch_size = recipe, networks, recipe.regularisation.batch_size
         source = _paired if self.settings.kind == "paired" else _real
         self._captions, make, identity = source(self.settings, networks, prompts)
         self.count = len(self._captions)
-        self._folder = paths.home() / "pairs" / fingerprint(identity)[:32]
-        self._latents = self._all_latents(make, progress)
+        identity |= {"precision": recipe.precision, "teacher_dtype": recipe.teacher_dtype, "shape": networks.latent_shape}
+        folder = paths.home() / "pairs" / fingerprint(identity)[:32]
+        self._latents = all_latents(
+            folder, self.count, networks.latent_shape, make, at_once=pairs_at_once(recipe), progress=progress
+        )
         self._perceptual = _lpips(networks) if self.settings.distance == "lpips" else None
 
     def batch(self, step: int, rows: Sequence[int]) -> tuple[list[str], Tensor, Tensor]:
@@ -73,27 +80,13 @@ class Pairs:
         distance: Tensor = self._perceptual(generated, reference, normalize=True)
         return distance.flatten()
 
-    def _all_latents(self, make: Callable[[list[int]], Tensor], progress: Callable[[int, int], None]) -> Tensor:
-        """float16 [count, C, h, w], each shard from its file, or made and written whole."""
-        self._folder.mkdir(parents=True, exist_ok=True)
-        shards = []
-        for start in range(0, self.count, SHARD):
-            path = self._folder / f"{start:08d}.safetensors"
-            with FileLock(f"{path}.lock"):  # processes of one run take the shards that nobody has begun
-                if not path.is_file():
-                    part = path.with_suffix(".part")
-                    save_file(
-                        {"latents": make(list(range(start, min(start + SHARD, self.count)))).half().cpu().contiguous()}, part
-                    )
-                    part.replace(path)
-            shards.append(load_file(path)["latents"])
-            progress(min(start + SHARD, self.count), self.count)
-        return torch.cat(shards)
+
+def pairs_at_once(recipe: Recipe) -> int:
+    """How many pairs' latents are made in one pass; a guided teacher's pass has twice as many rows."""
+    return recipe.micro_batch_size or AT_ONCE
 
 
-def _paired(
-    settings: Regularisation, networks: Networks, prompts: PromptSource
-) -> tuple[list[str], Callable[[list[int]], Tensor], dict[str, object]]:
+def _paired(settings: Regularisation, networks: Networks, prompts: PromptSource) -> tuple[list[str], Make, dict[str, object]]:
     """The teacher's deterministic samples (DDIM, trailing timesteps) from known noise (DMD, section 3.3: 50 steps, scale 3)."""
     parts, count = networks.components, settings.pairs
     captions = prompts.prompts_at(_SEED, 0, count, range(count))
@@ -101,7 +94,7 @@ def _paired(
     spec = networks.teacher_spec.model_copy(update=solver)
     template = make_scheduler(spec, parts.scheduler)
 
-    def make(numbers: list[int]) -> Tensor:
+    def make(numbers: Sequence[int]) -> Tensor:
         scheduler = copy.deepcopy(template)
         scheduler.set_timesteps(settings.teacher_steps, device=networks.device)
         scale = settings.teacher_guidance_scale
@@ -109,47 +102,56 @@ def _paired(
             text = parts.encode_text([captions[n] for n in numbers], guided=scale > 1.0)
             latents = noise.normal("pair", _SEED, 0, numbers, networks.latent_shape).to(networks.device)
             for t in scheduler.timesteps:
-                latents = scheduler.step(parts.predict(latents, t, text, scale), t, latents).prev_sample
+                with networks.autocast():
+                    output = parts.predict(latents, t, text, scale)
+                latents = scheduler.step(output, t, latents).prev_sample
         return latents
 
     identity = {"kind": "paired", "teacher": networks.teacher_hashes(), "prompts": prompts.sha256, "count": count, **solver}
     return captions, make, identity
 
 
-def _real(
-    settings: Regularisation, networks: Networks, prompts: PromptSource
-) -> tuple[list[str], Callable[[list[int]], Tensor], dict[str, object]]:
+def _real(settings: Regularisation, networks: Networks, prompts: PromptSource) -> tuple[list[str], Make, dict[str, object]]:
     """Latents of real pictures and their captions: the world's, or those of a folder."""
     if settings.images.startswith("world:"):
         keys = _WORLD_KEYS + np.arange(settings.pairs, dtype=np.int64)
         scenes = world.scenes(settings.images.removeprefix("world:"), keys)
-        captions = world.captions(scenes)
+        captions, content = world.captions(scenes), [settings.images]
 
-        def pictures(numbers: list[int]) -> Tensor:
-            return torch.from_numpy(rendering.render(scenes[np.array(numbers)], keys[numbers], 0))
+        def pictures(numbers: Sequence[int]) -> Tensor:
+            chosen = np.array(numbers)
+            return torch.from_numpy(rendering.render(scenes[chosen], keys[chosen], 0))
     else:
         folder = ImageFolder(_existing_folder(settings.images))
-        captions = [_caption_beside(path) for path in folder.files[: settings.pairs]]
+        files = folder.files[: settings.pairs]
+        captions, content = [_caption_beside(path) for path in files], [file_digest(path) for path in files]
 
-        def pictures(numbers: list[int]) -> Tensor:
+        def pictures(numbers: Sequence[int]) -> Tensor:
             size = networks.components.resolution
-            squares = [_square(Image.open(folder.files[n]).convert("RGB"), size) for n in numbers]
+            squares = [_square(Image.fromarray(folder.read(n, n + 1)[0]), size) for n in numbers]
             return torch.from_numpy(np.stack(squares))
 
-    def make(numbers: list[int]) -> Tensor:
-        vae = networks.components.vae
+    def make(numbers: Sequence[int]) -> Tensor:
         with torch.inference_mode():
             images = pictures(numbers).permute(0, 3, 1, 2).to(networks.device).float() / 127.5 - 1.0
-            latents: Tensor = vae.encode(images.to(next(vae.parameters()).dtype)).latent_dist.mean
-            return latents.float() * float(vae.config.scaling_factor)
+            return _encode(networks, images)
 
     identity: dict[str, object] = {
         "kind": "real",
         "teacher": networks.teacher_hashes(),
-        "images": settings.images,
+        "pictures": content,
         "captions": captions,
     }
     return captions, make, identity
+
+
+def _encode(networks: Networks, images: Tensor) -> Tensor:
+    """Scaled latents [B, C, h, w] float32 of pictures [B, 3, H, W] in [-1, 1]: what `Networks.pixels` undoes."""
+    vae = networks.components.vae
+    with networks.autocast():
+        encoded = vae.encode(images.to(next(vae.parameters()).dtype))
+    latents: Tensor = encoded.latent_dist.mean if hasattr(encoded, "latent_dist") else encoded.latents
+    return (latents.float() - float(vae.config.get("shift_factor") or 0.0)) * float(vae.config.scaling_factor)
 
 
 def _existing_folder(location: str) -> Path:
@@ -163,7 +165,13 @@ def _caption_beside(path: Path) -> str:
     text = path.with_suffix(".txt")
     if not text.is_file():
         raise InputError(f"regularisation.images: {path} has no caption, expected {text.name} beside it")
-    return text.read_text("utf-8").strip()
+    try:
+        caption = text.read_text("utf-8-sig").strip()
+    except (OSError, ValueError) as error:
+        raise InputError(f"regularisation.images: {text} cannot be read as UTF-8 text ({error})") from error
+    if not caption:
+        raise InputError(f"regularisation.images: {text} is blank, expected the caption of {path.name}")
+    return caption
 
 
 def _square(image: Image.Image, size: int) -> np.ndarray:

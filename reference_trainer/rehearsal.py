@@ -59,6 +59,44 @@ class Rehearsal:
         """The student's images and their backward pass alone."""
         _backward(self._output(self.blank.student, batch))
 
+    def images(self, batch: int) -> None:
+        """The student's images without gradient: what further updates of the LoRA teacher, its warm-up and pictures take."""
+        with torch.no_grad():
+            self._output(self.blank.student, batch)
+
+    def sample(self, batch: int) -> None:
+        """A sampler's images of so many captions, as a grid takes them: text, student, the teacher's decoder."""
+        with torch.no_grad():
+            self.text(batch)
+            self._pixels(self._output(self.blank.student, batch), "full")
+
+    def panels(self, batch: int) -> None:
+        """The student's images and both teachers' views of them, then the decoder, as many at a time."""
+        with torch.no_grad():
+            x0 = self._output(self.blank.student, batch)
+            self.teachers(batch)
+            self._pixels(x0, "tiny" if self.blank.tiny_decoder is not None else "full")
+
+    def decode(self, batch: int, decoder: str) -> None:
+        """Pictures of so many latents by the "tiny" or the "full" decoder, without gradient."""
+        with torch.no_grad():
+            self._pixels(self._latents(batch), decoder)
+
+    def encode(self, batch: int) -> None:
+        """Latents of so many real pictures by the teacher's encoder."""
+        vae = self.blank.vae
+        side = self.side * 2 ** (len(vae.config.block_out_channels) - 1)
+        with torch.no_grad():
+            vae.encode(torch.empty(batch, vae.config.in_channels, side, side).to(next(vae.parameters()).dtype))
+
+    def make_pairs(self, batch: int) -> None:
+        """So many pairs of a regularisation: one prediction of the frozen teacher, guided where it is, or an encoder's."""
+        settings = self.recipe.regularisation
+        if settings is not None and settings.kind == "real":
+            self.encode(batch)
+        elif settings is not None:
+            self.frozen_teacher(batch * (2 if settings.teacher_guidance_scale > 1.0 else 1))
+
     def teachers(self, batch: int) -> None:
         """Both teachers' predictions in the student's loss, guided, without gradient."""
         frozen, lora = teacher_calls(self.recipe)

@@ -56,6 +56,27 @@ class MergeSpec(Spec):
     weight: float = Field(ge=0.0, le=1.0)
 
 
+class TrainingPrompts(Spec):
+    """One source of training captions: a file's name, world:SPLIT or hub:ORG/NAME. sha256: of the file's bytes, else ""."""
+
+    source: str
+    sha256: str = ""
+    captions: int | None = None
+    licence: str = ""
+
+
+class TrainedWith(Spec):
+    """What trained a student, since what a loss has seen is not held out. scorers: ids of the extractors in its losses."""
+
+    losses: tuple[str, ...] = ()  # vsd, clip, hps, regularisation
+    scorers: tuple[str, ...] = ()
+    prompts: tuple[TrainingPrompts, ...] = ()
+
+    def has_hps(self) -> bool:
+        """Whether a loss was a human preference score, by weights of whatever version."""
+        return "hps" in self.losses or any("hps" in scorer.lower() for scorer in self.scorers)
+
+
 class ModelSpec(Spec):
     """A model as it is sampled. Also the content of `sbv2bench.json` in every folder that the trainer writes.
 
@@ -69,7 +90,7 @@ class ModelSpec(Spec):
     remarks = frozenset(
         {
             *("id", "family", "location", "base", "mirrors", "description", "origin", "licence", "verified"),
-            *("aliases", "published_as", "inferred", "guidance", "vae_scaling"),
+            *("aliases", "published_as", "inferred", "guidance", "vae_scaling", "trained_with"),
         }
     )
     later = frozenset({"holds", "vae", "timesteps", "timestep_spacing", "input_scaling"})
@@ -103,6 +124,7 @@ class ModelSpec(Spec):
     verified: bool = False
     inferred: tuple[str, ...] = ()  # fields that the published numbers' source does not state
     aliases: tuple[str, ...] = ()
+    trained_with: TrainedWith | None = None  # None: nobody has said
     published_as: tuple[str, ...] = ()  # rows of catalog/published.csv, "table/method"
 
     @model_validator(mode="after")

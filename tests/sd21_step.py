@@ -80,14 +80,15 @@ def take_steps(recipe: Recipe) -> dict[str, Any]:
     Networks._load_tiny_decoder = lambda self: AutoencoderTiny().eval().requires_grad_(False) if recipe.clip else None  # type: ignore[method-assign]
     Networks._load_scorer = lambda self, loss: RandomClip()  # type: ignore[method-assign]
     networks = Networks(recipe, torch.device("cpu"), Registry.load())
-    trainer = Trainer(recipe, networks, None)
+    prompts = SimpleNamespace(prompts_at=lambda *_: ["a red circle", "a photograph of a blue square"])
+    trainer = Trainer(recipe, networks, prompts, None)
     frozen = [(n, p) for unet in (networks.teacher, networks.student) for n, p in unet.named_parameters() if not p.requires_grad]
     sums = [float(p.sum()) for _, p in frozen]
     trained = {
         name: {k: p.detach().flatten()[:64].clone() for k, p in networks.trained(name).items()}
         for name in (STUDENT, LORA_TEACHER)
     }
-    figures = [trainer.take_step(["a red circle", "a photograph of a blue square"]) for _ in range(2)]
+    figures = [trainer.take_step() for _ in range(2)]
     moved = {
         name: float(np.mean([not torch.equal(old[k], p.detach().flatten()[:64]) for k, p in networks.trained(name).items()]))
         for name, old in trained.items()

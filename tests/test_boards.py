@@ -15,9 +15,12 @@ from sample_results import metric, sample_result
 
 from sbv2bench import catalog
 from sbv2bench.errors import InputError, IntegrityError
+from sbv2bench.report import board_page, comparison_tables
 from sbv2bench.results import boards, leaderboard, published, store
 from sbv2bench.results.boards import Board
 from sbv2bench.results.records import EvalResult
+from sbv2bench.runs.compare import compare
+from sbv2bench.specs import TrainedWith
 
 
 def printed_lines() -> list[dict[str, str]]:
@@ -154,3 +157,52 @@ def test_bad_result_files_are_refused_and_nothing_is_rewritten(name: str, tmp_pa
             command(tmp_path)
         assert len(str(caught.value).splitlines()) <= 3
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir() if file.is_file()} == before
+
+
+HPS = {"hps": 27.0, "hps_v21": 28.0}
+
+
+def with_hps(model: str, fid: float, trained: dict[str, list[str]] | None) -> EvalResult:
+    """A result with two HPS. trained: what its model says it was trained with."""
+    result = sample_result(fid, model=model, guidance=fid)
+    more = {key: metric(value + fid, key.upper(), "higher", std_err=0.25) for key, value in HPS.items()}
+    said = None if trained is None else TrainedWith.model_validate(trained)
+    update = {"metrics": result.metrics | more, "model": result.model.model_copy(update={"trained_with": said})}
+    return result.model_copy(update=update)
+
+
+@pytest.mark.parametrize(
+    ("trained", "held_out"),
+    [
+        (None, True),
+        ({"losses": ["vsd", "clip"], "scorers": ["clip-mini-train"]}, True),
+        ({"losses": ["vsd", "clip", "hps"], "scorers": ["clip-mini-train", "hps-mini-train"]}, False),
+        ({"scorers": ["hpsv2-v2.1"]}, False),
+        ({"losses": ["hps"], "scorers": ["my-preferences"]}, False),
+    ],
+)
+def test_the_hps_of_a_student_that_was_trained_with_it_is_marked(
+    tmp_path: Path, trained: dict[str, list[str]] | None, held_out: bool
+) -> None:
+    """In the table that people read, in the CSV, on the page and in a comparison; and no other model's, and no other metric."""
+    found = [with_hps("mini/student", 1.0, trained), with_hps("mini/other", 2.0, None)]
+    files = [store.write(result, tmp_path / "results") for result in found]
+    leaderboard.build(tmp_path)
+    note, footnote = "trained with an HPS loss: this column is not held out", "\n\n† trained with"
+    text = (tmp_path / "mini-5k.md").read_text()
+    rows = {name: next(line for line in text.splitlines() if f"| mini/{name} |" in line) for name in ("student", "other")}
+    assert ("| 28.00† ± 0.25 | 29.00† ± 0.25 |" in rows["student"]) != held_out
+    assert rows["student"].count("†") == (0 if held_out else 2)
+    assert "†" not in rows["other"]
+    assert (note in text) == (footnote in text) == (not held_out)
+    student, other = lines(tmp_path / "mini-5k.csv")
+    assert student.get("hps_held_out") == (None if held_out else "no")
+    assert other.get("hps_held_out") == (None if held_out else "")
+    assert student["hps"] == "28.0"
+    page = board_page.build(tmp_path)
+    assert page.count(">28.00†<") == (0 if held_out else 1)
+    assert (note in page) != held_out
+    comparison = compare([str(path) for path in files], suite="mini-5k")
+    assert ("28.00† ± 0.25" in comparison_tables.to_markdown(comparison)) != held_out
+    assert (r"28.00\dag{} $\pm$ 0.25" in comparison_tables.to_latex(comparison)) != held_out
+    assert any(note in line for line in comparison_tables.notes(comparison)) != held_out

@@ -49,6 +49,7 @@ def test_what_changes_a_number_changes_the_fingerprint(change: dict[str, Any]) -
         {"description": "d"},
         {"verified": True},
         {"aliases": ("z",)},
+        {"trained_with": {"scorers": ("hps-mini-train",)}},
     ],
     ids=lambda change: next(iter(change)),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import peft
@@ -13,7 +14,16 @@ from tiny_models import tiny_unet
 from torch import nn
 
 from sbv2bench.errors import IntegrityError, PrerequisiteError
-from sbv2bench.weights import LoraSettings, compare_keys, fold_lora, interpolate, load_adapter, load_state_dict
+from sbv2bench.weights import (
+    LoraSettings,
+    check_finite,
+    compare_keys,
+    first_not_finite,
+    fold_lora,
+    interpolate,
+    load_adapter,
+    load_state_dict,
+)
 
 Weights = dict[str, torch.Tensor]
 
@@ -249,3 +259,16 @@ def test_adapters_that_are_more_than_lora_are_refused(tmp_path: Path) -> None:
         (tmp_path / "adapter_config.json").write_text(json.dumps(plain | extra))
         with pytest.raises(IntegrityError, match="expected plain LoRA"):
             load_adapter(tmp_path)
+
+
+def test_numbers_that_are_not_finite_are_counted_and_named() -> None:
+    sound = {"a": torch.ones(3), "b": torch.ones(2, 2), "count": torch.ones(1, dtype=torch.int64)}
+    check_finite(sound, "x")
+    for number in (math.nan, math.inf, -math.inf):
+        broken = sound | {"b": torch.tensor([[1.0, number], [number, 2.0]])}
+        with pytest.raises(IntegrityError, match=r"^merge: b of x: 2 of its 4 numbers are not finite"):
+            check_finite(broken, "x")
+    opposite = sound | {"b": torch.tensor([[math.inf, -math.inf], [0.0, 0.0]])}  # their sum hides neither
+    assert first_not_finite(opposite) == "b"
+    assert first_not_finite(sound | {"b": torch.full((4,), 3e38)}) is None  # finite, though the sum is not
+    assert first_not_finite({"b": torch.full((4,), 6e4, dtype=torch.float16)}) is None

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from sbv2bench.data.caption_rows import json_document
 from sbv2bench.errors import InputError, IntegrityError
 
 STYLES = ("anime", "concept-art", "paintings", "photo")  # in the order of HPSv2's benchmark
@@ -61,7 +62,7 @@ def read_styles(folder: Path, count: int, sha256: str | None) -> tuple[tuple[str
         path = next((choice for choice in choices if choice.is_file()), None)
         if path is None:
             raise InputError(f"{folder}: found no prompts of style {style}, expected {style}.json")
-        own = _strings(_parsed(path), path)
+        own = _strings(json_document(path), path)
         if len(own) != each:
             raise IntegrityError(f"{path}: found {len(own):,} prompts, expected {each:,}")
         prompts += own
@@ -78,15 +79,6 @@ def released_form(captions: list[str]) -> bytes:
     return (json.dumps({"labels": labels}) + "\n").encode()
 
 
-def _parsed(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise InputError(f"captions: {path} cannot be read ({error.strerror})", "give a caption file") from error
-    except (ValueError, RecursionError) as error:
-        raise IntegrityError(f"{path}: found text that is not JSON ({error})", "copy or download the file again") from error
-
-
 def _strings(content: Any, path: Path) -> list[str]:
     if not isinstance(content, list) or not all(isinstance(caption, str) for caption in content):
         raise IntegrityError(f"{path}: found {type(content).__name__}, expected a list of strings")
@@ -94,7 +86,7 @@ def _strings(content: Any, path: Path) -> list[str]:
 
 
 def _orders(path: Path) -> Iterator[list[str]]:
-    content = _parsed(path)
+    content = json_document(path)
     try:
         if isinstance(content, list):
             yield _strings(content, path)

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from sbv2bench.data.caption_files import captions_sha256
+from sbv2bench.data.caption_rows import LISTS, READERS, checked, read_rows, unit_of
 from sbv2bench.data.images import natural_key
 from sbv2bench.errors import InputError, IntegrityError
 
-FORMS = "*.txt (one a line), *.json (a list of strings), or *.csv or *.jsonl with the columns file and caption"
+FORMS = "*.txt (one a line), *.json (a list of strings), or *.csv, *.jsonl or *.parquet with the columns file and caption"
 
 
 @dataclass(frozen=True)
@@ -46,37 +44,23 @@ class OwnCaptions:
 def read_own_captions(path: Path) -> OwnCaptions:
     """Captions of a file in one of the FORMS; a manifest's are put in the natural order of its files.
 
-    Raises InputError (no file, another form), IntegrityError (not text, rows without a caption, a file named twice).
+    Raises InputError (no file, another form), IntegrityError (not text, rows without a caption, which are named, a file named
+    twice), PrerequisiteError (parquet without pyarrow).
     """
-    try:
-        text = path.read_text("utf-8")
-    except OSError as error:
-        raise InputError(f"--prompts: {path} cannot be read ({error.strerror})", "give a caption file") from error
-    except UnicodeDecodeError as error:
-        raise IntegrityError(f"--prompts: {path} is not UTF-8 text ({error.reason})", "save it as UTF-8") from error
-    suffix = path.suffix.lower()
-    if suffix == ".txt":
-        return OwnCaptions(_some(text.splitlines(), path), None)
-    if suffix not in {".json", ".csv", ".jsonl"}:
+    where, suffix = f"--prompts: {path}", path.suffix.lower()
+    if suffix not in READERS:
         raise InputError(f"--prompts: found {path.name}, expected {FORMS}")
-    try:
-        if suffix == ".json":
-            return OwnCaptions(_some(json.loads(text), path), None)
-        lines = csv.DictReader(io.StringIO(text)) if suffix == ".csv" else map(json.loads, filter(str.strip, text.splitlines()))
-        rows = [(row["file"], row["caption"]) for row in lines]
-    except (ValueError, KeyError, TypeError, csv.Error, RecursionError) as error:
-        raise IntegrityError(f"--prompts: {path}: no captions in it ({error!r:.80}), expected {FORMS}") from error
-    if not all(isinstance(name, str) and isinstance(caption, str) for name, caption in rows):
-        raise IntegrityError(f"--prompts: {path}: a row without a file or a caption, expected {FORMS}")
-    if len({name for name, _ in rows}) < len(rows):
-        raise IntegrityError(f"--prompts: {path} names a file twice", "one row for each image")
-    rows.sort(key=lambda row: natural_key(Path(row[0])))
-    return OwnCaptions(_some([caption for _, caption in rows], path), tuple(name for name, _ in rows))
-
-
-def _some(captions: object, path: Path) -> tuple[str, ...]:
-    if not isinstance(captions, list) or not all(isinstance(caption, str) for caption in captions):
-        raise IntegrityError(f"--prompts: {path}: found no list of strings, expected {FORMS}")
+    rows = list(read_rows(path, ("file", "caption"), where))
+    captions = list(checked(((number, row[-1]) for number, row in rows), where, unit_of(path)))
     if len(captions) < 2:
-        raise InputError(f"--prompts: {path} has {len(captions)} captions, expected at least two")
-    return tuple(captions)
+        raise InputError(f"{where} has {len(captions)} captions, expected at least two")
+    if suffix in LISTS:
+        return OwnCaptions(tuple(captions), None)
+    unnamed = next((number for number, (name, _) in rows if not isinstance(name, str) or not name.strip()), None)
+    if unnamed is not None:
+        raise IntegrityError(f"{where}: {unit_of(path)} {unnamed} names no file, expected {FORMS}")
+    pairs = sorted(((name, caption) for _, (name, caption) in rows), key=lambda pair: natural_key(Path(pair[0])))
+    files = tuple(name for name, _ in pairs)
+    if len(set(files)) < len(files):
+        raise IntegrityError(f"{where} names a file twice", "one row for each image")
+    return OwnCaptions(tuple(caption for _, caption in pairs), files)

@@ -20,7 +20,7 @@ from sbv2bench.report.page import page
 from sbv2bench.report.page_content import Board, Claim, Column, Comparison, Content, Curve, Kind, Number, Picture, Row, Sweep
 from sbv2bench.results import boards as measured
 from sbv2bench.results import claims, published, sweeps
-from sbv2bench.results.board_tables import MARK, rounded
+from sbv2bench.results.board_tables import MARK, NOT_HELD_OUT, NOT_HELD_OUT_MEANS, marked, value_cell
 from sbv2bench.results.records import EvalResult, MetricValue, ModelRecord
 from sbv2bench.specs import ModelSpec
 
@@ -151,7 +151,7 @@ def _listed(labels: Sequence[str]) -> str:
 
 def _row(board: measured.Board, path: str, result: EvalResult, has_others: bool) -> Row:
     model = result.model
-    numbers = {key: _number(value) for key, value in result.metrics.items()}
+    numbers = {key: _number(value, value_cell(result, key)) for key, value in result.metrics.items()}
     gain = board.clip_gain(result)
     if gain is not None:
         numbers[GAIN] = Number(gain, f"{gain:.3f}", method="none")
@@ -179,8 +179,8 @@ def _settings(model: ModelSpec) -> str:
     return f"{steps} step{'s' * (steps > 1)}, guidance {model.guidance_scale:g}"
 
 
-def _number(value: MetricValue) -> Number:
-    text, _, spread = rounded(value).partition(" ")
+def _number(value: MetricValue, shown: str) -> Number:
+    text, _, spread = shown.partition(" ")
     counts = f"{value.n_generated:,}" + (f" / {value.n_reference:,}" if value.n_reference else "")
     return Number(value.value, text, spread, value.ci95, value.uncertainty, value.repeats, counts, value.extractor or "")
 
@@ -229,6 +229,8 @@ def _meanings(boards: Sequence[measured.Board]) -> tuple[tuple[str, str], ...]:
     if any(board.clip_gain(result) is not None for board in boards for _, result in board.rows):
         text = "mean cosine with the caption less that with a false one, as a share of real pictures'"
         found.append(("CLIP gain", text))
+    if any(marked(board.results) for board in boards):
+        found.append((NOT_HELD_OUT, NOT_HELD_OUT_MEANS))
     return (*found, *MEANINGS)
 
 
@@ -279,7 +281,7 @@ def _scores(models: Sequence[ModelSpec], board: measured.Board | None) -> tuple[
     for model in models:
         result = measured.get(ModelRecord(**model.model_dump(), nfe=model.network_evaluations()).fingerprint())
         if result is not None:
-            cells = [rounded(result.metrics[key]) if key in result.metrics else "" for key in keys]
+            cells = [value_cell(result, key) if key in result.metrics else "" for key in keys]
             rows.append((", ".join(filter(None, (model.id, _settings(model)))), *cells))
     heading = (board.suite, *(board.metric(key).label for key in keys))
     return (heading, *rows) if rows else ()

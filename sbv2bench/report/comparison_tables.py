@@ -14,13 +14,14 @@ from rich.markup import escape
 from rich.table import Table
 
 from sbv2bench.report.terminal import say
-from sbv2bench.results.board_tables import ARROWS, rounded
+from sbv2bench.results.board_tables import ARROWS, NOT_HELD_OUT, NOT_HELD_OUT_MEANS, marked, value_cell
 from sbv2bench.results.differences import LEVEL, Comparison, MetricDifference
 from sbv2bench.results.records import MetricValue
 
 _LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "↓": r"$\downarrow$", "↑": r"$\uparrow$",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "†": r"\dag{}", "↓": r"$\downarrow$",
+    "↑": r"$\uparrow$",
 }  # fmt: skip
 
 DIFFERENCE_HEADS = ("metric", "model", "against", "difference", "95 % interval", "p (Holm)", "verdict", "method")
@@ -51,7 +52,7 @@ def _value_rows(
     for number, contestant in enumerate(comparison.contestants):
         row = [plain(contestant.name), plain(str(contestant.result.model.nfe))]
         for key in comparison.keys:
-            cell = plain(rounded(contestant.result.metrics[key]))
+            cell = plain(value_cell(contestant.result, key))
             row.append({1: best, 2: second}.get(places[key][number], str)(cell))
         rows.append(row)
     return rows
@@ -72,6 +73,7 @@ def notes(comparison: Comparison) -> list[str]:
         f"{suite.id}@v{suite.version}, {suite.num_generated:,} images, protocol {suite.fingerprint[:8]}",
         f"verdicts at {LEVEL:.0%} after {document['correction']}; the intervals are of single comparisons",
         *comparison.notes,
+        *([f"{NOT_HELD_OUT} {NOT_HELD_OUT_MEANS}"] if marked(row.result for row in comparison.contestants) else []),
     ]
 
 

@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from sbv2bench.results.board_tables import ARROWS, columns, table
+from sbv2bench.results.board_tables import ARROWS, NOT_HELD_OUT, NOT_HELD_OUT_MEANS, columns, marked, table
 from sbv2bench.results.boards import Board
 from sbv2bench.results.records import EvalResult, MetricValue
 from sbv2bench.specs import ModelSpec, SuiteSpec
@@ -145,6 +145,8 @@ def print_board(console: Console, board: Board) -> None:
             cells = [cell for name, cell in zip(names, row, strict=True) if name not in left_out]
             shown.add_row(*(escape(re.split(r" ± | \[", cell)[0] if narrow else cell) for cell in cells))
         console.print(shown)
+        if marked(board.results):
+            say(console, f"{NOT_HELD_OUT} {NOT_HELD_OUT_MEANS}")
     if board.published:
         say(
             console,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from sbv2bench.results import published
 from sbv2bench.results.boards import Board, date_of, hardware_of
@@ -14,6 +14,8 @@ from sbv2bench.results.records import EvalResult, MetricValue
 
 MARK = "<!-- Built by `sbv2bench leaderboard` from the files in results/. Do not edit: change the results and build again. -->"
 ARROWS = {"lower": "↓", "higher": "↑"}
+NOT_HELD_OUT = "†"
+NOT_HELD_OUT_MEANS = "trained with an HPS loss: this column is not held out"
 _HEAD = ("rank", "origin", "model", "nfe", "guidance_scale", "sampler", "scheduler")
 _PARTS = ("", "_std_err", "_ci95_low", "_ci95_high", "_repeats")
 _TAIL = ("n", "seeds", "protocol", "commit", "date", "hardware", "licence", "file")
@@ -24,7 +26,7 @@ def to_csv(board: Board) -> str:
     """Every number in full, one row a model; `origin` says whether a row was measured or published."""
     styles = _styles(board)
     own = [f"{key}{part}" for key in board.keys for part in _PARTS] + [f"{key}_{style}" for key, style in styles]
-    more = ["clip_margin", "clip_gain", "pareto", *_TAIL, *_PRINTED]
+    more = ["clip_margin", "clip_gain", "pareto", *_TAIL, *_PRINTED, *(["hps_held_out"] if marked(board.results) else [])]
     names = list(dict.fromkeys([*_HEAD, *own, *map(_printed_column, board.printed), *more]))
     out = io.StringIO()
     writer = csv.DictWriter(out, names, lineterminator="\n")
@@ -64,6 +66,7 @@ def _measured(board: Board, rank: int, path: str, result: EvalResult, styles: Se
         cells[f"{key}_{style}"] = _full((found or {}).get(style, {}).get("value"))
     cells |= {"clip_margin": _full(board.clip_margin(result)), "clip_gain": _full(board.clip_gain(result))}
     cells["pareto"] = {True: "yes", False: "no", None: ""}[board.is_pareto(result)]
+    cells |= {"hps_held_out": "no"} if marked([result]) else {}
     return cells | _tail(path, result) | {"protocol": result.suite.fingerprint}
 
 
@@ -111,12 +114,29 @@ def table(board: Board) -> list[list[str]]:
         model = result.model
         place = str(rank) if "fid" in result.metrics else ""
         head = [place, model.id, str(model.nfe), f"{model.guidance_scale:g}", model.scheduler]
-        numbers = [rounded(result.metrics[key]) if key in result.metrics else "" for key in board.keys]
+        numbers = [value_cell(result, key) if key in result.metrics else "" for key in board.keys]
         gain = board.clip_gain(result)
         more = ["" if gain is None else f"{gain:.3f}"]
         more += ["yes" if board.is_pareto(result) else ""] if _timed(board) else []
         rows.append([*head, *numbers, *more, *_tail(path, result).values()])
     return rows
+
+
+def value_cell(result: EvalResult, key: str) -> str:
+    """A metric's value, rounded, with its error; with NOT_HELD_OUT at the value where the model was trained on the like of it."""
+    value, space, spread = rounded(result.metrics[key]).partition(" ")
+    return f"{value}{mark(result, key)}{space}{spread}"
+
+
+def mark(result: EvalResult, key: str) -> str:
+    """NOT_HELD_OUT at a human preference score of a model that says it was trained with one; else nothing."""
+    seen = result.model.trained_with
+    return NOT_HELD_OUT if key.startswith("hps") and seen is not None and seen.has_hps() else ""
+
+
+def marked(results: Iterable[EvalResult]) -> bool:
+    """Whether any value of them has a mark, so that a table says what it means."""
+    return any(mark(result, key) for result in results for key in result.metrics)
 
 
 def rounded(metric: MetricValue) -> str:
@@ -158,7 +178,8 @@ def _measured_page(board: Board) -> list[str]:
     if _timed(board):
         lines.append("- Pareto: no row on the same hardware is as good in both FID and latency, and better in one")
     rows = [[*row[:-1], f"[json]({row[-1]})"] for row in table(board)]
-    return [*lines, "", *markdown_table(columns(board), rows)]
+    footnote = ["", f"{NOT_HELD_OUT} {NOT_HELD_OUT_MEANS}"] if marked(board.results) else []
+    return [*lines, "", *markdown_table(columns(board), rows), *footnote]
 
 
 def _published_page(board: Board) -> list[str]:

@@ -16,6 +16,7 @@ from sbv2bench.data.extractor_files import with_weights
 from sbv2bench.data.needs import Need, require, suite_needs
 from sbv2bench.data.prompts import Prompts, load_prompts
 from sbv2bench.data.reference import reference_archive
+from sbv2bench.data.training import trained_with
 from sbv2bench.errors import InputError
 from sbv2bench.features.cache import FeatureCache
 from sbv2bench.registry import Registry
@@ -180,7 +181,9 @@ def plan(model_ref: str, suite_ref: str, options: EvalOptions, registry: Registr
     extractors = {role: _resolved(registry.extractor(name), registry) for role, name in suite.roles().items()}
     archive = reference_archive(suite, registry.assets)
     reference_sha256 = None if archive is None else archive.content_sha256()
-    model = model.model_copy(update={"weights": _model_weights(model, declared, prompts, registry)})
+    weights = _model_weights(model, declared, prompts, registry)
+    said = trained_with(model, lambda end: registry.model(end, declared))
+    model = model.model_copy(update={"weights": weights, "trained_with": said})
     check_packages()
     check_disk(len(prompts), options)
     device = available_device(options.device)

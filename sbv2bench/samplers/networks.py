@@ -26,7 +26,7 @@ from sbv2bench.samplers.schedulers import load_scheduler, reading
 from sbv2bench.samplers.shared_parts import SHARED, check_shared_parts
 from sbv2bench.samplers.swaps import fold_into, unet_of_file
 from sbv2bench.specs import ModelSpec, PredictionType
-from sbv2bench.weights import StateDict, fold_lora, interpolate, load_adapter, some
+from sbv2bench.weights import StateDict, check_finite, fold_lora, interpolate, load_adapter, some
 
 if TYPE_CHECKING:
     from sbv2bench.registry import Registry
@@ -71,9 +71,13 @@ class StoredModel:
         Merging and folding are done in float32; an adapter on an adapter's model is folded in after it.
         """
         if self.spec.merge:
-            ends = (_named(self.spec.merge.a, self.registry), _named(self.spec.merge.b, self.registry))
-            unet, other = (StoredModel.find(end, self.registry).unet(torch.float32) for end in ends)
-            return _with_state(unet, interpolate(unet.state_dict(), other.state_dict(), self.spec.merge.weight), dtype)
+            names = (self.spec.merge.a, self.spec.merge.b)
+            unet, other = (StoredModel.find(_named(end, self.registry), self.registry).unet(torch.float32) for end in names)
+            for name, network in zip(names, (unet, other), strict=True):
+                check_finite(network.state_dict(), name)
+            mixed = interpolate(unet.state_dict(), other.state_dict(), self.spec.merge.weight)
+            check_finite(mixed, " and ".join(names))
+            return _with_state(unet, mixed, dtype)
         own = self.links[0]
         if own.holds == "lora":
             unet = StoredModel(self.spec, self.links[1:], self.registry).unet(torch.float32)

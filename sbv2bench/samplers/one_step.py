@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import SchedulerMixin, StableDiffusionPipeline
 from torch import Tensor
 
 from sbv2bench.diffusion import Schedule, predict_x0
@@ -71,17 +71,20 @@ class OneStepSampler:
         return self._components.networks()
 
     def pipeline(self) -> StableDiffusionPipeline:
-        """For the same images pass the noise as `latents`, num_inference_steps=1 and the spec's guidance_scale.
+        """For the same images pass the noise as `latents`, num_inference_steps=1 and the spec's guidance_scale."""
+        return self._components.pipeline(self.scheduler())
 
-        One trailing DDIM step that ends at alpha = 1 returns x_0 itself (Song et al. 2021, equation 12). Where the
-        student is not asked at the schedule's end, or has its own alpha_T, the schedule is one that jumps there.
+    def scheduler(self) -> SchedulerMixin:
+        """The scheduler of `pipeline`: one trailing DDIM step that ends at alpha = 1 is x_0 itself (Song et al. 2021, eq. 12).
+
+        Where the student is not asked at the schedule's end, or has its own alpha_T, the schedule is one that jumps there.
         """
         parts, spec = self._components, self.spec
         schedule = Schedule.from_config(parts.scheduler.config)
         at_the_end = spec.timestep == len(schedule) - 1 and self.alpha_T == schedule.alpha(spec.timestep)
         own = parts.scheduler if at_the_end else None
         scaled = spec.input_scaling == "sigma"
-        return parts.pipeline(jumping_scheduler(own, spec.timestep, self.alpha_T, parts.prediction_type, scaled_input=scaled))
+        return jumping_scheduler(own, spec.timestep, self.alpha_T, parts.prediction_type, scaled_input=scaled)
 
 
 def levels(spec: ModelSpec, schedule: Schedule, prediction_type: PredictionType) -> tuple[float, float]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 from paper_suites import CAPTIONS, GENERATED, write_paper_suites
 from running import block_of
@@ -80,11 +82,20 @@ def test_metrics_that_only_the_suites_own_captions_allow_are_left_out(tmp_path: 
         ("c.txt", "one\ntwo", IntegrityError, f"found 2 captions for {GENERATED} images"),
         ("c.txt", "one", InputError, "has 1 captions, expected at least two"),
         ("c.json", '{"a": 1}', IntegrityError, "no list of strings"),
-        ("c.json", "[", IntegrityError, "no captions in it"),
-        ("c.csv", "name,caption\na,b", IntegrityError, "no captions in it"),
+        ("c.json", "[", IntegrityError, "not JSON"),
+        ("c.json", '["one", 2]', IntegrityError, r"no caption in row 2 \(a int\)"),
+        ("c.csv", "name,caption\na,b", InputError, "no column 'file' among name, caption"),
         ("c.csv", "file,caption\na.png,b\na.png,c", IntegrityError, "names a file twice"),
         ("c.jsonl", '{"file": "a.png", "caption": "b"}\n{"file": "b.png", "caption": "b"}', IntegrityError, "no caption for"),
-        ("c.jsonl", '{"file": "a.png", "caption": 3}\n{"file": "b.png", "caption": "b"}', IntegrityError, "a row without"),
+        ("c.jsonl", '{"file": "a.png", "caption": 3}\n{"file": "b.png", "caption": "b"}', IntegrityError, r"line 1 \(a int\)"),
+        ("c.jsonl", '{"file": 1, "caption": "a"}\n{"file": "b.png", "caption": "b"}', IntegrityError, "line 1 names no file"),
+        ("c.txt", "one\n\ntwo\n \n", IntegrityError, r"no caption in line 2 \(blank\), line 4 \(blank\)"),
+        ("c.json", '["one", "", "two", null]', IntegrityError, r"row 2 \(blank\), row 4 \(null\)"),
+        ("c.csv", "file,caption\na.png,\nb.png,b", IntegrityError, r"no caption in line 2 \(blank\)"),
+        ("c.csv", "file,caption\na.png,a, b\nb.png,b", IntegrityError, "line 2: found 3 cells, expected 2"),
+        ("c.csv", 'file,caption\na.png,"a \\"b\\", c"\nb.png,b', IntegrityError, "line 2 is not CSV"),
+        ("c.csv", "file,caption,caption\na.png,a,b\nb.png,b,c", IntegrityError, "found 2 columns 'caption'"),
+        ("c.parquet", "PAR1", IntegrityError, "cannot be read as parquet"),
         ("c.doc", "x", InputError, "found c.doc, expected"),
     ],
 )
@@ -92,6 +103,23 @@ def test_bad_captions(place: Path, tmp_path: Path, name: str, text: str, kind: t
     registry = Registry.load(place / "catalog.yaml")
     with pytest.raises(kind, match=sentence):
         own_suite(place / "images", "coco", written(tmp_path / name, text), None, registry)
+
+
+def test_a_byte_order_mark_and_separators_that_end_no_line(tmp_path: Path) -> None:
+    captions = ["a\x85b", "a\u2028b", "a\x0cb"]
+    rows = [{"file": f"{number}.png", "caption": caption} for number, caption in enumerate(captions)]
+    plain, lines, commas = tmp_path / "c.txt", tmp_path / "c.jsonl", tmp_path / "c.csv"
+    for mark in ("", "\ufeff"):
+        for end in ("\n", "\r\n"):
+            plain.write_bytes((mark + end.join(captions) + end).encode())
+            lines.write_bytes((mark + end.join(json.dumps(row, ensure_ascii=False) for row in rows)).encode())
+            commas.write_bytes(
+                (mark + f"file,caption{end}" + end.join(f"{row['file']},{row['caption']}" for row in rows)).encode()
+            )
+            for path in (plain, lines, commas):
+                assert list(read_own_captions(path).captions) == captions
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows[::-1]), tmp_path / "c.parquet")
+    assert read_own_captions(tmp_path / "c.parquet") == read_own_captions(lines)
 
 
 def test_captions_that_are_not_text_or_not_there(place: Path, paper: Registry, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from sbv2bench.runs import evaluate as evaluate_module
 from sbv2bench.runs import plan as plan_module
 from sbv2bench.runs.options import EvalOptions
 from sbv2bench.runs.plan import EvalPlan, plan
+from sbv2bench.specs import ModelSpec, TrainedWith
 
 
 def planned(registry: Registry, model: str = "student", suite: str = "tiny", **options: object) -> EvalPlan:
@@ -40,6 +42,23 @@ def test_a_good_plan(registry: Registry) -> None:
     described = found.describe()
     assert described["num_generated"] == 20
     assert described["seeds"] == [3, 4]
+
+
+def test_what_trained_a_model_is_read_from_its_folder_and_of_a_merge_from_both(tmp_path: Path) -> None:
+    """A catalog's entry need not repeat it, so that boards know it of every student."""
+    catalog = write_tiny_suite(tmp_path / "family")
+    said = {"losses": ["vsd", "hps"], "scorers": ["tiny-hps"], "prompts": [{"source": "captions.txt"}]}
+    (tmp_path / "family" / "model" / "sbv2bench.json").write_text(
+        json.dumps({"id": "local/x", "sampler": "one_step", "steps": 1, "trained_with": said})
+    )
+    registry = Registry.load(catalog)
+    merged = {"a": "local/student", "b": "local/student", "weight": 0.5}
+    registry.add("model", ModelSpec.model_validate({"id": "local/merged", "sampler": "one_step", "steps": 1, "merge": merged}))
+    expected = TrainedWith.model_validate(said)
+    for name in ("student", "local/merged"):
+        found = planned(registry, name, metrics="clip").model
+        assert found.trained_with == expected
+        assert found.fingerprint() == found.model_copy(update={"trained_with": None}).fingerprint()
 
 
 @pytest.mark.parametrize(

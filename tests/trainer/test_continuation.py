@@ -78,7 +78,7 @@ def test_what_must_stay_is_refused_by_name(family: Path, tmp_path: Path) -> None
 def test_a_finished_run_of_other_prompts_or_code_is_not_the_answer(
     family: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from reference_trainer import loop
+    from reference_trainer import identity
 
     assert run(family, tmp_path / "run", steps=1)
     other = tmp_path / "prompts.txt"
@@ -92,7 +92,7 @@ def test_a_finished_run_of_other_prompts_or_code_is_not_the_answer(
     finally:
         Path(source).write_bytes(kept)
     assert run(family, tmp_path / "run", steps=1)
-    monkeypatch.setattr(loop, "training_code", lambda: "other")
+    monkeypatch.setattr(identity, "training_code", lambda: "other")
     with pytest.raises(InputError, match="another version of the trainer's code"):
         run(family, tmp_path / "run", steps=1)
     (tmp_path / "run" / "done.json").write_text("[]")

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from tiny_recipe import PAIRED, make_trainer, take_steps
 
-from sbv2bench.errors import InputError
+from reference_trainer import latent_shards
+from reference_trainer.latent_shards import all_latents
+from sbv2bench.errors import InputError, IntegrityError
 from sbv2bench.samplers import load_sampler
 from sbv2bench.samplers.base import PromptBlock, Stopwatch
 
@@ -71,3 +82,193 @@ def test_real_images_of_a_folder_and_of_the_world(family: Path, tmp_path: Path) 
         make_trainer(family, regularisation=PAIRED | {"kind": "real", "images": str(tmp_path), "pairs": 3})
     with pytest.raises(InputError, match="is no folder"):
         make_trainer(family, regularisation=PAIRED | {"kind": "real", "images": "nowhere"})
+
+
+def test_a_blank_caption_and_a_cut_picture_are_named(family: Path, tmp_path: Path) -> None:
+    real = {"regularisation": PAIRED | {"kind": "real", "images": str(tmp_path), "pairs": 2}}
+    for n in range(2):
+        noise = np.random.default_rng(n).integers(0, 256, (40, 40, 3), np.uint8)
+        Image.fromarray(noise).save(tmp_path / f"{n}.png")
+        (tmp_path / f"{n}.txt").write_text(f"picture {n}\n")
+    (tmp_path / "1.txt").write_text(" \n")
+    with pytest.raises(InputError, match=r"1\.txt is blank, expected the caption of 1\.png"):
+        make_trainer(family, **real)
+    (tmp_path / "1.txt").write_bytes(b"caf\xe9")
+    with pytest.raises(InputError, match=r"1\.txt cannot be read as UTF-8"):
+        make_trainer(family, **real)
+    (tmp_path / "1.txt").write_text("picture 1")
+    whole = (tmp_path / "1.png").read_bytes()
+    (tmp_path / "1.png").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(IntegrityError, match=r"1\.png: the image is broken or cut"):
+        make_trainer(family, **real)
+
+
+def test_another_picture_under_the_same_name_is_another_pair(family: Path, tmp_path: Path) -> None:
+    real = {"regularisation": PAIRED | {"kind": "real", "images": str(tmp_path), "pairs": 1}}
+    (tmp_path / "0.txt").write_text("a picture")
+    latents = []
+    for grey in (0, 200):
+        Image.fromarray(np.full((40, 40, 3), grey, np.uint8)).save(tmp_path / "0.png")
+        latents.append(make_trainer(family, **real)[0].pairs.batch(0, [0])[2])
+    assert not torch.equal(*latents)
+
+
+@pytest.mark.parametrize(("micro_batch_size", "most"), [(3, 3), (None, 8)])
+@pytest.mark.parametrize("kind", ["paired", "real"])
+def test_no_pass_is_larger_than_trainings(
+    family: Path, monkeypatch: pytest.MonkeyPatch, kind: str, micro_batch_size: int | None, most: int
+) -> None:
+    """Latents of 20 pairs, counted by the rows that the teacher's UNet or autoencoder is given at once."""
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+
+    network, method = (UNet2DConditionModel, "forward") if kind == "paired" else (AutoencoderKL, "encode")
+    original, rows = getattr(network, method), []
+
+    def counted(self: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        rows.append(len(x))
+        return original(self, x, *args, **kwargs)
+
+    monkeypatch.setattr(network, method, counted)
+    images = "world:training" if kind == "real" else ""
+    settings = PAIRED | {"kind": kind, "images": images, "pairs": 20, "teacher_guidance_scale": 2.0}
+    make_trainer(family, regularisation=settings, micro_batch_size=micro_batch_size)
+    guided = 2 if kind == "paired" else 1
+    assert max(rows) == guided * most
+    assert sum(rows) == guided * 20 * (PAIRED["teacher_steps"] if kind == "paired" else 1)
+
+
+def test_micro_batches_change_rounding_alone(family: Path, own_home: Path) -> None:
+    settings = PAIRED | {"pairs": 10, "teacher_guidance_scale": 2.0}
+    targets = []
+    for size in (1, 10):
+        trainer, _ = make_trainer(family, regularisation=settings, micro_batch_size=size)
+        targets.append(trainer.pairs.batch(0, list(range(2)))[2])
+        for path in (own_home / "pairs").rglob("*.safetensors"):
+            path.unlink()
+    assert torch.allclose(*targets, rtol=2e-3, atol=2e-3)
+
+
+def test_bfloat16_pairs_are_made_and_kept_apart(family: Path, own_home: Path) -> None:
+    for changes in ({}, {"precision": "bfloat16", "teacher_dtype": "bfloat16"}):
+        for kind in ({}, {"kind": "real", "images": "world:training", "pairs": 3}):
+            trainer, _ = make_trainer(family, regularisation=PAIRED | kind, **changes)
+            assert trainer.pairs.batch(0, [0])[2].isfinite().all()
+    assert len(list((own_home / "pairs").iterdir())) == 4
+
+
+SHAPE = (2, 3, 3)
+
+
+def numbered(numbers: Sequence[int]) -> torch.Tensor:
+    """Latents that say which pair they are of."""
+    return torch.tensor(list(numbers), dtype=torch.float32).view(-1, 1, 1, 1).expand(-1, *SHAPE)
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_processes_share_the_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: int) -> None:
+    """Each shard is made once, by whoever comes first, and nobody waits while there is one that nobody has begun."""
+    monkeypatch.setattr(latent_shards, "SHARD", 5)
+    monkeypatch.setattr(latent_shards, "_POLL", 0.01)
+    made: dict[int, list[int]] = {process: [] for process in range(processes)}
+    found, told = {}, []
+
+    def process(number: int) -> None:
+        def make(numbers: Sequence[int]) -> torch.Tensor:
+            time.sleep(0.03)
+            made[number] += numbers
+            return numbered(numbers)
+
+        def progress(done: int, count: int) -> None:
+            if number == 0:
+                told.append(done)
+
+        found[number] = all_latents(tmp_path / "pairs", 118, SHAPE, make, at_once=3, progress=progress)
+
+    threads = [threading.Thread(target=process, args=(number,)) for number in made]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(number for numbers in made.values() for number in numbers) == list(range(118))
+    share = 118 / processes
+    assert all(0.6 * share <= len(numbers) <= 1.4 * share for numbers in made.values())
+    for latents in found.values():
+        assert torch.equal(latents, numbered(range(118)).half())
+    assert told[-1] == 118 and told == sorted(told)
+
+
+KILLED = """
+import pathlib, sys, time
+from reference_trainer import latent_shards
+def make(numbers):
+    folder = pathlib.Path(sys.argv[1])
+    (folder / "00000000.part").write_bytes(b"half")
+    (folder / "begun").touch()
+    time.sleep(60)
+latent_shards.all_latents(pathlib.Path(sys.argv[1]), 6, (2, 3, 3), make, at_once=4, progress=print)
+"""
+
+
+def test_what_a_killed_process_had_begun_is_made_anew(tmp_path: Path) -> None:
+    process = subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path)])
+    while not (tmp_path / "begun").exists() and process.poll() is None:
+        time.sleep(0.05)
+    waiting = threading.Timer(0.5, lambda: os.kill(process.pid, signal.SIGKILL))
+    waiting.start()
+    began = time.monotonic()
+    latents = all_latents(tmp_path, 6, SHAPE, numbered, at_once=4, progress=lambda done, count: None)
+    assert time.monotonic() - began > 0.3  # while it lived, the shard was its own
+    process.wait()
+    assert torch.equal(latents, numbered(range(6)).half())
+    assert not list(tmp_path.glob("*.part"))
+
+
+@pytest.mark.parametrize("damage", ["cut", "fewer", "shape", "nan", "other"])
+def test_a_broken_shard_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str) -> None:
+    monkeypatch.setattr(latent_shards, "SHARD", 4)
+    calls: list[int] = []
+
+    def make(numbers: Sequence[int]) -> torch.Tensor:
+        calls.extend(numbers)
+        return numbered(numbers)
+
+    def latents() -> torch.Tensor:
+        return all_latents(tmp_path, 6, SHAPE, make, at_once=2, progress=lambda done, count: None)
+
+    latents()
+    calls.clear()
+    path = tmp_path / "00000000.safetensors"
+    if damage == "cut":
+        path.write_bytes(path.read_bytes()[:-9])
+    else:
+        whole = load_file(path)["latents"]
+        wrong = {"fewer": whole[:3], "shape": whole[:, :1], "nan": whole * float("nan"), "other": whole}[damage]
+        save_file({"else" if damage == "other" else "latents": wrong.contiguous()}, path)
+    assert torch.equal(latents(), numbered(range(6)).half())
+    assert calls == [0, 1, 2, 3]
+    assert torch.equal(load_file(path)["latents"], numbered(range(4)).half())
+
+
+def test_latents_that_are_not_finite_are_refused_and_not_kept(tmp_path: Path) -> None:
+    def make(numbers: Sequence[int]) -> torch.Tensor:
+        return numbered(numbers) * (1e5 if 3 in numbers else 1.0)
+
+    with pytest.raises(IntegrityError, match=r"pair 2 that are not finite in float16"):
+        all_latents(tmp_path, 4, SHAPE, make, at_once=2, progress=lambda done, count: None)
+    assert not list(tmp_path.glob("*.safetensors")) and not list(tmp_path.glob("*.part"))
+
+
+def test_a_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="cannot be written") as caught:
+        all_latents(tmp_path / "file" / "pairs", 4, SHAPE, numbered, at_once=2, progress=lambda done, count: None)
+    assert caught.value.fix is not None and "SBV2BENCH_HOME=" in caught.value.fix
+
+    def full(_: object, path: Path) -> None:
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(latent_shards, "save_file", full)
+    with pytest.raises(IntegrityError, match="No space left"):
+        all_latents(tmp_path / "pairs", 4, SHAPE, numbered, at_once=2, progress=lambda done, count: None)
+    assert not list((tmp_path / "pairs").glob("*.part"))

@@ -39,6 +39,8 @@ def written(path: Path, captions: list[Any], column: str = "text") -> Path:
     """The captions in the format of the suffix, with another column beside them where there are columns."""
     if path.suffix == ".txt":
         path.write_text("".join(f"{caption}\n" for caption in captions), "utf-8")
+    elif path.suffix == ".json":
+        path.write_text(json.dumps(captions), "utf-8")
     elif path.suffix == ".jsonl":
         path.write_text("".join(json.dumps({"id": 1, column: caption}) + "\n" for caption in captions), "utf-8")
     elif path.suffix == ".csv":
@@ -94,7 +96,7 @@ def test_processes_take_the_rows_of_one_order_and_a_step_is_all_that_resuming_ne
     assert set(one.prompts_at(1, -1, 4, range(4))) <= set(names)  # steps before the first, of a warmup
 
 
-@pytest.mark.parametrize("suffix", [".txt", ".jsonl", ".csv", ".parquet", ".TXT"])
+@pytest.mark.parametrize("suffix", [".txt", ".jsonl", ".csv", ".parquet", ".json", ".TXT"])
 def test_every_format_says_the_same(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"a[1]*{suffix}"  # no pattern is seen in the name
     written(tmp_path / f"b{suffix.lower()}", CAPTIONS).rename(path)
@@ -126,7 +128,7 @@ def test_sources_follow_each_other_and_a_limit_takes_the_first(tmp_path: Path) -
     assert both[[3, 0, 2, 1]] == ["e", "a", "d", "b"]
     assert both[[4, 5]] == world.captions(world.scenes("training", [0, 1]))
     assert len(both) == 6
-    assert len(opened("world:choosing")) == WORLD_LENGTH
+    assert len(opened("world:training")) == WORLD_LENGTH
     assert len(opened(first, limit=3)) == 3
     with pytest.raises(InputError, match=r"limit 4 of .*: found 3 captions"):
         opened(first, limit=4)
@@ -141,7 +143,7 @@ def test_hashes_are_of_contents_and_order(tmp_path: Path) -> None:
     assert len({*hashes, source.sha256, opened(second, limit=1).sha256}) == 5
 
 
-@pytest.mark.parametrize("suffix", [".txt", ".jsonl", ".csv", ".parquet"])
+@pytest.mark.parametrize("suffix", [".txt", ".jsonl", ".csv", ".parquet", ".json"])
 def test_a_changed_file_is_seen_though_its_time_and_size_are_the_old_ones(tmp_path: Path, suffix: str) -> None:
     path = written(tmp_path / f"a{suffix}", ["a cat", "a dog"])
     os.utime(path, (1000, 1000))
@@ -157,22 +159,27 @@ def test_a_changed_file_is_seen_though_its_time_and_size_are_the_old_ones(tmp_pa
     ("suffix", "content", "says"),
     [
         (".txt", b"", "no captions"),
-        (".txt", b"\n \n\t\n\n", r"line 1 \(blank\), line 2 \(blank\), line 3 \(blank\), expected"),
-        (".txt", b"a\n\nb\nc\n \n", r"line 2 \(blank\), line 5 \(blank\), expected"),
-        (".txt", b"a\nK\xe4se\n", "no UTF-8 at byte 3"),
-        (".txt", b"a" * (2**20 - 1) + "é".encode() + b"b\xff", f"no UTF-8 at byte {2**20 + 2}"),
-        (".txt", b"a\n\xe6\x9d", "no UTF-8 at byte 2"),
-        (".jsonl", b'{"text": "a"}\n{"text": null}\n{"text": 3}\n', r"line 2 \(null\), line 3 \(a int\)"),
+        (".txt", b"\n \n\t\n\n", "no captions, 4 blank, expected"),
+        (".txt", b"a\nK\xe4se\n", r"line 2 is not UTF-8 \(byte 3 of"),
+        (".txt", b"\xef\xbb\xbfa\n" + b"a" * 2**20 + "é".encode() + b"b\xff", rf"line 2 is not UTF-8 \(byte {2**20 + 8} of"),
+        (".txt", b"a\n\xe6\x9d", r"line 2 is not UTF-8 \(byte 2 of"),
+        (".jsonl", b'{"text": "a"}\n{"text": null}\n{"text": 3}\n', r"no caption in line 3 \(a int\), expected"),
         (".jsonl", b'{"text": "a"}\n{"txt": "b"}\n', "line 2: found no column 'text' among txt, did you mean 'txt'"),
         (".jsonl", b'{"text": "a"}\n{"text": "b"\n', "line 2 is not JSON"),
         (".jsonl", b'{"text": "a"}\n["b"]\n', "line 2: found a list, expected a JSON object"),
         (".jsonl", b'{"text": "a"}\n{"text": "\\ud800"}\n', "line 2 .half a surrogate"),
         (".csv", b"text,id\n", "no captions"),
-        (".csv", b"text,id\na,1\n,2\n", r"line 3 \(blank\)"),
+        (".csv", b"text,text\na,b\n", "found 2 columns 'text', expected one"),
+        (".csv", b"text,id\ra,1\r", "not CSV .a carriage return outside quotes"),
+        (".csv", b'text,id\n"a \\"b\\", c",1\n', "line 2 is not CSV"),
+        (".jsonl", b"[" * 100_000, "line 1 is not JSON"),
+        (".json", b'["a", 3]', r"no caption in row 2 \(a int\)"),
+        (".json", b'{"a": 1}', "no list of strings but a dict"),
+        (".json", b"[", "not JSON"),
         (".csv", b"text,id\na, b,1\n", "line 2: found 3 cells, expected 2"),
         (".csv", b'text,id\n"a,1\n', "line 2 is not CSV"),
         (".parquet", b"text", "cannot be read as parquet"),
-        (".parquet", [None, "a"], r"row 1 \(null\), expected"),
+        (".parquet", [None, None], r"no captions, 2 null, expected"),
         (".parquet", [1, 2], r"row 1 \(a int\), row 2 \(a int\), expected"),
         (".parquet", [b"\xff"], "row 1 .a bytes"),
         (".parquet", [], "no captions"),
@@ -184,22 +191,108 @@ def test_bad_files_are_refused_by_place(tmp_path: Path, own_home: Path, suffix: 
         path.write_bytes(content)
     else:
         written(path, content)
-    with pytest.raises(InputError, match=says) as caught:
+    with pytest.raises((InputError, IntegrityError), match=says) as caught:
         opened(path)
     assert path.name in str(caught.value)
+    assert len(str(caught.value).splitlines()) <= 3
     assert not list(own_home.rglob("*.*"))  # nothing half written stays
     assert all_of(opened(written(path, CAPTIONS))) == CAPTIONS  # its good twin
 
 
 def test_unknown_and_missing_sources(tmp_path: Path) -> None:
     for wrong, says in (
-        (tmp_path / "none.txt", "is not a file"),
-        (tmp_path / "a.xlsx", r"expected a file \*.txt, \*.jsonl, \*.csv, \*.parquet, hub:ORG/NAME or world:SPLIT"),
-        ("world:testing", "training, choosing, reporting"),
+        (tmp_path / "a.xlsx", r"expected a file \*.txt, \*.jsonl, \*.csv, \*.parquet, \*.json, hub:ORG/NAME or world:training"),
+        ("world:testing", "no split, expected world:training"),
+        ("world:reporting", "which suites evaluate on, expected world:training"),
+        ("world:choosing", "which suites evaluate on, expected world:training"),
         ("hub:text", "expected hub:ORG/NAME"),
     ):
         with pytest.raises(InputError, match=says):
             opened(wrong)
+
+
+@pytest.mark.parametrize("suffix", [".txt", ".jsonl", ".csv", ".parquet", ".json"])
+def test_rows_that_hold_nothing_are_left_out_counted_and_told_every_time(tmp_path: Path, own_home: Path, suffix: str) -> None:
+    nothing = ["", "\u2003\t", "a dog", "", None] if suffix not in {".txt", ".csv"} else ["", "\u2003\t", "a dog", "", ""]
+    path = written(tmp_path / f"a{suffix}", ["a cat", *nothing])
+    whole = written(tmp_path / f"b{suffix}", ["a cow"])
+    blank = nothing.count("") + 1
+    for _ in range(2):  # read, then from the cache
+        source = opened(path, whole)
+        assert all_of(source) == ["a cat", "a dog", "a cow"]
+        assert source.skipped == {"blank": blank} | ({"null": 1} if None in nothing else {})
+        (remark,) = source.remarks
+        assert f"{path}: {blank} blank" in remark and "of 6 rows left out" in remark
+        assert opened(whole).remarks == () and opened(whole).skipped == {}
+    for counts in own_home.rglob("*.json"):  # a cache without its counts is read again
+        counts.unlink()
+    assert opened(path, whole).skipped == source.skipped
+    with pytest.raises(InputError, match=r"limit 3 of .*: found 2 captions"):
+        opened(path, limit=3)
+
+
+def test_only_newlines_end_a_line(tmp_path: Path) -> None:
+    captions = ["a\x85b\x0bc", "a\u2028b", "a\rb"]
+    path = tmp_path / "a.txt"
+    path.write_bytes("\n".join(captions).encode())
+    assert all_of(opened(path)) == captions
+    lines = "".join(json.dumps({"text": caption}, ensure_ascii=False) + "\r\n" for caption in captions)
+    (tmp_path / "a.jsonl").write_bytes(lines.encode())
+    assert all_of(opened(tmp_path / "a.jsonl")) == captions
+
+
+def test_a_nested_column_is_null_where_it_is_missing(tmp_path: Path) -> None:
+    records = [{"Task2": {"Caption": "a cat"}}, {"Task2": {}}, {"Task2": None}, {"Task2": {"Caption": "a dog"}}]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(records), tmp_path / "a.parquet")
+    for name in ("a.jsonl", "a.parquet"):
+        source = opened(tmp_path / name, column="Task2.Caption")
+        assert (all_of(source), source.skipped) == (["a cat", "a dog"], {"null": 2})
+        with pytest.raises(InputError, match=r"no column 'Task3\.Caption' among Task2"):
+            opened(tmp_path / name, column="Task3.Caption")
+
+
+def test_a_long_line_is_a_caption(tmp_path: Path) -> None:
+    long = "word " * 20_000
+    for suffix in (".txt", ".jsonl", ".csv", ".parquet"):
+        assert all_of(opened(written(tmp_path / f"a{suffix}", [long, "a cat"]))) == [long, "a cat"]
+    with pytest.raises(IntegrityError, match="field larger than field limit"):  # a quote that is never closed takes no memory
+        opened(written(tmp_path / "b.csv", [long * 2]))
+
+
+@pytest.mark.parametrize(
+    ("name", "says", "fix"),
+    [
+        (
+            "journeydb-1.3m.txt",
+            "JourneyDB/JourneyDB",
+            "--from train_anno.jsonl --output {} --name journeydb-1.3m --limit 1300",
+        ),
+        ("laion-2m.txt", "laion/relaion2B-en-research-safe", "--from laion --output {} --name laion-2m --limit 2000000"),
+        ("mine.txt", "hub data sets JourneyDB/JourneyDB and laion", "--from FILE --output {} --name mine"),
+        ("mine.csv", "is not a file", "put the file there"),
+    ],
+)
+def test_a_list_that_is_not_there_says_how_to_make_it(tmp_path: Path, name: str, says: str, fix: str) -> None:
+    with pytest.raises(PrerequisiteError, match="is not a file") as caught:
+        opened(tmp_path / name)
+    assert says in caught.value.message and name in caught.value.message
+    assert fix.format(tmp_path) in str(caught.value.fix)
+    assert len(str(caught.value).splitlines()) <= 3
+
+
+def test_a_manifest_is_had_while_it_is_of_the_file(tmp_path: Path) -> None:
+    path = written(tmp_path / "a-1.3m.txt", CAPTIONS)
+    beside = tmp_path / "a-1.3m.manifest.json"
+    content = {"sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "licence": "CC0"}
+    beside.write_text(json.dumps(content))
+    source = opened(path, "world:training")
+    assert (source.manifests, source.remarks) == ((content, None), ())
+    for wrong in (json.dumps({"sha256": "0" * 64}), "[", "[]", "[" * 100_000):
+        beside.write_text(wrong)
+        source = opened(path)
+        assert source.manifests == (None,)
+        assert "does not describe a-1.3m.txt as it is now" in source.remarks[0]
 
 
 def test_a_missing_package_and_an_unwritable_cache_say_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from reference_trainer.config import RECIPES, Recipe, read_recipe, recipe_names
+from reference_trainer.show import describe
 from sbv2bench.errors import InputError
 
 PUBLISHED = Path(__file__).parents[2] / "sbv2bench" / "catalog" / "published.csv"
@@ -61,6 +63,43 @@ EXPECTED: dict[str, dict[str, Any]] = {
     },
     "nasa/sd15-b": {"steps": 60000, "clip.threshold": 0.37, "student.start": "hub:stable-diffusion-v1-5/stable-diffusion-v1-5"},
 }  # fmt: skip
+# What the paper states (nasa/: what SNOOPI's states), where it is stated; every mark [stated] is one of these.
+JOURNEYDB, LAION = "prompts/journeydb-1.3m.txt", "prompts/laion-2m.txt"
+STATED: dict[str, dict[str, Any]] = {
+    "paper/swiftbrush": {"student.start": "full/sd21"},
+    "paper/swiftbrush-turbo": {
+        "prompts": [JOURNEYDB], "student.start": "full/sd-turbo", "student.learning_rate": 1e-6, "lora_teacher.lora.rank": 64,
+        "lora_teacher.lora.alpha": 128, "lora_teacher.learning_rate": 1e-3, "vsd.teacher_guidance_scale": 4.5,
+        "optimiser.kind": "adamw", "batch_size": 64, "micro_batch_size": 16,
+    },
+    "paper/sbv2-a": {"prompts": [JOURNEYDB, LAION]},
+    "paper/efficient": {"student.learning_rate": 1e-6, "student.lora.rank": 256, "student.lora.alpha": 512},
+    "paper/efficient-clip": {
+        "tiny_decoder": "hub:madebyollin/taesd", "clip.threshold": 0.35, "clip.weight": 0.1, "clip.clamped": True,
+        "clip.decoder": "tiny",
+    },
+    "paper/sbv2-b": {"prompts": [JOURNEYDB, LAION]},
+    "paper/sbv2-b-hps": {"hps.clamped": True},
+    "paper/clip-clamped": {"clip.threshold": 0.35, "clip.weight": 0.1, "clip.clamped": True},
+    "paper/clip-naive": {"clip.clamped": False},
+    "paper/sbv2-a-reg": {"regularisation.pairs": 200_000},
+    "paper/sbv2-b-reg": {"regularisation.pairs": 200_000},
+    "paper/sb-a": {"student.start": "full/swiftbrush"},
+    "paper/sb-b": {"student.start": "full/swiftbrush"},
+    "paper/sb-a-reg": {"student.start": "full/swiftbrush"},
+    "paper/sb-b-reg": {"student.start": "full/swiftbrush"},
+    "nasa/sbv2-a": {
+        "vsd.teacher_guidance_scale": (0.5, 4.0), "vsd.lora_teacher_guidance_scale": "same", "optimiser.weight_decay": 1e-4,
+        "steps": 40_000, "precision": "bfloat16",
+    },
+    "nasa/sbv2-b": {
+        "vsd.teacher_guidance_scale": (0.5, 4.0), "vsd.lora_teacher_guidance_scale": "same", "clip.threshold": 0.37,
+        "optimiser.weight_decay": 1e-4, "steps": 40_000, "precision": "bfloat16",
+    },
+    "nasa/sd15-a": {"teacher": "hub:stable-diffusion-v1-5/stable-diffusion-v1-5", "steps": 60_000},
+    "nasa/sd15-b": {"teacher": "hub:stable-diffusion-v1-5/stable-diffusion-v1-5", "steps": 60_000},
+}  # fmt: skip
+PLAIN = {"name", "description", "prompts", "steps", "seed"}  # keys that no cost an image depends on, nor do rates and weights
 UNTRAINED = (
     "SBv2",
     "SBv2*",
@@ -178,7 +217,93 @@ def test_every_value_says_where_it_comes_from(name: str) -> None:
         if says_nothing or key in WORDS:
             continue
         assert re.search(rf"  # {MARKS}", line), f"{name}, line {number}: {line}"
-    assert "Cost, estimated: " in text(name)
+    assert "Cost, estimated by `show`: " in text(name)
+
+
+def marked(name: str, mark: str) -> set[str]:
+    """Dotted keys of the lines of a recipe's file that carry a mark."""
+    path: list[str] = []
+    found = set()
+    for line in text(name).splitlines():
+        content = line.strip()
+        if not content or content.startswith("#"):
+            continue
+        depth = (len(line) - len(line.lstrip())) // 2
+        if not content.startswith("- "):  # an entry of a list belongs to the key above it
+            path = [*path[:depth], content.partition(":")[0]]
+        if f"  # [{mark}]" in line:
+            found.add(".".join(path))
+    return found
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_marked_stated_is_what_was_stated(name: str) -> None:
+    recipe, expected = read_recipe(name), STATED.get(name, {})
+    assert marked(name, "stated") == set(expected)
+    for key, wanted in expected.items():
+        found = [prompts.source for prompts in recipe.prompts] if key == "prompts" else value(recipe, key)
+        assert found == wanted, key
+
+
+def test_the_other_alpha_is_noted_with_its_source() -> None:
+    line, below = re.search(r"^    alpha: 128  # (.*)\n    # (.*)$", text("paper/swiftbrush-turbo"), re.MULTILINE).groups()  # type: ignore[union-attr]
+    assert "108 in v1's README" in line
+    assert "vaijsc/onestep-personalization" in below
+    assert marked("paper/swiftbrush", "code") >= {"lora_teacher.lora.alpha"}
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in {"paper/swiftbrush"} and "prompts" in STATED[name]])
+def test_a_recipe_says_how_its_prompts_are_made(name: str) -> None:
+    for source in STATED[name]["prompts"]:
+        stem = source.removeprefix("prompts/").removesuffix(".txt")
+        command = f"python -m reference_trainer prompts build --from FILE --output prompts/ --name {stem}\n"
+        assert command in text(name)
+
+
+def cost_key(recipe: Recipe) -> str:
+    """Equal for recipes whose steps cost the same."""
+    tree = recipe.model_dump(mode="json", exclude=PLAIN)
+    tree["student"] |= {"start": recipe.teacher, "learning_rate": 0}
+    tree["optimiser"] |= {"weight_decay": 0}
+    tree["vsd"]["teacher_guidance_scale"] = 0  # none of ours is 1, which would save a pass
+    tree["lora_teacher"]["lora"]["alpha"] = 0
+    if tree["clip"]:
+        tree["clip"] |= {"threshold": 0, "clamped": True}
+    return json.dumps(tree, sort_keys=True)
+
+
+def alike() -> list[list[str]]:
+    """Names of the recipes, those together whose steps cost the same."""
+    groups: dict[str, list[str]] = {}
+    for name in NAMES:
+        groups.setdefault(cost_key(read_recipe(name)), []).append(name)
+    return list(groups.values())
+
+
+@pytest.mark.ci
+@pytest.mark.parametrize("names", alike(), ids=lambda names: names[0])
+def test_costs_in_the_headers_are_what_show_prints(names: list[str]) -> None:
+    first = describe(read_recipe(names[0]), processes=4)
+    work, memory, storage = (first[part] for part in ("work", "memory", "storage"))
+    an_image = work["tflop_an_image"]["total"]
+    once = work["tflop"] - work["images"] * an_image  # the pictures of another length are a ten-thousandth more or less
+    for name in names:
+        recipe = read_recipe(name)
+        total = recipe.steps * recipe.batch_size * an_image + once
+        header = re.search(
+            r"^# Cost, estimated by `show`: (\S+) TFLOP an image, (\S+) EFLOP in all(?:, (\S+) of them for the pairs[^:]*)?:\n"
+            r"# (\d+) h on 4 x A100 or (\d+) h on one H200 at 40 % of peak; (\d+) GB of memory a GPU of four, (\d+) GB of disk",
+            text(name),
+            re.MULTILINE,
+        )
+        assert header is not None, name
+        said = [float(word or 0) for word in header.groups()]
+        assert said[0] == pytest.approx(an_image, abs=0.006), name
+        assert said[1] == pytest.approx(total / 1e6, abs=0.07), name
+        assert said[2] == pytest.approx(work["tflop_for_pairs"] / 1e6, abs=0.06), name
+        hours = [total / rate / 3600 for rate in (4 * 125, 0.4 * 989)]
+        gigabytes = [memory["peak"] / 1e9, storage["disk"] / 1e9]
+        assert said[3:] == pytest.approx([*hours, *gigabytes], abs=0.6), name
 
 
 def test_merge_commands_name_recipes_whose_students_start_alike() -> None:
@@ -205,3 +330,17 @@ def test_a_wrong_key_names_the_file_its_path_and_the_nearest(tmp_path: Path) -> 
         read_recipe("paper/sbv2-b", ["clip.treshold=0.3"])
     with pytest.raises(InputError, match=r"did you mean '(paper/)?sbv2-b-hps'"):
         read_recipe("sbv2-b-hsp")
+
+
+def test_the_readmes_table_says_what_the_headers_say() -> None:
+    readme = (Path(__file__).parents[2] / "reference_trainer" / "README.md").read_text("utf-8")
+    assert len(readme.splitlines()) <= 120
+    rows = {
+        row[0]: row[1:] for row in re.findall(r"^\| `([^`]+)` \|.*\| (\S+) \| (\d+) \| (\d+) \| (\d+) \|$", readme, re.MULTILINE)
+    }
+    assert set(rows) == set(NAMES)
+    for name, (fid, *costs) in rows.items():
+        header = re.search(r"^# (\d+) h on 4 x A100 or (\d+) h on one H200[^;]*; (\d+) GB of memory", text(name), re.MULTILINE)
+        assert header is not None and list(header.groups()) == costs, name
+        of_rows = [numbers["fid"] for numbers in header_rows(name).values() if "fid" in numbers]
+        assert fid == "-" or name.endswith("b-reg") or float(fid) in of_rows, name

@@ -27,7 +27,7 @@ def test_a_true_step(name: str) -> None:
     found = json.loads(done.stdout.splitlines()[-1])
     first, second = found["figures"]
     assert all(math.isfinite(value) for figures in found["figures"] for value in figures.values())
-    assert first["vsd"] == 0.0 and second["vsd"] > 0.0
+    assert first["vsd_loss"] == 0.0 and second["vsd_loss"] > 0.0
     assert found["frozen_still"]
     assert found["moved"]["student"] > 0.9 and found["moved"]["lora_teacher"] > 0.9
     if name == "paper/sbv2-b":

@@ -1,63 +1,69 @@
 """The captions to train on: read and checked whole before training, then had by number in an order that needs no memory.
 
-The captions of a file go into an Arrow file of the cache, once for every content of the file. It is mapped, not loaded,
-so millions of captions cost no memory. The order is a function of (seed, epoch) alone: a run resumes from its step.
+Rows that hold nothing are left out, counted and told: of millions of captions, one blank line should not stop a run.
 """
 
 from __future__ import annotations
 
-import errno
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import islice
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from reference_trainer.caption_files import BATCH, READERS, check_column, checked, read_captions, sha256_captions
 from reference_trainer.config import Prompts
-from sbv2bench import paths
-from sbv2bench.atomic import whole_file
+from reference_trainer.prompts.manifest import read_manifest
+from reference_trainer.prompts.mapped import mapped
+from reference_trainer.prompts.order import Ints, shuffled_index
+from reference_trainer.prompts.public_lists import missing
 from sbv2bench.data.assets import HUB, offline
-from sbv2bench.errors import InputError, IntegrityError, PrerequisiteError
+from sbv2bench.data.caption_rows import BATCH, READERS, check_column, checked, read_rows, unit_of
+from sbv2bench.errors import InputError, PrerequisiteError
 from sbv2bench.mini import world
+from sbv2bench.provenance import sha256_file
 from sbv2bench.specs import fingerprint
 
 WORLD = "world:"
 WORLD_LENGTH = 2**20  # captions of an epoch of the world, which has no end of its own
-CACHE_VERSION = 1  # raise it when the same bytes would be read as other captions
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EIO}
-_ROUNDS = 8  # with 4, orders of ten things are measurably uneven
-_STREAM = 2**20  # far from the world's own streams
-
-Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class _Part:
-    """One source: its number of captions, the captions at some indices, and what they are (file: SHA-256 of its bytes)."""
+    """One source: its number of captions, the captions at some indices, and what they are (file: SHA-256 of its bytes).
+
+    skipped: rows that were left out, by reason. manifest: of a file that `prompts build` wrote. remarks: lines for the user.
+    """
 
     count: int
     captions: Callable[[Ints], list[str]]
     identity: str
+    skipped: Counter[str] = field(default_factory=Counter)
+    manifest: dict[str, Any] | None = None
+    remarks: tuple[str, ...] = ()
 
 
 class PromptSource:
     """All captions of a recipe: those of its sources, one source after another.
 
     identities: of each source what its captions come from: "sha256:<of the file's bytes>", "world:SPLIT", or
-    "hub:ORG/NAME:<fingerprint of the data set>".
-    Raises InputError where a source is not as it must be, PrerequisiteError where `datasets` or a hub's data set is not
-    on this machine; all of it here, nothing later.
+    "hub:ORG/NAME:<fingerprint of the data set>". counts: of each source, how many captions.
+    skipped: rows that hold nothing and were left out, by reason ("blank", "null"). remarks: lines for the user, to be said once.
+    manifests: of each source the content of its manifest, where `prompts build` made it and it is still the same.
+    Raises InputError or IntegrityError where a source is not as it must be, PrerequisiteError where a file, `datasets` or a
+    hub's data set is not on this machine; all of it here, nothing later.
     """
 
     def __init__(self, sources: Iterable[Prompts]) -> None:
         self._sources = tuple(sources)
         self._parts = [_open(source) for source in self._sources]
-        self._ends = np.cumsum([part.count for part in self._parts])
+        self.counts = tuple(part.count for part in self._parts)
+        self._ends = np.cumsum(self.counts)
         self.identities = tuple(part.identity for part in self._parts)
+        self.skipped: dict[str, int] = dict(sum((part.skipped for part in self._parts), Counter()))
+        self.remarks = tuple(remark for part in self._parts for remark in part.remarks)
+        self.manifests = tuple(part.manifest for part in self._parts)
 
     def __len__(self) -> int:
         return int(self._ends[-1])
@@ -89,26 +95,6 @@ class PromptSource:
         return self[shuffled_index(seed, number // len(self), number % len(self), len(self))]
 
 
-def shuffled_index(seed: int, epoch: int | Ints, position: Ints, count: int) -> Ints:
-    """Which of `count` things stands at a position of an epoch's order: int64 [N], for positions int64 [N] below count.
-
-    A permutation of range(count) for each (seed, epoch), |epoch| < 2**31. It is a Feistel network on the smallest 4**k that
-    holds count; what it puts outside goes through it again until it is inside (cycle walking: four times on average at most).
-    """
-    half = max(1, ((count - 1).bit_length() + 1) // 2)
-    index = np.array(position, dtype=np.int64)
-    key = np.broadcast_to(np.asarray(epoch, dtype=np.int64) << 32, index.shape)
-    outside = np.arange(len(index))
-    while len(outside):
-        left, right = index[outside] >> half, index[outside] & (2**half - 1)
-        for number in range(_ROUNDS):
-            uniform = world.random_uniform(seed, _STREAM + number, key[outside] + right, 1)[:, 0]
-            left, right = right, left ^ (uniform * 2**half).astype(np.int64)
-        index[outside] = (left << half) | right
-        outside = outside[index[outside] >= count]
-    return index
-
-
 def _open(source: Prompts) -> _Part:
     if source.source.startswith(WORLD):
         return _world(source)
@@ -117,8 +103,9 @@ def _open(source: Prompts) -> _Part:
 
 def _world(source: Prompts) -> _Part:
     split = source.source.removeprefix(WORLD)
-    if split not in world.SPLITS:
-        raise InputError(f"prompts: found {source.source!r}, expected {WORLD} and one of {', '.join(world.SPLITS)}")
+    if split != "training":
+        why = "which suites evaluate on" if split in world.SPLITS else "which is no split"
+        raise InputError(f"prompts: found {source.source!r}, {why}, expected {WORLD}training", "prompts: source: world:training")
     count = WORLD_LENGTH if source.limit is None else source.limit
     return _Part(count, lambda index: world.captions(world.scenes(split, index)), source.source)
 
@@ -126,14 +113,24 @@ def _world(source: Prompts) -> _Part:
 def _file(source: Prompts) -> _Part:
     path = Path(source.source).expanduser()
     if path.suffix.lower() not in READERS:
-        raise InputError(f"prompts: found {source.source!r}, expected a file *{', *'.join(READERS)}, hub:ORG/NAME or world:SPLIT")
+        raise InputError(
+            f"prompts: found {source.source!r}, expected a file *{', *'.join(READERS)}, hub:ORG/NAME or world:training"
+        )
     if not path.is_file():
-        raise InputError(f"prompts: {path} is not a file")
+        raise missing(path)
     datasets = _datasets()
-    sha256 = sha256_captions(path)
-    key = [sha256, path.suffix.lower(), source.column]
-    table = _mapped(datasets, key, read_captions(path, source.column), str(path))
-    return _part(table, source, f"sha256:{sha256}")
+    try:
+        sha256 = sha256_file(path)
+    except OSError as error:
+        raise InputError(f"prompts: {path} cannot be read ({error.strerror})") from error
+    where, unit = str(path), unit_of(path)
+
+    def read(skipped: Counter[str]) -> Iterator[str]:
+        rows = read_rows(path, (source.column,))
+        return checked(((number, values[0]) for number, values in rows), where, unit, skipped)
+
+    table, skipped = mapped(datasets, [sha256, path.suffix.lower(), source.column], read, where)
+    return _part(table, source, f"sha256:{sha256}", skipped, read_manifest(path, sha256))
 
 
 def _hub(source: Prompts) -> _Part:
@@ -152,11 +149,15 @@ def _hub(source: Prompts) -> _Part:
         load = f'import datasets; datasets.load_dataset("{name}", split="{source.split}")'
         raise PrerequisiteError(f"{where}: it is not on this machine ({why})", f"HF_HUB_OFFLINE=0 python -c '{load}'") from error
     check_column(source.column, loaded.column_names, where)
-    batches = loaded.select_columns(source.column).iter(BATCH)
-    rows = enumerate((value for batch in batches for value in batch[source.column]), 1)
     identity = f"{source.source}:{loaded._fingerprint}"
-    table = _mapped(datasets, [identity, source.column], checked(rows, where, "row"), where)
-    return _part(table, source, identity)
+
+    def read(skipped: Counter[str]) -> Iterator[str]:
+        batches = loaded.select_columns(source.column).iter(BATCH)
+        rows = enumerate((value for batch in batches for value in batch[source.column]), 1)
+        return checked(rows, where, "row", skipped)
+
+    table, skipped = mapped(datasets, [identity, source.column], read, where)
+    return _part(table, source, identity, skipped)
 
 
 def _datasets() -> Any:
@@ -170,34 +171,23 @@ def _datasets() -> Any:
     return datasets
 
 
-def _part(table: Any, source: Prompts, identity: str) -> _Part:
+def _part(
+    table: Any,
+    source: Prompts,
+    identity: str,
+    skipped: Counter[str],
+    told: tuple[dict[str, Any] | None, str | None] = (None, None),
+) -> _Part:
+    """told: a manifest and a remark on it, as `read_manifest` gives them."""
+    manifest, remark = told
+    remarks = (remark,) if remark else ()
     if source.limit is not None and source.limit > len(table):
         raise InputError(f"prompts: limit {source.limit} of {source.source}: found {len(table)} captions")
-    return _Part(source.limit or len(table), lambda index: list(table[index]["text"]), identity)
-
-
-def _mapped(datasets: Any, key: list[str], captions: Iterator[str], where: str) -> Any:
-    """The captions as a memory-mapped data set with the column `text`, read only if the cache has no file of this key."""
-    folder = paths.home() / "prompts"
-    path = folder / f"{fingerprint([CACHE_VERSION, *key])[:32]}.arrow"
-    if not path.is_file():
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            _write(path, captions)
-        except OSError as error:
-            kind = IntegrityError if error.errno in _FULL else InputError
-            raise kind(
-                f"{where}: its captions cannot be written to {folder} ({error.strerror})",
-                "SBV2BENCH_HOME=FOLDER with a folder that you may write",
-            ) from error
-    return datasets.Dataset.from_file(str(path))
-
-
-def _write(path: Path, captions: Iterator[str]) -> None:
-    """Write an Arrow file; of several processes the last one's stays, and they are equal."""
-    import pyarrow
-
-    schema = pyarrow.schema({"text": pyarrow.string()})
-    with whole_file(path) as file, pyarrow.ipc.new_stream(file, schema) as writer:
-        while batch := list(islice(captions, BATCH)):
-            writer.write_batch(pyarrow.record_batch([pyarrow.array(batch, pyarrow.string())], schema))
+    if skipped:
+        counts = " and ".join(f"{count:,} {reason}" for reason, count in sorted(skipped.items()))
+        remarks = (
+            f"{source.source}: {counts} of {len(table) + skipped.total():,} rows left out, which hold no caption",
+            *remarks,
+        )
+    captions = source.limit or len(table)
+    return _Part(captions, lambda index: list(table[index]["text"]), identity, skipped, manifest, remarks)
