@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from contextlib import redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -157,10 +158,13 @@ def evaluate_merged(stage: Stage) -> None:
 
     results = stage.folder / "results"
     arguments = ["eval", "--model", str(stage.merged), "--suite", SUITE, "--device", "cpu", "--results", str(results)]
-    code = app(arguments, standalone_mode=False)
+    said = io.StringIO()
+    with redirect_stderr(said):
+        code = app(arguments, standalone_mode=False)
+    print(said.getvalue())
     written = [path for path in results.rglob("*.json") if "metrics" in json.loads(path.read_text("utf-8"))]
     if code or len(written) != 1:
-        raise LegFailed(f"exit {code}, {len(written)} result files")
+        raise LegFailed(f"exit {code}, {len(written)} result files: {_last_said(said.getvalue())}")
     values = {name: metric["value"] for name, metric in json.loads(written[0].read_text("utf-8"))["metrics"].items()}
     if "clip_score" not in values or not all(map(math.isfinite, values.values())):
         raise LegFailed(f"found {values}, expected finite numbers and clip_score among them")
@@ -206,6 +210,11 @@ def _unet(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def _last_line(log: Path) -> str:
-    lines: Sequence[str] = [line for line in log.read_text("utf-8", errors="replace").splitlines() if line.strip()]
-    said = [line for line in lines if line.startswith("error: ")]
-    return (said or lines or ["it said nothing"])[-1].strip()[:300]
+    return _last_said(log.read_text("utf-8", errors="replace"))
+
+
+def _last_said(text: str) -> str:
+    """The error that a command told, or else its last line."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    errors = [line for line in lines if line.startswith("error: ")]
+    return (errors or lines or ["it said nothing"])[-1][:300]
