@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import json
 import math
 import signal
 import subprocess
 import sys
 import time
-from contextlib import redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -153,18 +151,15 @@ def merge_exports(stage: Stage) -> None:
 
 
 def evaluate_merged(stage: Stage) -> None:
-    """`sbv2bench eval` of the merged model, from the command line on."""
-    from sbv2bench.cli import app
-
-    results = stage.folder / "results"
+    """`sbv2bench eval` of the merged model, as a process."""
+    results, log = stage.folder / "results", stage.folder / "eval.log"
     arguments = ["eval", "--model", str(stage.merged), "--suite", SUITE, "--device", "cpu", "--results", str(results)]
-    said = io.StringIO()
-    with redirect_stderr(said):
-        code = app(arguments, standalone_mode=False)
-    print(said.getvalue())
+    with log.open("w") as file:
+        command = [sys.executable, "-m", "sbv2bench", *arguments]
+        done = subprocess.run(command, stdout=file, stderr=file, timeout=PATIENCE, check=False)
     written = [path for path in results.rglob("*.json") if "metrics" in json.loads(path.read_text("utf-8"))]
-    if code or len(written) != 1:
-        raise LegFailed(f"exit {code}, {len(written)} result files: {_last_said(said.getvalue())}")
+    if done.returncode or len(written) != 1:
+        raise LegFailed(f"exit {done.returncode}, {len(written)} result files: {_last_line(log)}")
     values = {name: metric["value"] for name, metric in json.loads(written[0].read_text("utf-8"))["metrics"].items()}
     if "clip_score" not in values or not all(map(math.isfinite, values.values())):
         raise LegFailed(f"found {values}, expected finite numbers and clip_score among them")
@@ -210,11 +205,7 @@ def _unet(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def _last_line(log: Path) -> str:
-    return _last_said(log.read_text("utf-8", errors="replace"))
-
-
-def _last_said(text: str) -> str:
     """The error that a command told, or else its last line."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    lines = [line.strip() for line in log.read_text("utf-8", errors="replace").splitlines() if line.strip()]
     errors = [line for line in lines if line.startswith("error: ")]
     return (errors or lines or ["it said nothing"])[-1][:300]
