@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from sbv2bench.errors import InputError
+from sbv2bench.errors import InputError, SBV2BenchError
 from sbv2bench.shell import Shell, print_json
 
 if TYPE_CHECKING:
@@ -212,6 +212,31 @@ def prompts_build(
     typer.echo(
         f"{output / made['file']}: captions: {made['captions']:,} of {made['rows']:,} rows; left out: {left_out}", err=True
     )
+
+
+@app.command()
+def rehearse(
+    recipe: Annotated[str, typer.Argument(help="a recipe of the package, a YAML file, or all", metavar="RECIPE|all")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="key.path=value over the recipe")] = None,
+    *,
+    json_output: Annotated[bool, typer.Option("--json", help="one JSON document on stdout")] = False,
+) -> None:
+    """A recipe from warm-up to evaluation on small copies of its base, as a laptop can run it: a line for each leg.
+
+    It trains, draws, measures, is killed, resumes, exports, merges and evaluates by the code of those commands. Exit 1 names
+    the leg that failed.
+    """
+    from reference_trainer.config import read_recipe
+
+    if recipe != "all":
+        read_recipe(recipe, overrides or ())  # a wrong name costs no library's import
+    from reference_trainer.rehearse.run import carry_out
+
+    document, failure = carry_out(recipe, overrides or (), lambda line: typer.echo(line, err=json_output))
+    if json_output:
+        print_json(document)
+    if failure:
+        raise SBV2BenchError(failure)
 
 
 @app.command()

@@ -35,6 +35,14 @@ MODELS = {
     "full/swiftbrush": _SD21,
     "hub:stable-diffusion-v1-5/stable-diffusion-v1-5": _SD15,
 }
+# The same ids -> the scheduler's file and model_index.json as they are on the hub.
+SCHEDULERS = {
+    "full/sd21": "sd21-base-scheduler",
+    "full/sd-turbo": "sd-turbo-scheduler",
+    "full/swiftbrush": "sd21-base-scheduler",
+    "hub:stable-diffusion-v1-5/stable-diffusion-v1-5": "sd15-scheduler",
+}
+INDEXES = {name: "sd15-index" if found is _SD15 else "sd21-base-index" for name, found in MODELS.items()}
 DECODERS = {"hub:madebyollin/taesd": "taesd"}
 SCORERS = {"openclip-b32-laion2b-s34b-b79k": "ViT-B-32", "hpsv2-v2.0": "ViT-H-14", "hpsv2-v2.1": "ViT-H-14"}  # OpenCLIP's names
 _PARTS = {"unet": UNETS, "text_encoder": ("text_encoder",), "vae": ("vae",)}  # part -> folders that it may lie in
@@ -64,9 +72,9 @@ class Blank:
             student = UNet2DConditionModel.from_config(config(recipe.student.start, "unet", registry))
             text_encoder = CLIPTextModel(CLIPTextConfig.from_dict(config(recipe.teacher, "text_encoder", registry))).to(frozen)
             vae = _autoencoder(config(recipe.teacher, "vae", registry)).to(frozen)
-            tiny = _autoencoder(_tiny_config(recipe.tiny_decoder)) if recipe.tiny_decoder else None
+            tiny = _autoencoder(tiny_config(recipe.tiny_decoder)) if recipe.tiny_decoder else None
             losses = {name: loss for name, loss in (("clip", recipe.clip), ("hps", recipe.hps)) if loss}
-            scorers = {name: open_clip.CLIP(**_scorer_config(loss.scorer, registry)) for name, loss in losses.items()}
+            scorers = {name: open_clip.CLIP(**scorer_config(loss.scorer, registry)) for name, loss in losses.items()}
             perceptual = _vgg() if recipe.regularisation and recipe.regularisation.distance == "lpips" else None
             for network in (text_encoder, vae, tiny, perceptual, *scorers.values()):
                 if network is not None:
@@ -103,11 +111,11 @@ def config(model: str, part: str, registry: Registry) -> dict[str, Any]:
     Raises InputError (no such model), PrerequisiteError (not on this machine, or without that part).
     """
     if model in MODELS:
-        return _own(MODELS[model][part])
+        return own(MODELS[model][part])
     spec = registry.model(model)
     for known in (spec.id, spec.location):
         if known in MODELS:
-            return _own(MODELS[known][part])
+            return own(MODELS[known][part])
     return _stored(spec, part, registry)
 
 
@@ -124,26 +132,34 @@ def _stored(spec: ModelSpec, part: str, registry: Registry) -> dict[str, Any]:
     raise PrerequisiteError(f"{folders[0]}: no {part}/config.json found", "copy or download the whole model")
 
 
-def _tiny_config(location: str) -> dict[str, Any]:
+def tiny_config(location: str) -> dict[str, Any]:
+    """The config of an AutoencoderTiny at a location. Raises what finding a location raises."""
     if location in DECODERS:
-        return _own(DECODERS[location])
+        return own(DECODERS[location])
     found: dict[str, Any] = read_json(resolve_location(location) / "config.json")
     return found
 
 
-def _scorer_config(scorer: str, registry: Registry) -> dict[str, Any]:
-    """Arguments of open_clip.CLIP: embed_dim, vision_cfg, text_cfg."""
+def scorer_config(scorer: str, registry: Registry) -> dict[str, Any]:
+    """Arguments of open_clip.CLIP: embed_dim, vision_cfg, text_cfg. Raises InputError where it is not of kind open_clip."""
     if scorer in SCORERS:
         found: dict[str, Any] = open_clip.get_model_config(SCORERS[scorer])
     else:
         spec = registry.extractor(scorer)
         if spec.kind != "open_clip":
             raise InputError(f"scorer {scorer}: is a {spec.kind}, expected an extractor of kind open_clip")
-        found = read_json(resolve_location(spec.location) / "open_clip_config.json")["model_cfg"]
+        if spec.architecture:
+            found = open_clip.get_model_config(spec.architecture)
+            if found is None:
+                raise InputError(f"extractor {scorer}: found architecture {spec.architecture!r}, expected one of OpenCLIP's")
+        else:
+            name = "open_clip_config.json"
+            found = read_json(resolve_location(spec.location, files=(name,)) / name)["model_cfg"]
     return {name: found[name] for name in ("embed_dim", "vision_cfg", "text_cfg")}
 
 
-def _own(name: str) -> dict[str, Any]:
+def own(name: str) -> dict[str, Any]:
+    """A file of this folder, by its name without .json."""
     content: dict[str, Any] = json.loads((files(__package__) / f"{name}.json").read_text("utf-8"))
     return content
 
