@@ -56,7 +56,7 @@ def student(family: Path, prediction_type: str = "epsilon", **changes: Any) -> N
     """A student that has taken two steps."""
     lora, start = changes.pop("lora", None), changes.pop("start", str(family / "start"))
     own = {"start": start, "learning_rate": 1e-2, "lora": lora, **changes.pop("student", {})}
-    trainer, prompts = make_trainer(family, student=own, prediction_type=prediction_type, **changes)
+    trainer, _ = make_trainer(family, student=own, prediction_type=prediction_type, **changes)
     take_steps(trainer, 2)
     return trainer.networks
 
