@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from reference_trainer.networks import STUDENT
-from reference_trainer.step import Trainer
+from reference_trainer.step import MOMENT_BYTES, Trainer
 from sbv2bench.errors import InputError, IntegrityError
 from sbv2bench.provenance import sha256_file
 
@@ -169,11 +169,11 @@ def checkpoint_step(folder: Path) -> Progress | None:
 
 def snapshot_bytes(trainer: Trainer) -> int:
     """Size of a checkpoint when the optimisers' moments are there."""
-    bytes_a_weight = dict.fromkeys(trainer.rates, 4 + (8 if trainer.recipe.optimiser.kind == "adamw" else 2))
+    bytes_a_weight = dict.fromkeys(trainer.rates, 4 + MOMENT_BYTES[trainer.recipe.optimiser.kind])
     if trainer.networks.average is not None:
         bytes_a_weight[STUDENT] += 4
     sizes = {name: sum(p.numel() for p in trainer.networks.trained(name).values()) for name in trainer.rates}
-    return sum(bytes_a_weight[name] * size for name, size in sizes.items())
+    return int(sum(bytes_a_weight[name] * size for name, size in sizes.items()))
 
 
 def checkpoints(folder: Path) -> list[Path]:

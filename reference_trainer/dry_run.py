@@ -52,7 +52,8 @@ def try_out(recipe: Recipe, run: Path, *, device: str = "auto") -> dict[str, Any
     peak = _peak(place.device) - before
     share = recipe.batch_size // place.processes
     micro = min(recipe.micro_batch_size or share, share)
-    estimate = describe(recipe, processes=place.processes)
+    kind = "cuda" if place.device.type == "cuda" else "cpu"
+    estimate = describe(recipe, processes=place.processes, device=kind)  # type: ignore[arg-type]
     largest = _largest_by_trial(trainer, micro, share) if place.device.type == "cuda" else None
     grid = checkpoint = taken = size = 0.0
     if place.main:

@@ -18,12 +18,12 @@ from reference_trainer.config import Recipe
 from reference_trainer.pairs import AT_ONCE as PAIRS_AT_ONCE
 from reference_trainer.pictures import GRID, PANELS
 from reference_trainer.rehearsal import Rehearsal, teacher_calls
+from reference_trainer.step import MOMENT_BYTES
 from sbv2bench.registry import Registry
 from sbv2bench.specs import SuiteSpec
 
 PICTURES = 4  # at most so many images a decode of grids and panels
 _FLOAT32 = 4  # bytes
-_MOMENTS = {"adamw": 8.0, "adamw8bit": 2.0 + 8 / 256}  # bytes a weight; 8 bit: two bytes, and two float32 scales for 256 weights
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,7 @@ def memory(
     batch = recipe.batch_size // processes
     micro = min(recipe.micro_batch_size or batch, batch)
     student, adapter = _trained(blank.student), _trained(blank.teacher)
-    moments = _MOMENTS[recipe.optimiser.kind]
+    moments = MOMENT_BYTES[recipe.optimiser.kind]
     resident = {
         "teacher": _bytes(blank.teacher) - _FLOAT32 * adapter,
         "student": _bytes(blank.student),
@@ -243,7 +243,7 @@ def storage(recipe: Recipe, blank: Blank) -> dict[str, int]:
     """
     student, adapter = _trained(blank.student), _trained(blank.teacher)
     average = _FLOAT32 * student if recipe.ema else 0
-    moments = _MOMENTS[recipe.optimiser.kind]
+    moments = MOMENT_BYTES[recipe.optimiser.kind]
     checkpoint = int((_FLOAT32 + moments) * (student + adapter)) + average
     kept = min(recipe.keep_checkpoints + 1, math.ceil(recipe.steps / recipe.checkpoint_every))
     host = {"snapshot": checkpoint, "ema": average if recipe.ema_on_cpu else 0, "weights_under_the_average": average}

@@ -23,6 +23,8 @@ from sbv2bench.diffusion import add_noise
 from sbv2bench.errors import InputError, IntegrityError, PrerequisiteError
 
 BUCKET = 2**24  # gradients a message
+# Of both moments of a weight; in 8 bit two bytes, and two float32 scales for 256 weights.
+MOMENT_BYTES = {"adamw": 8.0, "adamw8bit": 2.0 + 8 / 256}
 BINS = 10  # of timesteps, in which the LoRA teacher's loss is logged
 FRESH = 2**32  # between the seeds of the captions' orders for further updates of the LoRA teacher
 
