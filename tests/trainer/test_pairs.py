@@ -61,7 +61,7 @@ def test_the_paired_loss_pulls_the_student_to_the_teachers_images(family: Path) 
         "regularisation": PAIRED | {"distance": "latents", "weight": 1.0, "batch_size": 4},
     }
     trainer, _ = make_trainer(family, steps=40, **warm_up)
-    figures = [step["regularisation"] for step in take_steps(trainer, 40)]
+    figures = [step["regularisation_loss"] for step in take_steps(trainer, 40)]
     assert np.mean(figures[-5:]) < 0.7 * np.mean(figures[:5])
 
 

@@ -93,4 +93,3 @@ def test_two_processes_stop_at_the_same_step(family: Path, tmp_path: Path) -> No
     (kept,) = checkpoints(tmp_path / "run" / "checkpoints")
     assert f"stopped after step {int(kept.name)}" in rest
     assert all(bool(value.isfinite().all()) for value in load_file(kept / "student.safetensors").values())
-    assert "Traceback" not in rest.partition("torch.distributed")[0]
