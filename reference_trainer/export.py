@@ -28,7 +28,7 @@ from sbv2bench.samplers.components import load_unet
 from sbv2bench.samplers.networks import StoredModel, quiet
 from sbv2bench.samplers.one_step import OneStepSampler
 from sbv2bench.specs import ModelSpec
-from sbv2bench.weights import StateDict, fold_lora, lora_settings
+from sbv2bench.weights import StateDict, fold_lora
 
 
 def export_student(
