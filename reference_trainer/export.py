@@ -21,6 +21,7 @@ from reference_trainer import origins
 from reference_trainer.networks import STUDENT, Networks
 from reference_trainer.prompts import PromptSource
 from sbv2bench.atomic import whole_folder
+from sbv2bench.data.adapter_config import lora_settings
 from sbv2bench.data.assets import NAMED
 from sbv2bench.data.chain import ADAPTER, chain
 from sbv2bench.data.training import trained_with, united

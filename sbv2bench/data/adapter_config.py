@@ -1,4 +1,4 @@
-"""What a LoRA adapter's tensors do not say themselves: peft's adapter_config.json, each key understood or refused. No torch here."""
+"""What a LoRA's tensors do not say themselves: peft's adapter_config.json, each key understood or refused. No torch here."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 from sbv2bench.errors import IntegrityError
 
-WHOLE = 'save the whole network where it was trained: model.merge_and_unload().save_pretrained("unet"), and name that, holds: unet'
+WHOLE = 'save the whole network where it was trained, model.merge_and_unload().save_pretrained("unet"), and name it, holds: unet'
 # Initialisations that leave the base's weights as they are; what they put into A and B is in the adapter's tensors.
 # PiSSA, OLoRA, LoftQ, CorDA and LoRA-GA take what they put there out of the base, which the adapter does not hold.
 _KEEPS_THE_BASE = frozenset({"true", "false", "none", "gaussian", "eva", "orthogonal", "mica"})

@@ -21,7 +21,6 @@ from sbv2bench import paths
 from sbv2bench.atomic import write_whole
 from sbv2bench.provenance import sha256_file
 
-
 _TRUSTING: ContextVar[bool] = ContextVar("trusting", default=True)
 
 

@@ -1,4 +1,4 @@
-"""The parts that a chain of folders brings: every one has a place in the pipeline, and none stands in two versions. No torch here.
+"""The parts that a chain of folders brings: each has a place in the pipeline, and none is there twice. No torch here.
 
 A part is a folder of one network, tokenizer or scheduler. What a pipeline's own `model_index.json` leaves out of its own
 folder is its author's choice; what a folder above brings for it is meant to be used, or it is refused by name.

@@ -16,11 +16,12 @@ from transformers import PreTrainedTokenizerBase
 
 from sbv2bench.data.assets import pickles_allowed, read_json
 from sbv2bench.errors import InputError, IntegrityError
-from sbv2bench.samplers.base import Images, PromptBlock, Stopwatch, generators, initial_noise, to_uint8
+from sbv2bench.samplers.base import Images, PromptBlock, Stopwatch, generators, initial_noise, refuse_unused, to_uint8
 from sbv2bench.samplers.components import check_guidance, embeds_guidance, is_guided
 from sbv2bench.samplers.networks import StoredModel, check_scaling, quiet
-from sbv2bench.samplers.schedulers import load_scheduler, make_scheduler, reading, set_timesteps
+from sbv2bench.samplers.schedulers import load_scheduler, make_scheduler, reading
 from sbv2bench.samplers.swaps import fold_into
+from sbv2bench.samplers.timesteps import check_walk, count_calls, set_timesteps
 from sbv2bench.specs import ModelSpec
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ class PipelineSampler:
         """Loads the pipeline; no remote code, no safety checker. Raises InputError where it is not text-to-image by seed."""
         if spec.merge:
             raise InputError(f"{spec.id}: `sampler: pipeline` cannot merge, expected multi_step or one_step")
+        refuse_unused(spec, "timestep", "alpha_T", "input_scaling")
         self.spec = spec
         guided = is_guided(spec.guidance_scale)
         self._device, self._dtype = torch.device(device), dtype
@@ -76,8 +78,14 @@ class PipelineSampler:
             "latents": self._noise(rngs),
             "output_type": "pt",
         }
+        if self.spec.steps != 2:  # SANA-Sprint's default is for its two steps alone
+            arguments["intermediate_timesteps"] = None
         with torch.inference_mode(), stopwatch.stage("denoise"):
-            images = pipeline(**{key: value for key, value in arguments.items() if key in self._arguments}).images
+            try:
+                images = pipeline(**{key: value for key, value in arguments.items() if key in self._arguments}).images
+            except ValueError as error:  # what a pipeline says of arguments that it cannot take
+                first = (str(error) or type(error).__name__).splitlines()[0][:200]
+                raise InputError(f"{self.spec.id}: {type(pipeline).__name__} cannot be asked so: {first}") from error
             return to_uint8(images)
 
     def networks(self) -> dict[str, torch.nn.Module]:
@@ -93,15 +101,18 @@ class PipelineSampler:
         """A pipeline writes to itself, its scheduler and its tokenizers while it runs; its networks it only reads.
 
         So the networks are shared, a thread keeps its copy of the tokenizers, which are slow to copy, and a scheduler is
-        new for each block.
+        new for each block. An autoencoder that its pipeline casts to float32 and back while it decodes (SDXL's in float16)
+        is a thread's own too, where there may be several: on a CPU.
         """
-        if not hasattr(self._of_thread, "tokenizers"):
+        if not hasattr(self._of_thread, "parts"):
             parts = self._pipeline.components.items()
-            tokenizers = {name: copy.deepcopy(part) for name, part in parts if isinstance(part, PreTrainedTokenizerBase)}
-            self._of_thread.tokenizers = tokenizers
+            own = {name: copy.deepcopy(part) for name, part in parts if isinstance(part, PreTrainedTokenizerBase)}
+            if self._device.type == "cpu" and _is_cast_in_place(self._pipeline):
+                own["vae"] = copy.deepcopy(self._pipeline.vae)
+            self._of_thread.parts = own
         pipeline = copy.copy(self._pipeline)
         schedulers = {name: copy.deepcopy(part) for name, part in pipeline.components.items() if isinstance(part, SchedulerMixin)}
-        vars(pipeline).update(self._of_thread.tokenizers | schedulers)
+        vars(pipeline).update(self._of_thread.parts | schedulers)
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
 
@@ -122,12 +133,22 @@ class PipelineSampler:
         steps = self.spec.steps
         if scheduler is not None:
             set_timesteps(scheduler, self.spec)
-            steps = len(scheduler.timesteps)
+            steps = count_calls(scheduler)
+            unet = getattr(self._pipeline, "unet", None)
+            if unet is not None and hasattr(scheduler, "alphas_cumprod"):
+                check_walk(scheduler, self.spec, unet.config.in_channels)
         denoiser = self._denoiser()
         return steps * (2 if guided and not (denoiser is not None and embeds_guidance(denoiser)) else 1)
 
     def _denoiser(self) -> Any:
         return getattr(self._pipeline, "unet", None) or getattr(self._pipeline, "transformer", None)
+
+
+def _is_cast_in_place(pipeline: DiffusionPipeline) -> bool:
+    """Whether a pipeline changes its autoencoder's dtype while it runs."""
+    vae = getattr(pipeline, "vae", None)
+    upcast = hasattr(pipeline, "upcast_vae") and vae is not None and bool(vae.config.get("force_upcast"))
+    return upcast and vae.dtype == torch.float16
 
 
 def _load(stored: StoredModel, dtype: torch.dtype) -> tuple[Path, DiffusionPipeline]:
