@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from sbv2bench.registry import Registry
 
 SLOTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
-_AUTOENCODERS = {"AutoencoderKL": AutoencoderKL, "AutoencoderTiny": AutoencoderTiny}
+AUTOENCODERS = {"AutoencoderKL": AutoencoderKL, "AutoencoderTiny": AutoencoderTiny}
 
 
 @dataclass(frozen=True)
@@ -105,9 +105,9 @@ class StoredModel:
         """The autoencoder. Raises IntegrityError where its scaling_factor is not the one that the spec expects."""
         folder = self._slot("vae")
         name = read_json(folder / "config.json").get("_class_name") if (folder / "config.json").is_file() else None
-        if name not in _AUTOENCODERS:
-            raise InputError(f"{folder}/config.json: _class_name is {name!r}, expected {' or '.join(_AUTOENCODERS)}")
-        vae = _load_network(_AUTOENCODERS[name], folder, dtype)
+        if name not in AUTOENCODERS:
+            raise InputError(f"{folder}/config.json: _class_name is {name!r}, expected {' or '.join(AUTOENCODERS)}")
+        vae = _load_network(AUTOENCODERS[name], folder, dtype)
         check_scaling(self.spec, vae, folder)
         return vae
 

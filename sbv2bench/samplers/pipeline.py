@@ -5,22 +5,21 @@ from __future__ import annotations
 import copy
 import inspect
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-import transformers
 from diffusers import DiffusionPipeline, SchedulerMixin
 from transformers import PreTrainedTokenizerBase
 
 from sbv2bench.data.assets import pickles_allowed, read_json
-from sbv2bench.errors import InputError, IntegrityError
+from sbv2bench.errors import InputError
 from sbv2bench.samplers.base import Images, PromptBlock, Stopwatch, generators, initial_noise, refuse_unused, to_uint8
 from sbv2bench.samplers.components import check_guidance, embeds_guidance, is_guided
 from sbv2bench.samplers.networks import StoredModel, check_scaling, quiet
+from sbv2bench.samplers.pipeline_parts import check_whole, proved_parts
 from sbv2bench.samplers.schedulers import load_scheduler, make_scheduler, reading
-from sbv2bench.samplers.swaps import fold_into
 from sbv2bench.samplers.timesteps import check_walk, count_calls, set_timesteps
 from sbv2bench.specs import ModelSpec
 
@@ -166,9 +165,7 @@ def _load(stored: StoredModel, dtype: torch.dtype) -> tuple[Path, DiffusionPipel
     if "vae" in parts and scheduler.is_dir():
         own["scheduler"] = load_scheduler(scheduler)
         stored.prediction_type(own["scheduler"])
-    if "unet" in parts and not stored.unet_is_in(folder):
-        own["unet"] = stored.unet(dtype)
-    own |= _brought(stored, folder, parts, dtype)
+    own |= proved_parts(stored, folder, dtype)
     with quiet(), reading(folder):
         pipeline = DiffusionPipeline.from_pretrained(
             folder,
@@ -177,48 +174,10 @@ def _load(stored: StoredModel, dtype: torch.dtype) -> tuple[Path, DiffusionPipel
             local_files_only=True,
             **own,
         )
-    if spec.holds == "lora" and "unet" not in own:  # in the run's dtype: a large UNet in float32 besides would be too much
-        fold_into(pipeline.unet, stored.links[0].folder)
     if getattr(getattr(pipeline, "vae", None), "config", {}).get("scaling_factor") is not None:
         check_scaling(spec, pipeline.vae, folder / "vae")
-    if own.keys() & {"unet", "vae", "text_encoder", "text_encoder_2"}:
-        _check_fit(folder, pipeline)
+    check_whole(folder, pipeline)
     return folder, pipeline
-
-
-def _brought(stored: StoredModel, folder: Path, parts: Mapping[str, Any], dtype: torch.dtype) -> dict[str, Any]:
-    """The autoencoder, text encoders and tokenizers that take the place of the pipeline's own."""
-    found: dict[str, Any] = {}
-    if stored.spec.vae and "vae" not in parts:
-        raise InputError(f"{folder}: {parts.get('_class_name')} has no vae, so {stored.spec.vae} would not be used")
-    if stored.spec.vae:
-        found["vae"] = stored.vae(dtype)
-    for name, place in stored.replaced(folder).items():
-        kind = getattr(transformers, parts[name][1], None)
-        if name == "vae":
-            found["vae"] = stored.vae(dtype)
-        elif name != "scheduler" and (parts[name][0] != "transformers" or kind is None):
-            raise InputError(f"{place}: cannot take the place of a {parts[name][1]} of {parts[name][0]}, expected transformers")
-        elif name.startswith("text_encoder"):
-            found[name] = stored.text_encoder(dtype, name, kind)
-        elif name.startswith("tokenizer"):
-            found[name] = stored.tokenizer(name, kind)
-    return found
-
-
-def _check_fit(folder: Path, pipeline: DiffusionPipeline) -> None:
-    """IntegrityError where parts of different models were put together, which only the first image would show."""
-    unet, vae = getattr(pipeline, "unet", None), getattr(pipeline, "vae", None)
-    if unet is None or vae is None:
-        return
-    if unet.config.in_channels != vae.config.latent_channels:
-        latents = f"UNet makes {unet.config.in_channels} latent channels, autoencoder decodes {vae.config.latent_channels}"
-        raise IntegrityError(f"{folder}: parts of different models: {latents}")
-    encoders = [getattr(pipeline, name, None) for name in ("text_encoder", "text_encoder_2")]
-    width = sum(encoder.config.hidden_size for encoder in encoders if encoder is not None)
-    reads = unet.config.cross_attention_dim
-    if isinstance(reads, int) and unet.config.get("encoder_hid_dim_type") is None and reads != width:
-        raise IntegrityError(f"{folder}: parts of different models: UNet reads text of width {reads}, encoders write {width}")
 
 
 def _resolution(spec: ModelSpec, pipeline: DiffusionPipeline) -> int:
