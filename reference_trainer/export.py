@@ -23,7 +23,8 @@ from reference_trainer.prompts import PromptSource
 from sbv2bench.atomic import whole_folder
 from sbv2bench.data.adapter_config import lora_settings
 from sbv2bench.data.assets import NAMED
-from sbv2bench.data.chain import ADAPTER, chain
+from sbv2bench.data.chain import chain
+from sbv2bench.data.parts import ADAPTER
 from sbv2bench.data.training import trained_with, united
 from sbv2bench.samplers.components import load_unet
 from sbv2bench.samplers.networks import StoredModel, quiet

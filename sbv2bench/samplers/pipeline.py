@@ -145,9 +145,10 @@ class PipelineSampler:
 
 def _is_cast_in_place(pipeline: DiffusionPipeline) -> bool:
     """Whether a pipeline changes its autoencoder's dtype while it runs."""
-    vae = getattr(pipeline, "vae", None)
-    upcast = hasattr(pipeline, "upcast_vae") and vae is not None and bool(vae.config.get("force_upcast"))
-    return upcast and vae.dtype == torch.float16
+    vae: Any = getattr(pipeline, "vae", None)
+    if vae is None or not hasattr(pipeline, "upcast_vae"):
+        return False
+    return bool(vae.dtype == torch.float16 and vae.config.get("force_upcast"))
 
 
 def _load(stored: StoredModel, dtype: torch.dtype) -> tuple[Path, DiffusionPipeline]:
