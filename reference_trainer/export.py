@@ -21,14 +21,16 @@ from reference_trainer import origins
 from reference_trainer.networks import STUDENT, Networks
 from reference_trainer.prompts import PromptSource
 from sbv2bench.atomic import whole_folder
+from sbv2bench.data.adapter_config import lora_settings
 from sbv2bench.data.assets import NAMED
-from sbv2bench.data.chain import ADAPTER, chain
+from sbv2bench.data.chain import chain
+from sbv2bench.data.parts import ADAPTER
 from sbv2bench.data.training import trained_with, united
 from sbv2bench.samplers.components import load_unet
 from sbv2bench.samplers.networks import StoredModel, quiet
 from sbv2bench.samplers.one_step import OneStepSampler
 from sbv2bench.specs import ModelSpec
-from sbv2bench.weights import StateDict, fold_lora, lora_settings
+from sbv2bench.weights import StateDict, fold_lora
 
 
 def export_student(

@@ -28,6 +28,7 @@ from sbv2bench.diffusion import add_noise
 from sbv2bench.errors import InputError, PrerequisiteError
 from sbv2bench.mini import rendering, world
 from sbv2bench.samplers.schedulers import make_scheduler
+from sbv2bench.samplers.timesteps import set_timesteps
 from sbv2bench.specs import fingerprint
 
 AT_ONCE = 8  # latents of a forward pass, where micro_batch_size does not say
@@ -93,10 +94,11 @@ def _paired(settings: Regularisation, networks: Networks, prompts: PromptSource)
     solver = {"scheduler": "ddim", "steps": settings.teacher_steps, "guidance_scale": settings.teacher_guidance_scale}
     spec = networks.teacher_spec.model_copy(update=solver)
     template = make_scheduler(spec, parts.scheduler)
+    set_timesteps(copy.deepcopy(template), spec)  # refused before the first pair
 
     def make(numbers: Sequence[int]) -> Tensor:
         scheduler = copy.deepcopy(template)
-        scheduler.set_timesteps(settings.teacher_steps, device=networks.device)
+        set_timesteps(scheduler, spec, networks.device)
         scale = settings.teacher_guidance_scale
         with torch.inference_mode():
             text = parts.encode_text([captions[n] for n in numbers], guided=scale > 1.0)

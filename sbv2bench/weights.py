@@ -6,19 +6,16 @@ A state dict maps a parameter's name to a CPU tensor; nothing here changes its i
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from sbv2bench.data.adapter_config import LoraSettings, lora_settings
 from sbv2bench.data.assets import ALLOW_PICKLE, PICKLES, pickles_allowed, read_json
 from sbv2bench.errors import IntegrityError, PrerequisiteError
 
@@ -143,27 +140,6 @@ def _float32(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.to(torch.float32)
 
 
-@dataclass(frozen=True)
-class LoraSettings:
-    """What a LoRA adapter's tensors do not say themselves; the fields are those of peft's adapter_config.json.
-
-    alphas: name of a module -> its own alpha, as kohya-ss stores it; these come before all others.
-    """
-
-    lora_alpha: float
-    use_rslora: bool = False  # alpha / sqrt(rank) in place of alpha / rank
-    alpha_pattern: Mapping[str, float] = field(
-        default_factory=dict
-    )  # end of a module's name, a regular expression -> its own alpha
-    alphas: Mapping[str, float] = field(default_factory=dict)
-
-    def scale(self, module: str, rank: int) -> float:
-        """What multiplies B A of one module."""
-        own = [self.alphas[module]] if module in self.alphas else []
-        own += [alpha for name, alpha in self.alpha_pattern.items() if re.fullmatch(rf"(.*\.)?({name})", module)]
-        return float((own or [self.lora_alpha])[0]) / (math.sqrt(rank) if self.use_rslora else rank)
-
-
 def load_adapter(folder: Path) -> tuple[StateDict, LoraSettings]:
     """A LoRA adapter in peft's layout: adapter_model.safetensors and adapter_config.json.
 
@@ -173,21 +149,6 @@ def load_adapter(folder: Path) -> tuple[StateDict, LoraSettings]:
     if not path.is_file():
         raise PrerequisiteError(f"{path}: not found, expected an adapter in peft's layout")
     return load_state_dict(folder / "adapter_model.safetensors"), lora_settings(read_json(path), path)
-
-
-def lora_settings(config: Mapping[str, Any], where: Path) -> LoraSettings:
-    """The settings of a peft config. where: its file. Raises IntegrityError for kinds of adapter that `fold_lora` cannot fold."""
-    beyond = [key for key in ("use_dora", "fan_in_fan_out", "modules_to_save") if config.get(key)]
-    beyond += ["bias"] if config.get("bias", "none") != "none" else []
-    if config.get("peft_type", "LORA") not in {"LORA", None} or beyond or "lora_alpha" not in config:
-        raise IntegrityError(
-            f"{where}: found {config.get('peft_type')} with {some(beyond) or 'its own rules'}, expected plain LoRA"
-        )
-    return LoraSettings(
-        lora_alpha=float(config["lora_alpha"]),
-        use_rslora=bool(config.get("use_rslora")),
-        alpha_pattern=config.get("alpha_pattern") or {},
-    )
 
 
 def fold_lora(weights: Mapping[str, Tensor], adapter: Mapping[str, Tensor], settings: LoraSettings) -> StateDict:
@@ -212,6 +173,8 @@ def fold_lora(weights: Mapping[str, Tensor], adapter: Mapping[str, Tensor], sett
         if a.ndim != base.ndim or b.shape[:2] != (base.shape[0], a.shape[0]) or a.shape[1:] != base.shape[1:]:
             shapes = f"lora_A {list(a.shape)} and lora_B {list(b.shape)} on a weight {list(base.shape)}"
             raise IntegrityError(f"adapter: {module} has {shapes}")
+        if (rank := settings.rank(module)) not in {None, len(a)}:
+            raise IntegrityError(f"adapter: {module} has rank {len(a)}, expected {rank}, which its config says")
         folded[f"{module}.weight"] = base + settings.scale(module, len(a)) * torch.einsum("or,r...->o...", b.flatten(1), a)
     return folded
 

@@ -64,23 +64,49 @@ def test_hashes_are_of_everything_that_decides_the_output(tmp_path: Path) -> Non
     assert found["unet/model.safetensors"] == hashlib.sha256(weights).hexdigest()
 
 
-def test_a_changed_byte_is_seen_though_hashes_are_remembered(tmp_path: Path, own_home: Path) -> None:
+def test_other_bytes_are_seen_though_size_and_time_are_the_same(
+    tmp_path: Path, own_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Container layers, reproducible archives and rsync -t give other files the times of the ones before."""
     folder = model_folder(tmp_path / "model")
     weights = folder / "unet" / "model.safetensors"
-    old = time.time() - 100
-    os.utime(weights, (old, old))
+    os.utime(weights, (1000, 1000))
+    assets.hash_weights(folder)
+    assert not (own_home / "assets" / "hashes").exists()  # fresh files are not remembered, whatever time they claim
+    later = time.time_ns() + 10 * 10**9
+    monkeypatch.setattr(digests.time, "time_ns", lambda: later)
     before = assets.hash_weights(folder)
-    assert len(list((own_home / "assets" / "hashes").iterdir())) == 1  # fresh files are not remembered
-    assert assets.hash_weights(folder) == before
-    write_safetensors(weights, b"\1" * 8)
-    os.utime(weights, (old + 1, old + 1))
-    assert assets.hash_weights(folder) != before
+    assert len(list((own_home / "assets" / "hashes").iterdir())) == len(before)
+    size = weights.stat().st_size
+    time.sleep(0.02)  # past the clock's grain of the file system
+    write_safetensors(weights, b"\1" * 8)  # in place: the same inode
+    os.utime(weights, (1000, 1000))
+    assert weights.stat().st_size == size
+    assert (written := assets.hash_weights(folder)) != before
+    write_safetensors(folder / "new.safetensors", b"\2" * 8)
+    os.utime(folder / "new.safetensors", (1000, 1000))
+    (folder / "new.safetensors").replace(weights)
+    assert assets.hash_weights(folder) not in (before, written)
+
+
+def test_without_the_cache_no_remembered_hash_is_trusted(tmp_path: Path, own_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = model_folder(tmp_path / "model")
+    later = time.time_ns() + 10 * 10**9
+    monkeypatch.setattr(digests.time, "time_ns", lambda: later)
+    right = assets.hash_weights(folder)
+    for entry in (own_home / "assets" / "hashes").iterdir():
+        entry.write_text(json.dumps(json.loads(entry.read_text()) | {"hash": "0" * 64}))
+    assert {file.sha256 for file in assets.hash_weights(folder)} == {"0" * 64}
+    with digests.trusting(False):
+        assert assets.hash_weights(folder) == right
+        with digests.trusting(True):  # what is inside a run without the cache is without it too
+            assert assets.hash_weights(folder) == right
 
 
 def test_the_remembered_hash_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = model_folder(tmp_path / "model")
-    for path in folder.rglob("*"):
-        os.utime(path, (1000, 1000))
+    later = time.time_ns() + 10 * 10**9  # of files that are fresh no hash is remembered
+    monkeypatch.setattr(digests.time, "time_ns", lambda: later)
     before = assets.hash_weights(folder)
     monkeypatch.setattr(digests, "sha256_file", lambda path: pytest.fail(f"{path} was read again"))
     assert assets.hash_weights(folder) == before

@@ -254,7 +254,7 @@ def test_adapters_that_are_more_than_lora_are_refused(tmp_path: Path) -> None:
     save_file({"to_q.lora_A.weight": torch.ones(2, 6)}, tmp_path / "adapter_model.safetensors")
     plain = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "base_model_name_or_path": "package:mini/sd-turbo"}
     (tmp_path / "adapter_config.json").write_text(json.dumps(plain))
-    assert load_adapter(tmp_path)[1] == LoraSettings(lora_alpha=4.0)
+    assert load_adapter(tmp_path)[1] == LoraSettings(lora_alpha=4.0, r=2)
     for extra in ({"use_dora": True}, {"bias": "all"}, {"modules_to_save": ["conv_in"]}, {"peft_type": "LOHA"}):
         (tmp_path / "adapter_config.json").write_text(json.dumps(plain | extra))
         with pytest.raises(IntegrityError, match="expected plain LoRA"):

@@ -12,12 +12,29 @@ from typing import Any
 
 import peft
 import torch
-from diffusers import AutoencoderKL, AutoencoderTiny, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from diffusers import (
+    AutoencoderKL,
+    AutoencoderTiny,
+    DDIMScheduler,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 TOKENS = 16  # the text encoder's maximum length
 IMAGE_SIZE = 32
 CHARACTERS = "abcdefghijklmnopqrstuvwxyz0123456789,.!-'"
+_UNET: dict[str, Any] = {
+    "sample_size": 8,
+    "block_out_channels": (16, 32),
+    "layers_per_block": 1,
+    "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+    "cross_attention_dim": 16,
+    "attention_head_dim": 2,
+    "norm_num_groups": 8,
+}
 WORDS = ("red", "blue", "circle", "square", "photo", "of", "large", "star")
 
 
@@ -46,6 +63,30 @@ def write_tiny_pipeline(
             safety_checker=None,
             feature_extractor=None,
             requires_safety_checker=False,
+        )
+    pipeline.save_pretrained(folder)
+    return Path(folder)
+
+
+def write_tiny_sdxl(folder: Path, seed: int = 0) -> Path:
+    """Write a StableDiffusionXLPipeline folder (32 px images, two text encoders, force_upcast as SDXL's); returns it."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        pipeline = StableDiffusionXLPipeline(
+            vae=_kl_vae(4),
+            text_encoder=tiny_text_encoder(),
+            text_encoder_2=CLIPTextModelWithProjection(tiny_text_encoder().config),
+            tokenizer=tiny_tokenizer(),
+            tokenizer_2=tiny_tokenizer(),
+            unet=UNet2DConditionModel(
+                **_UNET | {"in_channels": 4, "out_channels": 4, "cross_attention_dim": 32},
+                addition_embed_type="text_time",
+                addition_time_embed_dim=8,
+                projection_class_embeddings_input_dim=6 * 8 + 16,
+            ),
+            scheduler=sd_scheduler("epsilon"),
+            force_zeros_for_empty_prompt=True,
+            add_watermarker=False,
         )
     pipeline.save_pretrained(folder)
     return Path(folder)
@@ -101,18 +142,7 @@ def tiny_tokenizer() -> CLIPTokenizer:
 
 def tiny_unet(latent_channels: int = 8) -> UNet2DConditionModel:
     """UNet2DConditionModel on [B, latent_channels, 8, 8], about 0.2 M parameters."""
-    return UNet2DConditionModel(
-        sample_size=8,
-        in_channels=latent_channels,
-        out_channels=latent_channels,
-        block_out_channels=(16, 32),
-        layers_per_block=1,
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-        cross_attention_dim=16,
-        attention_head_dim=2,
-        norm_num_groups=8,
-    )
+    return UNet2DConditionModel(**_UNET | {"in_channels": latent_channels, "out_channels": latent_channels})
 
 
 def write_tiny_adapter(folder: Path, unet: UNet2DConditionModel, base: str, seed: int = 0) -> Any:

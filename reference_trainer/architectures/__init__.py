@@ -20,7 +20,8 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from reference_trainer.config import Lora, Recipe
 from sbv2bench.data.assets import read_json, resolve_location
-from sbv2bench.data.chain import UNETS, chain
+from sbv2bench.data.chain import chain
+from sbv2bench.data.parts import UNETS
 from sbv2bench.errors import InputError, PrerequisiteError
 from sbv2bench.registry import Registry
 from sbv2bench.samplers.networks import quiet

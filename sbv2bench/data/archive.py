@@ -72,12 +72,11 @@ class ImageArchive:
     def content_sha256(self) -> str:
         """SHA-256 over "name sha256-of-its-bytes" of every image, in order: equal for a zip and for its unpacked folder.
 
-        Remembered in the cache by size and modification time. Raises IntegrityError where a file cannot be read.
+        Remembered in the cache for as long as the files are the same. Raises IntegrityError where a file cannot be read.
         """
         files = [self.path] if self._zip is not None else [self.path / name for name in self._members]
-        stats = [(file.name, stat.st_size, stat.st_mtime_ns) for file in files for stat in (file.stat(),)]
-        listing = hashlib.sha256(repr((str(self.path.resolve()), stats)).encode()).hexdigest()
-        return remembered(["archive", listing], max(stat[2] for stat in stats), self._hash_all)
+        named = hashlib.sha256(repr([file.name for file in files]).encode()).hexdigest()
+        return remembered(["archive", str(self.path.resolve()), named], files, self._hash_all)
 
     def _hash_all(self) -> str:
         whole = hashlib.sha256()

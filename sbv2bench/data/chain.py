@@ -13,12 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from sbv2bench.data.assets import NAMED, hash_file, hash_weights, read_json, resolve_location
+from sbv2bench.data.assets import HUB, NAMED, hash_file, hash_weights, read_json, resolve_location
+from sbv2bench.data.parts import ADAPTER, UNETS, check_one_file, check_parts
 from sbv2bench.errors import InputError, PrerequisiteError
 from sbv2bench.specs import ModelSpec, WeightsFile
-
-ADAPTER = "unet_lora"
-UNETS = ("unet", "unet_ema")  # the second is the official checkpoints' name
 
 
 @dataclass(frozen=True)
@@ -39,8 +37,8 @@ def chain(spec: ModelSpec) -> tuple[Link, ...]:
 
     A folder with an adapter is followed by the model that it is folded into, and only then by its base. spec.base wins over
     the `base` of the folder's own sbv2bench.json. The autoencoder that a spec names is the last link. Raises InputError (a
-    folder is not there, the chain goes round in a circle, an adapter has no base, or a UNet beside it), PrerequisiteError
-    (not on this machine, or no UNet for an adapter).
+    folder is not there, the chain goes round in a circle, an adapter has no base, or a UNet beside it, and what `check_parts`
+    refuses), PrerequisiteError (not on this machine, or no UNet for an adapter).
     """
     own = _located(spec)
     if own.holds == "model":
@@ -52,6 +50,9 @@ def chain(spec: ModelSpec) -> tuple[Link, ...]:
         links = [own]
         folder = own.folder.parent if own.folder.is_file() else own.folder
         _follow(Link(spec.base, _resolve(spec.base, folder)), "", (own,), links)
+    if own.holds == "unet" and own.folder.is_dir():
+        check_one_file(own.folder)
+    check_parts((link.folder for link in links if link.holds == "model"), own.holds)
     return (*links, *autoencoder(spec))
 
 
@@ -147,7 +148,9 @@ def _adapter_base(folder: Path) -> str:
     config = folder / ADAPTER / "adapter_config.json"
     if not config.is_file():
         raise PrerequisiteError(f"{config}: not found, expected an adapter in peft's layout")
-    return str(read_json(config).get("base_model_name_or_path") or "")
+    fields = read_json(config)
+    base, revision = str(fields.get("base_model_name_or_path") or ""), fields.get("revision")
+    return f"{base}@{revision}" if revision and base.startswith(HUB) and "@" not in base else base
 
 
 def _declared_base(folder: Path) -> str:

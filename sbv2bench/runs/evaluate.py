@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from sbv2bench import paths, provenance
+from sbv2bench.data.digests import trusting
 from sbv2bench.errors import InterruptedRun, PrerequisiteError
 from sbv2bench.features.cache import Entry, FeatureCache
 from sbv2bench.registry import Registry
@@ -94,7 +95,8 @@ class Run:
     @cached_property
     def sampler(self) -> Sampler:
         """The model, loaded."""
-        return load_sampler(self.plan.model, self.plan.device, getattr(torch, self.plan.dtype), self.registry)
+        with trusting(self.plan.options.use_cache):
+            return load_sampler(self.plan.model, self.plan.device, getattr(torch, self.plan.dtype), self.registry)
 
     @cached_property
     def measurer(self) -> Measurer:
@@ -105,11 +107,11 @@ class Run:
         """Rows of every seed, the reference, the clock, the score: made on rank 0, returned by every process."""
         began = time.perf_counter()
         try:
-            with exact_arithmetic():
+            with exact_arithmetic(), trusting(self.plan.options.use_cache):
                 self.generated = [self.seed_rows(seed) if self.plan.rows else {} for seed in self.plan.seeds]
             result = None
             if self.processes.rank == 0:
-                with exact_arithmetic():
+                with exact_arithmetic(), trusting(self.plan.options.use_cache):
                     reference = self.reference() if self.plan.reference_rows else None
                 latency = self.latency() if self.plan.needs_latency else None
                 result = self.scored(self.generated, reference, latency, began)

@@ -12,6 +12,7 @@ from sbv2bench import paths, provenance
 from sbv2bench.data.archive import ImageArchive
 from sbv2bench.data.assets import ASSET, resolve_location
 from sbv2bench.data.chain import model_files
+from sbv2bench.data.digests import trusting
 from sbv2bench.data.extractor_files import with_weights
 from sbv2bench.data.needs import Need, require, suite_needs
 from sbv2bench.data.prompts import Prompts, load_prompts
@@ -165,11 +166,16 @@ def rows_of(metric: MetricSpec, suite: SuiteSpec) -> set[str]:
 
 
 def plan(model_ref: str, suite_ref: str, options: EvalOptions, registry: Registry) -> EvalPlan:
-    """Resolve names, files and folders into a plan; no network is run.
+    """Resolve names, files and folders into a plan; no network is run, and without the cache no remembered hash is trusted.
 
     Raises InputError (names, options, folders), PrerequisiteError (weights, packages, device), IntegrityError (hashes,
     counts, disk).
     """
+    with trusting(options.use_cache):
+        return _plan(model_ref, suite_ref, options, registry)
+
+
+def _plan(model_ref: str, suite_ref: str, options: EvalOptions, registry: Registry) -> EvalPlan:
     declared = registry.suite(suite_ref)
     model = with_options(registry.model(model_ref, declared), options)
     needs = tuple(suite_needs(registry, declared))

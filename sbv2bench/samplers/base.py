@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sbv2bench.errors import IntegrityError
+from sbv2bench.errors import InputError, IntegrityError
 from sbv2bench.specs import ModelSpec
 
 if TYPE_CHECKING:
@@ -99,6 +99,16 @@ class HasNetworks(Protocol):
     def networks(self) -> dict[str, torch.nn.Module]:
         """The networks themselves, not copies, by their part of a pipeline: "unet" or "transformer", "vae", "text_encoder"."""
         ...
+
+
+def refuse_unused(spec: ModelSpec, *names: str) -> None:
+    """Raises InputError where a spec says something that its sampler does not read. names: of those fields of a ModelSpec."""
+    for name in names:
+        if getattr(spec, name) != ModelSpec.model_fields[name].default:
+            found = spec.model_dump(mode="json")[name]
+            raise InputError(
+                f"{spec.id}: {name} is {found}, which `sampler: {spec.sampler}` does not use", f"take {name} out of its spec"
+            )
 
 
 def image_seed(seed: int, caption_index: int) -> int:

@@ -10,7 +10,7 @@ import torch
 from sbv2bench.data.assets import resolve_location
 from sbv2bench.data.images import ImageFolder
 from sbv2bench.errors import InputError
-from sbv2bench.samplers.base import Images, PromptBlock, Stopwatch
+from sbv2bench.samplers.base import Images, PromptBlock, Stopwatch, refuse_unused
 from sbv2bench.specs import ModelSpec
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ class ImageFolderSampler:
 
     def __init__(self, spec: ModelSpec, device: str, dtype: torch.dtype, registry: Registry | None = None) -> None:
         """Reads every header. Raises what `ImageFolder` raises, and InputError where the images are not square."""
+        refuse_unused(spec, "base", "holds", "vae", "merge")
         self.spec = spec
         self.images = ImageFolder(resolve_location(spec.location, spec.revision))
         width, height = self.images.size

@@ -9,10 +9,10 @@ import torch
 from diffusers import SchedulerMixin, StableDiffusionPipeline
 from torch import Tensor
 
-from sbv2bench.errors import InputError
-from sbv2bench.samplers.base import Images, PromptBlock, Stopwatch
+from sbv2bench.samplers.base import Images, PromptBlock, Stopwatch, refuse_unused
 from sbv2bench.samplers.components import is_guided, load_components
-from sbv2bench.samplers.schedulers import make_scheduler, randomness, set_timesteps
+from sbv2bench.samplers.schedulers import make_scheduler, randomness
+from sbv2bench.samplers.timesteps import check_walk, count_calls, set_timesteps
 from sbv2bench.specs import ModelSpec
 
 if TYPE_CHECKING:
@@ -23,20 +23,16 @@ class MultiStepSampler:
     """The loop of diffusers' StableDiffusionPipeline, with a generator for each image and latents kept in float32."""
 
     def __init__(self, spec: ModelSpec, device: str, dtype: torch.dtype, registry: Registry | None = None) -> None:
-        """Loads the model; raises what `load_components` raises, and InputError where one step would not start from noise."""
+        """Loads the model; raises what `load_components` raises, and InputError where its scheduler cannot take the steps."""
+        refuse_unused(spec, "timestep", "alpha_T", "input_scaling")
         self.spec = spec
         self._guided = is_guided(spec.guidance_scale)
         self._components = load_components(spec, device, dtype, registry)
         self._scheduler = make_scheduler(spec, self._components.scheduler)
         self.resolution = self._components.resolution
-        timesteps = self._fresh_scheduler().timesteps
-        self.network_calls = len(timesteps) * (2 if self._guided else 1)
-        # Leading spacing puts a single step at t = 1, where nothing is left to denoise.
-        if spec.steps == 1 and not spec.timesteps and timesteps[0] < self._scheduler.config.num_train_timesteps / 2:
-            raise InputError(
-                f"{spec.id}: its scheduler asks a single step at t = {int(timesteps[0])}, which pure noise is not",
-                "write scheduler: ddim in its spec (trailing timesteps)",
-            )
+        scheduler = self._fresh_scheduler()
+        self.network_calls = count_calls(scheduler) * (2 if self._guided else 1)
+        check_walk(scheduler, spec, self._components.latent_shape[0])
 
     def generate(self, block: PromptBlock, stopwatch: Stopwatch) -> Images:
         """uint8 [block size, resolution, resolution, 3]; see `Sampler.generate`."""

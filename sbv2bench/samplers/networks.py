@@ -20,11 +20,12 @@ from diffusers import AutoencoderKL, AutoencoderTiny, SchedulerMixin, UNet2DCond
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from sbv2bench.data.assets import pickles_allowed, read_json
-from sbv2bench.data.chain import ADAPTER, UNETS, Link, autoencoder, chain, hash_chain
+from sbv2bench.data.chain import Link, autoencoder, chain, hash_chain
+from sbv2bench.data.parts import ADAPTER, REPLACEABLE, UNETS, index_parts
 from sbv2bench.errors import InputError, IntegrityError, PrerequisiteError
 from sbv2bench.samplers.schedulers import load_scheduler, reading
 from sbv2bench.samplers.shared_parts import SHARED, check_shared_parts
-from sbv2bench.samplers.swaps import fold_into, unet_of_file
+from sbv2bench.samplers.swaps import WRAPPERS, fold_into, unet_of_file
 from sbv2bench.specs import ModelSpec, PredictionType
 from sbv2bench.weights import StateDict, check_finite, fold_lora, interpolate, load_adapter, some
 
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from sbv2bench.registry import Registry
 
 SLOTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
-_AUTOENCODERS = {"AutoencoderKL": AutoencoderKL, "AutoencoderTiny": AutoencoderTiny}
+AUTOENCODERS = {"AutoencoderKL": AutoencoderKL, "AutoencoderTiny": AutoencoderTiny}
 
 
 @dataclass(frozen=True)
@@ -104,17 +105,20 @@ class StoredModel:
         """The autoencoder. Raises IntegrityError where its scaling_factor is not the one that the spec expects."""
         folder = self._slot("vae")
         name = read_json(folder / "config.json").get("_class_name") if (folder / "config.json").is_file() else None
-        if name not in _AUTOENCODERS:
-            raise InputError(f"{folder}/config.json: _class_name is {name!r}, expected {' or '.join(_AUTOENCODERS)}")
-        vae = _load_network(_AUTOENCODERS[name], folder, dtype)
+        if name not in AUTOENCODERS:
+            raise InputError(f"{folder}/config.json: _class_name is {name!r}, expected {' or '.join(AUTOENCODERS)}")
+        vae = _load_network(AUTOENCODERS[name], folder, dtype)
         check_scaling(self.spec, vae, folder)
         return vae
 
-    def text_encoder(self, dtype: torch.dtype) -> CLIPTextModel:
-        """The text encoder; extra tensors are allowed: stored encoders often have a projection or position ids besides."""
-        folder = self._slot("text_encoder")
+    def text_encoder(self, dtype: torch.dtype, name: str = "text_encoder", kind: Any = CLIPTextModel) -> Any:
+        """A text encoder; extra tensors are allowed: stored encoders often have a projection or position ids besides.
+
+        name: its part. kind: a class of transformers.
+        """
+        folder = self._slot(name)
         with quiet(), reading(folder):
-            network, found = CLIPTextModel.from_pretrained(
+            network, found = kind.from_pretrained(
                 folder,
                 local_files_only=True,
                 use_safetensors=_safetensors_only(),
@@ -124,11 +128,11 @@ class StoredModel:
         _check_loaded(folder, missing=found["missing_keys"], reshaped=[str(key[0]) for key in found["mismatched_keys"]])
         return network.to(dtype).eval().requires_grad_(False)
 
-    def tokenizer(self) -> CLIPTokenizer:
-        """The tokenizer."""
-        folder = self._slot("tokenizer")
+    def tokenizer(self, name: str = "tokenizer", kind: Any = CLIPTokenizer) -> Any:
+        """A tokenizer. name: its part. kind: a class of transformers."""
+        folder = self._slot(name)
         with quiet(), reading(folder):
-            return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+            return kind.from_pretrained(folder, local_files_only=True)
 
     def scheduler(self) -> SchedulerMixin:
         """The folder's own scheduler: the noise schedule, and the prediction type where the spec does not say it."""
@@ -164,6 +168,13 @@ class StoredModel:
             if (folder / "model_index.json").is_file():
                 return folder
         raise InputError(f"{self.links[0].folder}: no model_index.json found, expected a diffusers pipeline folder")
+
+    def replaced(self, pipeline: Path) -> dict[str, Path]:
+        """Part -> folder of what a folder before the pipeline's own brings for it, but for the UNet."""
+        before = self.folders[: self.folders.index(pipeline)]
+        names = [name for name in index_parts(pipeline) if REPLACEABLE.fullmatch(name) and name != "unet"]
+        found = {name: next((above / name for above in before if (above / name).is_dir()), None) for name in names}
+        return {name: folder for name, folder in found.items() if folder is not None}
 
     def unet_is_in(self, folder: Path) -> bool:
         """Whether the UNet is the one of this folder of the chain, with at most an adapter that the location alone holds."""
@@ -240,6 +251,12 @@ def _load_network(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
     with quiet(), reading(folder):
         network, found = kind.from_pretrained(
             folder, torch_dtype=dtype, local_files_only=True, use_safetensors=_safetensors_only(), output_loading_info=True
+        )
+    if any(key.startswith(WRAPPERS) for key in found["unexpected_keys"]):
+        file = next(iter(sorted(folder.glob("*.safetensors"))), folder)
+        raise IntegrityError(
+            f"{folder}: the names of its weights begin with {some(sorted(found['unexpected_keys'])[:1])}, not with a layer's",
+            f"location: {file}, holds: unet, in a spec whose base has the other parts: a file's names are read without it",
         )
     _check_loaded(folder, missing=found["missing_keys"], extra=found["unexpected_keys"])
     return network.eval().requires_grad_(False)

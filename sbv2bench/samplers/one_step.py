@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sbv2bench.diffusion import Schedule, predict_x0
 from sbv2bench.errors import InputError
-from sbv2bench.samplers.base import Images, PromptBlock, Stopwatch
+from sbv2bench.samplers.base import Images, PromptBlock, Stopwatch, refuse_unused
 from sbv2bench.samplers.components import Components, is_guided, load_components
 from sbv2bench.samplers.schedulers import jumping_scheduler
 from sbv2bench.specs import ModelSpec, PredictionType
@@ -30,6 +30,7 @@ class OneStepSampler:
 
     def __init__(self, spec: ModelSpec, device: str, dtype: torch.dtype, registry: Registry | None = None) -> None:
         """Loads the model; raises what `load_components` raises, and InputError for a timestep or an alpha that cannot be."""
+        refuse_unused(spec, "scheduler", "timestep_spacing", "timesteps")
         is_guided(spec.guidance_scale)  # refuses a scale that cannot be before anything is loaded
         self._begin(spec, load_components(spec, device, dtype, registry))
 

@@ -15,11 +15,12 @@ from transformers import PreTrainedTokenizerBase
 
 from sbv2bench.data.assets import pickles_allowed, read_json
 from sbv2bench.errors import InputError
-from sbv2bench.samplers.base import Images, PromptBlock, Stopwatch, generators, initial_noise, to_uint8
+from sbv2bench.samplers.base import Images, PromptBlock, Stopwatch, generators, initial_noise, refuse_unused, to_uint8
 from sbv2bench.samplers.components import check_guidance, embeds_guidance, is_guided
 from sbv2bench.samplers.networks import StoredModel, check_scaling, quiet
-from sbv2bench.samplers.schedulers import load_scheduler, make_scheduler, reading, set_timesteps
-from sbv2bench.samplers.swaps import fold_into
+from sbv2bench.samplers.pipeline_parts import check_whole, proved_parts
+from sbv2bench.samplers.schedulers import load_scheduler, make_scheduler, reading
+from sbv2bench.samplers.timesteps import check_walk, count_calls, set_timesteps
 from sbv2bench.specs import ModelSpec
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ class PipelineSampler:
         """Loads the pipeline; no remote code, no safety checker. Raises InputError where it is not text-to-image by seed."""
         if spec.merge:
             raise InputError(f"{spec.id}: `sampler: pipeline` cannot merge, expected multi_step or one_step")
+        refuse_unused(spec, "timestep", "alpha_T", "input_scaling")
         self.spec = spec
         guided = is_guided(spec.guidance_scale)
         self._device, self._dtype = torch.device(device), dtype
@@ -75,8 +77,14 @@ class PipelineSampler:
             "latents": self._noise(rngs),
             "output_type": "pt",
         }
+        if self.spec.steps != 2:  # SANA-Sprint's default is for its two steps alone
+            arguments["intermediate_timesteps"] = None
         with torch.inference_mode(), stopwatch.stage("denoise"):
-            images = pipeline(**{key: value for key, value in arguments.items() if key in self._arguments}).images
+            try:
+                images = pipeline(**{key: value for key, value in arguments.items() if key in self._arguments}).images
+            except ValueError as error:  # what a pipeline says of arguments that it cannot take
+                first = (str(error) or type(error).__name__).splitlines()[0][:200]
+                raise InputError(f"{self.spec.id}: {type(pipeline).__name__} cannot be asked so: {first}") from error
             return to_uint8(images)
 
     def networks(self) -> dict[str, torch.nn.Module]:
@@ -92,15 +100,18 @@ class PipelineSampler:
         """A pipeline writes to itself, its scheduler and its tokenizers while it runs; its networks it only reads.
 
         So the networks are shared, a thread keeps its copy of the tokenizers, which are slow to copy, and a scheduler is
-        new for each block.
+        new for each block. An autoencoder that its pipeline casts to float32 and back while it decodes (SDXL's in float16)
+        is a thread's own too, where there may be several: on a CPU.
         """
-        if not hasattr(self._of_thread, "tokenizers"):
+        if not hasattr(self._of_thread, "parts"):
             parts = self._pipeline.components.items()
-            tokenizers = {name: copy.deepcopy(part) for name, part in parts if isinstance(part, PreTrainedTokenizerBase)}
-            self._of_thread.tokenizers = tokenizers
+            own = {name: copy.deepcopy(part) for name, part in parts if isinstance(part, PreTrainedTokenizerBase)}
+            if self._device.type == "cpu" and _is_cast_in_place(self._pipeline):
+                own["vae"] = copy.deepcopy(self._pipeline.vae)
+            self._of_thread.parts = own
         pipeline = copy.copy(self._pipeline)
         schedulers = {name: copy.deepcopy(part) for name, part in pipeline.components.items() if isinstance(part, SchedulerMixin)}
-        vars(pipeline).update(self._of_thread.tokenizers | schedulers)
+        vars(pipeline).update(self._of_thread.parts | schedulers)
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
 
@@ -121,12 +132,23 @@ class PipelineSampler:
         steps = self.spec.steps
         if scheduler is not None:
             set_timesteps(scheduler, self.spec)
-            steps = len(scheduler.timesteps)
+            steps = count_calls(scheduler)
+            unet = getattr(self._pipeline, "unet", None)
+            if unet is not None and hasattr(scheduler, "alphas_cumprod"):
+                check_walk(scheduler, self.spec, unet.config.in_channels)
         denoiser = self._denoiser()
         return steps * (2 if guided and not (denoiser is not None and embeds_guidance(denoiser)) else 1)
 
     def _denoiser(self) -> Any:
         return getattr(self._pipeline, "unet", None) or getattr(self._pipeline, "transformer", None)
+
+
+def _is_cast_in_place(pipeline: DiffusionPipeline) -> bool:
+    """Whether a pipeline changes its autoencoder's dtype while it runs."""
+    vae: Any = getattr(pipeline, "vae", None)
+    if vae is None or not hasattr(pipeline, "upcast_vae"):
+        return False
+    return bool(vae.dtype == torch.float16 and vae.config.get("force_upcast"))
 
 
 def _load(stored: StoredModel, dtype: torch.dtype) -> tuple[Path, DiffusionPipeline]:
@@ -140,14 +162,11 @@ def _load(stored: StoredModel, dtype: torch.dtype) -> tuple[Path, DiffusionPipel
         raise InputError(f"{index}: names code of its own ({', '.join(foreign) or parts['_class_name'][0]}), which is never run")
     # It replaces whole pictures by black ones, which would count against the model.
     own: dict[str, Any] = {"safety_checker": None, "requires_safety_checker": False} if "safety_checker" in parts else {}
-    if "vae" in parts and (folder / "scheduler").is_dir():
-        scheduler = load_scheduler(folder / "scheduler")
-        stored.prediction_type(scheduler)
-        own["scheduler"] = scheduler
-    if "unet" in parts and not stored.unet_is_in(folder):
-        own["unet"] = stored.unet(dtype)
-    if spec.vae:
-        own["vae"] = stored.vae(dtype)
+    scheduler = stored.replaced(folder).get("scheduler", folder / "scheduler")
+    if "vae" in parts and scheduler.is_dir():
+        own["scheduler"] = load_scheduler(scheduler)
+        stored.prediction_type(own["scheduler"])
+    own |= proved_parts(stored, folder, dtype)
     with quiet(), reading(folder):
         pipeline = DiffusionPipeline.from_pretrained(
             folder,
@@ -156,10 +175,9 @@ def _load(stored: StoredModel, dtype: torch.dtype) -> tuple[Path, DiffusionPipel
             local_files_only=True,
             **own,
         )
-    if spec.holds == "lora" and "unet" not in own:  # in the run's dtype: a large UNet in float32 besides would be too much
-        fold_into(pipeline.unet, stored.links[0].folder)
     if getattr(getattr(pipeline, "vae", None), "config", {}).get("scaling_factor") is not None:
         check_scaling(spec, pipeline.vae, folder / "vae")
+    check_whole(folder, pipeline)
     return folder, pipeline
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from sbv2bench.errors import InputError
-from sbv2bench.samplers.base import Images, PromptBlock, Stopwatch
+from sbv2bench.samplers.base import Images, PromptBlock, Stopwatch, refuse_unused
 from sbv2bench.samplers.components import is_guided, load_components
 from sbv2bench.specs import ModelSpec
 
@@ -27,6 +27,7 @@ class RectifiedFlowSampler:
 
     def __init__(self, spec: ModelSpec, device: str, dtype: torch.dtype, registry: Registry | None = None) -> None:
         """Loads the model; raises what `load_components` raises."""
+        refuse_unused(spec, "scheduler", "timestep_spacing", "timesteps", "timestep", "alpha_T", "input_scaling")
         self.spec = spec
         self._guided = is_guided(spec.guidance_scale)
         self._components = load_components(spec, device, dtype, registry)

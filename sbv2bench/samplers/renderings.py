@@ -9,7 +9,7 @@ import torch
 
 from sbv2bench.errors import InputError
 from sbv2bench.mini import reading, rendering, world
-from sbv2bench.samplers.base import Images, PromptBlock, Stopwatch
+from sbv2bench.samplers.base import Images, PromptBlock, Stopwatch, refuse_unused
 from sbv2bench.specs import ModelSpec
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ class RenderingsSampler:
     resolution = world.IMAGE_SIZE
 
     def __init__(self, spec: ModelSpec, device: str, dtype: torch.dtype, registry: Registry | None = None) -> None:
+        refuse_unused(spec, "location", "base", "holds", "vae", "merge")
         self.spec = spec
 
     def generate(self, block: PromptBlock, stopwatch: Stopwatch) -> Images:

@@ -89,16 +89,6 @@ def make_scheduler(spec: ModelSpec, own: SchedulerMixin) -> SchedulerMixin:
     return kind.from_config(own.config, **changes)
 
 
-def set_timesteps(scheduler: SchedulerMixin, spec: ModelSpec, device: torch.device | str | None = None) -> None:
-    """Ready a scheduler for one denoising by the spec's steps, or at its very timesteps. Raises InputError if it cannot."""
-    if not spec.timesteps:
-        scheduler.set_timesteps(spec.steps, device=device)
-        return
-    if "timesteps" not in inspect.signature(scheduler.set_timesteps).parameters:
-        raise InputError(f"{spec.id}: {type(scheduler).__name__} cannot be asked at timesteps {list(spec.timesteps)}")
-    scheduler.set_timesteps(timesteps=list(spec.timesteps), device=device)
-
-
 def jumping_scheduler(
     own: SchedulerMixin | None, timestep: int, alpha: float, prediction_type: PredictionType, *, scaled_input: bool = False
 ) -> SchedulerMixin:
