@@ -122,9 +122,10 @@ def _real(settings: Regularisation, networks: Networks, prompts: PromptSource) -
             chosen = np.array(numbers)
             return torch.from_numpy(rendering.render(scenes[chosen], keys[chosen], 0))
     else:
-        folder = ImageFolder(_existing_folder(settings.images))
+        folder = ImageFolder(_existing_folder(settings.images), one_size=False)
         files = folder.files[: settings.pairs]
         captions, content = [_caption_beside(path) for path in files], [file_digest(path) for path in files]
+        content += [f"turned {path.name}" for path in files if path.name in folder.turned]
 
         def pictures(numbers: Sequence[int]) -> Tensor:
             size = networks.components.resolution

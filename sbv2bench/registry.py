@@ -22,7 +22,6 @@ from sbv2bench.specs import AssetSpec, ExtractorSpec, Family, GroupSpec, MetricS
 PLUGINS = "sbv2bench.plugins"  # entry-point group: a module with register(registry)
 BUILT_IN = "built-in"
 KINDS: dict[str, type[Spec]] = dict(catalog.SECTIONS.values())
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp"})
 _ID = re.compile(r"[A-Za-z0-9_][\w.+-]*(/[A-Za-z0-9_][\w.+-]*)?")
 
 
@@ -306,10 +305,12 @@ def model_in_folder(folder: Path) -> ModelSpec:
         return catalog.parse(ModelSpec, {**fields, **identity}, str(declared))
     if (folder / "model_index.json").is_file():
         return ModelSpec.model_validate({**identity, "sampler": "pipeline", "description": _by_defaults("a pipeline folder")})
-    if any(path.suffix.lower() in IMAGE_SUFFIXES for path in folder.iterdir()):
+    from sbv2bench.data.images import shows_pictures  # numpy and PIL, which the other names do without
+
+    if shows_pictures(folder):
         return ModelSpec.model_validate({**identity, "sampler": "image_folder", "description": "images that exist already"})
     raise InputError(
         f"model folder: {folder} is neither a model nor images\n"
         f"found {', '.join(sorted(path.name for path in folder.iterdir())[:4]) or 'nothing in it'}, "
-        "expected sbv2bench.json, model_index.json or *.png, *.jpg, *.webp"
+        "expected sbv2bench.json, model_index.json or pictures"
     )

@@ -253,12 +253,26 @@ class ReferenceSpec(Spec):
     """Real photographs: every image in a zip or a folder. location: `asset:NAME` or a path.
 
     content_sha256: what `ImageArchive.content_sha256` must give; None takes what is found, and the result says so.
+    orientation: exif turns each picture as its EXIF orientation says, stored takes the pixels as they lie in the file. None
+    is stored for a declared download, whose numbers were published so, and exif for a path, a user's own photographs.
     """
 
     remarks = frozenset({"location"})
+    later = frozenset({"orientation"})
 
     location: str
     content_sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
+    orientation: Literal["stored", "exif"] | None = None
+
+    @property
+    def is_turned(self) -> bool:
+        """Whether pictures are turned as their EXIF orientation says."""
+        return self.orientation == "exif" or (self.orientation is None and not self.location.startswith("asset:"))
+
+    def protocol(self) -> dict[str, Any]:
+        """The fields that can change a number, the orientation where pictures are turned."""
+        fields = self.model_dump(mode="json", include={"content_sha256"})
+        return fields | ({"orientation": "exif"} if self.is_turned else {})
 
 
 class SuiteSpec(Spec):

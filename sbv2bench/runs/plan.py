@@ -102,7 +102,8 @@ class EvalPlan:
 
     def reference_key(self, row: str = "features") -> str:
         """Cache key (64 hex digits) of the reference's rows: which images, by which code, seen by which network."""
-        drawn = self.suite.prompts.protocol() if self.suite.reference is None else self.reference_sha256
+        photographs = self.suite.reference
+        drawn = self.suite.prompts.protocol() if photographs is None else [self.reference_sha256, photographs.is_turned]
         return fingerprint(
             {
                 **self._ground,
@@ -268,5 +269,8 @@ def _image_files(model: ModelSpec, suite: SuiteSpec, prompts: Prompts) -> tuple[
     folder = ImageFolder(resolve_location(model.location))
     if len(folder) != suite.num_generated:  # a folder for the whole suite may be looked at in part
         folder.require_count(len(prompts))
-    content = [[path.name, provenance.sha256_file(path)] for path in folder.files[: len(prompts)]]
-    return (WeightsFile(path=f"{len(content)} images", sha256=fingerprint(content)),)
+    files = folder.files[: len(prompts)]
+    content = [[path.name, provenance.sha256_file(path)] for path in files]
+    turned = sum(path.name in folder.turned for path in files)
+    words = f"{len(content)} images" + (f", {turned} of them turned as their EXIF says" if turned else "")
+    return (WeightsFile(path=words, sha256=fingerprint(content)),)
