@@ -22,10 +22,11 @@ from reference_trainer.latent_shards import Make, all_latents
 from reference_trainer.networks import Networks
 from reference_trainer.prompts import PromptSource, shuffled_index
 from sbv2bench import paths
+from sbv2bench.data.caption_rows import complaint_of
 from sbv2bench.data.digests import file_digest
 from sbv2bench.data.images import ImageFolder
 from sbv2bench.diffusion import add_noise
-from sbv2bench.errors import InputError, PrerequisiteError
+from sbv2bench.errors import InputError, IntegrityError, PrerequisiteError
 from sbv2bench.mini import rendering, world
 from sbv2bench.samplers.schedulers import make_scheduler
 from sbv2bench.specs import fingerprint
@@ -170,8 +171,8 @@ def _caption_beside(path: Path) -> str:
         caption = text.read_text("utf-8-sig").strip()
     except (OSError, ValueError) as error:
         raise InputError(f"regularisation.images: {text} cannot be read as UTF-8 text ({error})") from error
-    if not caption:
-        raise InputError(f"regularisation.images: {text} is blank, expected the caption of {path.name}")
+    if (complaint := complaint_of(caption)) is not None:
+        raise IntegrityError(f"regularisation.images: {text} is {complaint}, expected the caption of {path.name}")
     return caption
 
 

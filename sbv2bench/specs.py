@@ -137,6 +137,10 @@ class ModelSpec(Spec):
         """Whether a network generates its images, so that steps, guidance and latency mean something."""
         return self.sampler not in {"image_folder", "renderings", "published"}
 
+    def has_seeds(self) -> bool:
+        """Whether another generation seed gives other images: those that exist already have none."""
+        return self.sampler not in {"image_folder", "published"}
+
     def network_evaluations(self) -> int:
         """NFE: network function evaluations of the denoiser for one image; guidance pairs are not counted twice."""
         return {"one_step": 1, "image_folder": 0, "renderings": 0}.get(self.sampler, self.steps)

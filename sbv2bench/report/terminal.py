@@ -88,6 +88,8 @@ def print_result(console: Console, result: EvalResult, path: Path | None) -> Non
         say(console, f"partial: {result.suite.num_generated} images only, not comparable with full results")
     how = f"{model.sampler}, NFE {model.nfe}, guidance {model.guidance_scale:g}, scheduler {model.scheduler}"
     say(console, f"sampled: {how}, seeds {seeds}")
+    if result.provenance.get("seeds_alike"):
+        say(console, "every seed gave the same images, which count once: no number has an interval over seeds")
     say(console, "seconds: " + ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in result.seconds.items()))
     say(console, f"cache: {cache_line(result)}")
     if path is not None:

@@ -22,7 +22,7 @@ from sbv2bench.runs.measure import Measurer, Rows, measure_reference
 from sbv2bench.runs.options import EvalOptions, Progress
 from sbv2bench.runs.plan import EvalPlan, plan
 from sbv2bench.runs.quick_latency import quick_latency
-from sbv2bench.runs.score import FeatureSets, score
+from sbv2bench.runs.score import FeatureSets, are_alike, score
 from sbv2bench.runs.workers import Processes, cores, each, exact_arithmetic, joined_processes
 from sbv2bench.samplers import load_sampler
 from sbv2bench.samplers.base import Images, PromptBlock, Sampler, Stopwatch
@@ -236,7 +236,9 @@ class Run:
             metrics=metrics,
             resumed_images=self.resumed_images + self.images_of_cached_seeds(),
             seconds=self.seconds | {"total": time.perf_counter() - began},
-            provenance=provenance.environment(plan.device) | {"dtype": plan.dtype, "threads": self.workers, "cache": cache},
+            provenance=provenance.environment(plan.device)
+            | {"dtype": plan.dtype, "threads": self.workers, "cache": cache}
+            | ({"seeds_alike": True} if are_alike(generated) else {}),
         )
 
     def found_generated(self) -> str:

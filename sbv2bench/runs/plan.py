@@ -216,7 +216,17 @@ def plan(model_ref: str, suite_ref: str, options: EvalOptions, registry: Registr
 
 
 def with_options(model: ModelSpec, options: EvalOptions) -> ModelSpec:
-    """The model with --steps and --guidance-scale in place of its own. Raises InputError where it has no such setting."""
+    """The model with --steps and --guidance-scale in place of its own.
+
+    Raises InputError where it has no such setting, or no seeds and another than the first is asked for.
+    """
+    if not model.has_seeds() and (options.repeats > 1 or options.seed):
+        option, value = ("--repeats", options.repeats) if options.repeats > 1 else ("--seed", options.seed)
+        raise InputError(
+            f"{option}: found {value} for model {model.id}, whose images exist already and have no seeds: "
+            "every seed would count the same images again",
+            "leave out --repeats and --seed; metrics that have an interval of one run keep it",
+        )
     wanted = {"steps": options.steps, "guidance_scale": options.guidance_scale}
     changes = {name: value for name, value in wanted.items() if value is not None}
     if changes and (model.sampler == "one_step" or not model.has_network()):

@@ -267,6 +267,32 @@ def test_one_seed_has_no_repeats(sets: FeatureSets, registry: Registry) -> None:
     assert clip.ci95 == pytest.approx((clip.value - 1.959964 * clip.std_err, clip.value + 1.959964 * clip.std_err), rel=1e-6)
 
 
+def test_seeds_that_gave_the_same_images_count_once(sets: FeatureSets, registry: Registry) -> None:
+    """But for what a GPU may differ by: no repeats, and the error that one run has."""
+    moved = {name: array * (1 + 1e-5) if array.dtype.kind == "f" else array for name, array in sets.generated.items()}
+    metrics = [registry.metric("clip"), registry.metric("kid")]
+    assert score(metrics, [sets, sets, replace(sets, generated=moved)]) == score(metrics, [sets])
+    assert score(metrics, [sets, shifted(sets, 0.1)])["clip_score"].repeats
+
+
+def test_a_share_at_its_limit_has_no_interval_over_seeds(sets: FeatureSets, registry: Registry) -> None:
+    """The images differ and the numbers do not: nothing is known of how far they scatter."""
+    rng = np.random.default_rng(0)
+    right = {**sets.generated, "attributes": np.ones_like(sets.generated["attributes"])}
+    seeds = [replace(sets, generated={**right, "clip": rng.normal(size=N)}) for _ in range(3)]
+    found = score([registry.metric("attributes")], seeds)["attribute_accuracy"]
+    one_run = scoring.attributes(seeds[0])["attribute_accuracy"]
+    assert found.repeats == (1.0, 1.0, 1.0)
+    assert (found.ci95, found.uncertainty) == (one_run.ci95, one_run.uncertainty)
+    assert found.ci95 is not None and found.ci95[0] < 0.95
+
+
+def test_a_mean_of_values_that_are_all_the_same_has_no_interval(sets: FeatureSets) -> None:
+    found = scoring.clip(replace(sets, generated={**sets.generated, "clip": np.full(N, 0.25)}))["clip_score"]
+    assert (found.value, found.std_err, found.ci95) == (0.25, None, None)
+    assert found.uncertainty.startswith("none")
+
+
 def test_latency_is_taken_once_whatever_the_repeats(sets: FeatureSets, registry: Registry) -> None:
     timed = replace(sets, latency={"median_ms": 12.5, "runs": 7})
     found = score([registry.metric("latency")], [timed, timed, timed])["latency_ms"]
