@@ -283,8 +283,9 @@ class SuiteSpec(Spec):
     """Prompts, reference and metrics under a version. `extends` is resolved when a catalog is read.
 
     reference: None is fresh renderings of the world. preparation: what is done to every image, generated or real, before a
-    network sees it. pr, pr_paper: extractors of precision and recall where they are not `features`, in the two modes of
-    protocols.md 3. hps_v21: HPS by the later weights, beside `hps`.
+    network sees it. label_suffix: after every metric's name; a count in it ("-30k") becomes that of the images that were
+    measured, so write a size as "-256px". pr, pr_paper: extractors of precision and recall where they are not `features`, in
+    the two modes of protocols.md 3. hps_v21: HPS by the later weights, beside `hps`.
     """
 
     remarks = frozenset({"description"})

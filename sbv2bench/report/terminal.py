@@ -1,4 +1,4 @@
-"""Results, plans and leaderboards in the terminal. All of it goes to stderr: stdout is for JSON and for paths."""
+"""Results, plans and leaderboards in the terminal. They go to stderr: stdout is for lists that were asked for, JSON and paths."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from sbv2bench.specs import ModelSpec, SuiteSpec
 
 _WIDE = 200  # columns where there is no terminal to fit: a log file has room
 _NARROW = 160
+_UNCUT = 2000  # columns that no row needs, so that grep finds whole rows
 _LISTED = 8  # entries of a long list that are shown
 
 
@@ -28,6 +29,12 @@ def stderr_console() -> Console:
     """A console on stderr: the terminal's width, and wide lines where stderr is a file or a pipe."""
     console = Console(stderr=True, highlight=False)
     return console if console.is_terminal else Console(stderr=True, highlight=False, width=_WIDE)
+
+
+def stdout_console() -> Console:
+    """A console on stdout, for what was asked for: the terminal's width, and in a file or a pipe a line for each row, uncut."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=_UNCUT)
 
 
 def say(console: Console, text: str) -> None:

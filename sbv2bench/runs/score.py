@@ -5,6 +5,7 @@ Each takes FeatureSets and returns {key of the result's metrics block: MetricVal
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from importlib import import_module
@@ -23,7 +24,7 @@ from sbv2bench.metrics.frechet_infinity import frechet_infinity
 from sbv2bench.metrics.paper_precision_recall import paper_precision_recall
 from sbv2bench.metrics.precision_recall import precision_recall
 from sbv2bench.mini.world import ATTRIBUTES
-from sbv2bench.results.records import MetricValue
+from sbv2bench.results.records import MetricValue, count_word
 from sbv2bench.specs import ExtractorSpec, MetricSpec, SuiteSpec
 
 NEIGHBOURS = 3  # k of precision and recall (Kynkäänniemi et al. 2019, section 3)
@@ -34,6 +35,7 @@ _OVER_IMAGES = "influence function over images of both sets"
 _OVER_BLOCKS = f"{BLOCKS} disjoint blocks of both sets, t interval"
 _ALIKE = 1e-3  # of a row's largest value: what a GPU may differ by over the same images, and never two seeds' images
 _ALL_ALIKE = f"none: all {BLOCKS} blocks have the same value"
+_COUNT_IN_SUFFIX = re.compile(r"-\d+k?(?=-|$)", re.IGNORECASE)
 _NO_SPREAD = "none: what it is a mean of does not scatter"
 _OVER_SEEDS = "t interval over generation seeds (generation noise only)"
 
@@ -57,8 +59,13 @@ class FeatureSets:
     partial: bool = False
 
     def label(self, name: str) -> str:
-        """The metric's name as people see it: "FID-mini", and "FID-mini@200" of the first 200 images of a suite."""
-        return f"{name}{self.suite.label_suffix}" + (f"@{len(self.prompts)}" if self.partial else "")
+        """The metric's name as people see it: "FID-mini", and "FID-mini@200" of the first 200 images of a suite.
+
+        A count in the suite's suffix ("-30k", and "-48") is that of the images that were measured, whatever the suite declares.
+        """
+        n = len(self.prompts)
+        suffix = _COUNT_IN_SUFFIX.sub("" if self.partial else f"-{count_word(n)}", self.suite.label_suffix)
+        return f"{name}{suffix}" + (f"@{n}" if self.partial else "")
 
     def value(self, name: str, value: float, direction: Literal["lower", "higher"], role: str, **more: Any) -> MetricValue:
         """A MetricValue with what all of them say. role: whose extractor measured; more: its other fields.

@@ -16,6 +16,7 @@ from sbv2bench.metrics.frechet_infinity import frechet_infinity
 from sbv2bench.metrics.precision_recall import radii
 from sbv2bench.metrics.uncertainty import frechet_std_err
 from sbv2bench.registry import Registry
+from sbv2bench.results.records import MetricValue
 from sbv2bench.runs import score as scoring
 from sbv2bench.runs.score import FeatureSets, score
 from sbv2bench.specs import MetricSpec
@@ -217,6 +218,39 @@ def test_partial_results_carry_their_n_in_the_label(sets: FeatureSets) -> None:
     assert scoring.hps(cut)["hps"].label == f"HPS-mini@{N}"
     plain = replace(sets, suite=sets.suite.model_copy(update={"label_suffix": ""}))
     assert scoring.clip(plain)["clip_score"].label == "CLIP"
+
+
+@pytest.mark.parametrize(
+    ("suffix", "n", "partial", "label"),
+    [
+        ("-30k", 48, False, "FID-48"),
+        ("-30k", 48, True, "FID@48"),
+        ("-30k-mini", 5000, False, "FID-5k-mini"),
+        ("-5000", 48, False, "FID-48"),
+        ("-30K", 30_000, False, "FID-30k"),
+        ("-256px", 48, False, "FID-256px"),
+        ("-mini", 48, False, "FID-mini"),
+    ],
+)
+def test_a_label_that_names_a_count_names_the_one_that_was_measured(
+    sets: FeatureSets, suffix: str, n: int, partial: bool, label: str
+) -> None:
+    suite = sets.suite.model_copy(update={"label_suffix": suffix})
+    own = replace(sets, suite=suite, prompts=Prompts(tuple("x" * n)), partial=partial)
+    assert own.value("FID", 1.0, "lower", "features").label == label
+
+
+def test_labels_of_plugins_and_of_stored_files_name_their_own_count() -> None:
+    fields: dict[str, Any] = {"value": 1.0, "direction": "lower"}
+    assert MetricValue(label="patch-FID-10k", n_generated=48, **fields).label == "patch-FID-48"
+    assert (
+        MetricValue.model_validate_json('{"value": 1, "label": "FID-30k", "direction": "lower", "n_generated": 48}').label
+        == "FID-48"
+    )
+    for label in ("FID-30k", "FID-30k-own"):
+        assert MetricValue(label=label, n_generated=30_000, **fields).label == label
+    for label in ("hpsv2-v2.0", "clip-l14-336", "FID-infinity", "precision (paper)"):
+        assert MetricValue(label=label, n_generated=48, **fields).label == label
 
 
 def test_latency_is_labelled_quick(sets: FeatureSets) -> None:
