@@ -95,6 +95,8 @@ def print_result(console: Console, result: EvalResult, path: Path | None) -> Non
         say(console, f"partial: {result.suite.num_generated} images only, not comparable with full results")
     how = f"{model.sampler}, NFE {model.nfe}, guidance {model.guidance_scale:g}, scheduler {model.scheduler}"
     say(console, f"sampled: {how}, seeds {seeds}")
+    for line in cut_lines(result):
+        say(console, line)
     if result.provenance.get("seeds_alike"):
         say(console, "every seed gave the same images, which count once: no number has an interval over seeds")
     say(console, "seconds: " + ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in result.seconds.items()))
@@ -103,6 +105,17 @@ def print_result(console: Console, result: EvalResult, path: Path | None) -> Non
         say(console, f"result: {path}")
         if result.status == "complete":
             say(console, f"to put it on a leaderboard: sbv2bench leaderboard --add {path}")
+
+
+def cut_lines(result: EvalResult) -> list[str]:
+    """A line for each text network that did not read all of every caption."""
+    cuts = result.provenance.get("cut_captions")
+    return [
+        f"cut: {cut['captions']:,} of {cut['of']:,} captions are longer than the {cut['tokens']} tokens that {name} reads; "
+        "the words beyond them are in none of its numbers"
+        for name, cut in (cuts.items() if isinstance(cuts, dict) else ())
+        if cut["captions"]
+    ]
 
 
 def cache_line(result: EvalResult) -> str:

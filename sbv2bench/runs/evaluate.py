@@ -17,6 +17,7 @@ from sbv2bench.features.cache import Entry, FeatureCache
 from sbv2bench.registry import Registry
 from sbv2bench.results import prompt_values, store
 from sbv2bench.results.records import EvalResult, ModelRecord, SuiteRecord
+from sbv2bench.runs.caption_cuts import cut_captions, with_cuts
 from sbv2bench.runs.generate import blocks, save_images, saved_count
 from sbv2bench.runs.measure import Measurer, Rows, measure_reference
 from sbv2bench.runs.options import EvalOptions, Progress
@@ -215,6 +216,7 @@ class Run:
         with exact_arithmetic():
             same = (plan.suite, plan.extractors, plan.prompts)
             metrics = score(plan.metrics, [FeatureSets(*same, rows, real, latency, plan.partial) for rows in generated])
+        cuts = cut_captions(plan, self.registry)
         self.seconds["metrics"] += time.perf_counter() - started
         suite = SuiteRecord(
             id=plan.suite.id,
@@ -233,11 +235,11 @@ class Run:
             status="partial" if plan.partial else "complete",
             model=ModelRecord(**plan.model.model_dump(), nfe=plan.model.network_evaluations()),
             suite=suite,
-            metrics=metrics,
+            metrics=with_cuts(metrics, plan, cuts),
             resumed_images=self.resumed_images + self.images_of_cached_seeds(),
             seconds=self.seconds | {"total": time.perf_counter() - began},
             provenance=provenance.environment(plan.device)
-            | {"dtype": plan.dtype, "threads": self.workers, "cache": cache}
+            | {"dtype": plan.dtype, "threads": self.workers, "cache": cache, "cut_captions": cuts}
             | ({"seeds_alike": True} if are_alike(generated) else {}),
         )
 
