@@ -113,6 +113,14 @@ class Registry:
             self.metric(metric)
         return found
 
+    def declared_anew(self, suite: SuiteSpec) -> list[str]:
+        """Of a suite, its extractors and metrics, those of a built-in id that a plugin or a catalog declares: "extractor x"."""
+        used = [("suite", suite.id), *(("extractor", name) for name in suite.roles().values())]
+        used += [("metric", flag) for flag in suite.metrics]
+        foreign = [key for key in dict.fromkeys(used) if self.sources.get(key, BUILT_IN) != BUILT_IN]
+        shipped = Registry.built_in() if foreign else Registry()
+        return [f"{kind} {name}" for kind, name in foreign if name in shipped.table(kind)]
+
     def suites_of(self, name: str) -> tuple[SuiteSpec, ...]:
         """The suites that a name means: those of a group, or the one suite. Raises InputError with a suggestion."""
         group = self.groups.get(name)

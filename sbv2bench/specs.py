@@ -90,7 +90,7 @@ class ModelSpec(Spec):
     remarks = frozenset(
         {
             *("id", "family", "location", "base", "mirrors", "description", "origin", "licence", "verified"),
-            *("aliases", "published_as", "inferred", "guidance", "vae_scaling", "trained_with"),
+            *("aliases", "published_as", "inferred", "provisional", "guidance", "vae_scaling", "trained_with"),
         }
     )
     later = frozenset({"holds", "vae", "timesteps", "timestep_spacing", "input_scaling"})
@@ -123,6 +123,7 @@ class ModelSpec(Spec):
     licence: str = ""
     verified: bool = False
     inferred: tuple[str, ...] = ()  # fields that the published numbers' source does not state
+    provisional: str = ""  # why it may not be the model of the published numbers; "" where it is
     aliases: tuple[str, ...] = ()
     trained_with: TrainedWith | None = None  # None: nobody has said
     published_as: tuple[str, ...] = ()  # rows of catalog/published.csv, "table/method"

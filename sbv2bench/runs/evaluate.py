@@ -240,7 +240,8 @@ class Run:
             seconds=self.seconds | {"total": time.perf_counter() - began},
             provenance=provenance.environment(plan.device)
             | {"dtype": plan.dtype, "threads": self.workers, "cache": cache, "cut_captions": cuts}
-            | ({"seeds_alike": True} if are_alike(generated) else {}),
+            | ({"seeds_alike": True} if are_alike(generated) else {})
+            | ({"declared_anew": anew} if (anew := self.registry.declared_anew(plan.suite)) else {}),
         )
 
     def found_generated(self) -> str:
