@@ -5,40 +5,18 @@ A spec's fingerprint is a hash of the fields that can change a number; names, li
 
 from __future__ import annotations
 
-import hashlib
-import json
 from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from sbv2bench.spec_base import Spec as Spec  # noqa: PLC0414  # both are taken from here
+from sbv2bench.spec_base import fingerprint as fingerprint  # noqa: PLC0414
 
 Family = Literal["mini", "full", "local"]
 PredictionType = Literal["epsilon", "v_prediction", "sample"]
 Holds = Literal["model", "unet", "lora"]
 # From uint8 pixels to a network's input, where that is part of a metric's name (protocols.md 2, 3, 5).
 Preprocessing = Literal["", "clean299", "tf1", "legacy_no_antialias", "antialias"]
-
-
-class Spec(BaseModel):
-    """Base of all declarations: immutable, no unknown keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    remarks: ClassVar[frozenset[str]] = frozenset()  # fields that cannot change a number
-    later: ClassVar[frozenset[str]] = frozenset()  # fields newer than stored results: not in the fingerprint at their default
-
-    def fingerprint(self) -> str:
-        """SHA-256 (64 hex digits) of the canonical JSON of every field that can change a number."""
-        return fingerprint(self.protocol())
-
-    def protocol(self) -> dict[str, Any]:
-        """The fields that can change a number, JSON-ready."""
-        fields = type(self).model_fields
-        unsaid = {name for name in self.later if getattr(self, name) == fields[name].default}
-        return self.model_dump(mode="json", exclude={*self.remarks, *unsaid})
-
-
-def fingerprint(value: Any) -> str:
-    """SHA-256 (64 hex digits) of a JSON-ready value, keys sorted, no spaces."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()).hexdigest()
 
 
 class WeightsFile(Spec):

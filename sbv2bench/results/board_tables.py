@@ -57,7 +57,7 @@ def _measured(board: Board, rank: int, path: str, result: EvalResult, styles: Se
     model = result.model
     place = rank if "fid" in result.metrics else ""
     head = (place, "measured", model.id, model.nfe, model.guidance_scale, model.sampler, model.scheduler)
-    cells: dict[str, object] = dict(zip(_HEAD, head, strict=True)) | _conditions(board, result)
+    cells: dict[str, object] = {**dict(zip(_HEAD, head, strict=True)), **_conditions(board, result)}
     for key, value in result.metrics.items():
         low, high = value.ci95 or (None, None)
         numbers = (*map(_full, (value.value, value.std_err, low, high)), " ".join(map(repr, value.repeats)))
