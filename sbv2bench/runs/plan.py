@@ -225,7 +225,7 @@ def with_options(model: ModelSpec, options: EvalOptions) -> ModelSpec:
         raise InputError(
             f"{option}: found {value} for model {model.id}, whose images exist already and have no seeds: "
             "every seed would count the same images again",
-            "leave out --repeats and --seed; metrics that have an interval of one run keep it",
+            "--repeats 1" if options.repeats > 1 else "--seed 0",
         )
     wanted = {"steps": options.steps, "guidance_scale": options.guidance_scale}
     changes = {name: value for name, value in wanted.items() if value is not None}
