@@ -22,10 +22,11 @@ from reference_trainer.latent_shards import Make, all_latents
 from reference_trainer.networks import Networks
 from reference_trainer.prompts import PromptSource, shuffled_index
 from sbv2bench import paths
+from sbv2bench.data.caption_rows import complaint_of
 from sbv2bench.data.digests import file_digest
 from sbv2bench.data.images import ImageFolder
 from sbv2bench.diffusion import add_noise
-from sbv2bench.errors import InputError, PrerequisiteError
+from sbv2bench.errors import InputError, IntegrityError, PrerequisiteError
 from sbv2bench.mini import rendering, world
 from sbv2bench.samplers.schedulers import make_scheduler
 from sbv2bench.samplers.timesteps import set_timesteps
@@ -124,9 +125,10 @@ def _real(settings: Regularisation, networks: Networks, prompts: PromptSource) -
             chosen = np.array(numbers)
             return torch.from_numpy(rendering.render(scenes[chosen], keys[chosen], 0))
     else:
-        folder = ImageFolder(_existing_folder(settings.images))
+        folder = ImageFolder(_existing_folder(settings.images), one_size=False)
         files = folder.files[: settings.pairs]
         captions, content = [_caption_beside(path) for path in files], [file_digest(path) for path in files]
+        content += [f"turned {path.name}" for path in files if path.name in folder.turned]
 
         def pictures(numbers: Sequence[int]) -> Tensor:
             size = networks.components.resolution
@@ -171,8 +173,8 @@ def _caption_beside(path: Path) -> str:
         caption = text.read_text("utf-8-sig").strip()
     except (OSError, ValueError) as error:
         raise InputError(f"regularisation.images: {text} cannot be read as UTF-8 text ({error})") from error
-    if not caption:
-        raise InputError(f"regularisation.images: {text} is blank, expected the caption of {path.name}")
+    if (complaint := complaint_of(caption)) is not None:
+        raise IntegrityError(f"regularisation.images: {text} is {complaint}, expected the caption of {path.name}")
     return caption
 
 

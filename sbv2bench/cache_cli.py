@@ -35,7 +35,7 @@ def cache_info(as_json: Json = False) -> None:
             {"path": str(paths.home()), "parts": [dict(zip(("part", "files", "bytes"), row, strict=True)) for row in sizes]}
         )
         return
-    console = terminal.stderr_console()
+    console = terminal.stdout_console()
     terminal.say(console, str(paths.home()))
     rows = [[name, str(files), f"{size / 1e6:.1f} MB"] for name, files, size in sizes]
     terminal.print_table(console, ["part", "files", "size"], rows)

@@ -254,7 +254,7 @@ def list_things(
         return
     headings = list(rows[0]) if rows else ["id"]
     table = [["yes" if cell is True else "no" if cell is False else str(cell or "") for cell in row.values()] for row in rows]
-    terminal.print_table(terminal.stderr_console(), headings, table)
+    terminal.print_table(terminal.stdout_console(), headings, table)
 
 
 @app.command()

@@ -22,6 +22,7 @@ LIBRARIES = {
     "torch": "torch",
     "diffusers": "diffusers",
     "transformers": "transformers",
+    "peft": "peft",
     "open_clip": "open_clip_torch",
     "numpy": "numpy",
     "pillow": "pillow",

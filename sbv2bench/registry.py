@@ -22,7 +22,6 @@ from sbv2bench.specs import AssetSpec, ExtractorSpec, Family, GroupSpec, MetricS
 PLUGINS = "sbv2bench.plugins"  # entry-point group: a module with register(registry)
 BUILT_IN = "built-in"
 KINDS: dict[str, type[Spec]] = dict(catalog.SECTIONS.values())
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp"})
 _ID = re.compile(r"[A-Za-z0-9_][\w.+-]*(/[A-Za-z0-9_][\w.+-]*)?")
 
 
@@ -113,6 +112,14 @@ class Registry:
         for metric in found.metrics:
             self.metric(metric)
         return found
+
+    def declared_anew(self, suite: SuiteSpec) -> list[str]:
+        """Of a suite, its extractors and metrics, those of a built-in id that a plugin or a catalog declares: "extractor x"."""
+        used = [("suite", suite.id), *(("extractor", name) for name in suite.roles().values())]
+        used += [("metric", flag) for flag in suite.metrics]
+        foreign = [key for key in dict.fromkeys(used) if self.sources.get(key, BUILT_IN) != BUILT_IN]
+        shipped = Registry.built_in() if foreign else Registry()
+        return [f"{kind} {name}" for kind, name in foreign if name in shipped.table(kind)]
 
     def suites_of(self, name: str) -> tuple[SuiteSpec, ...]:
         """The suites that a name means: those of a group, or the one suite. Raises InputError with a suggestion."""
@@ -306,10 +313,12 @@ def model_in_folder(folder: Path) -> ModelSpec:
         return catalog.parse(ModelSpec, {**fields, **identity}, str(declared))
     if (folder / "model_index.json").is_file():
         return ModelSpec.model_validate({**identity, "sampler": "pipeline", "description": _by_defaults("a pipeline folder")})
-    if any(path.suffix.lower() in IMAGE_SUFFIXES for path in folder.iterdir()):
+    from sbv2bench.data.images import shows_pictures  # numpy and PIL, which the other names do without
+
+    if shows_pictures(folder):
         return ModelSpec.model_validate({**identity, "sampler": "image_folder", "description": "images that exist already"})
     raise InputError(
         f"model folder: {folder} is neither a model nor images\n"
         f"found {', '.join(sorted(path.name for path in folder.iterdir())[:4]) or 'nothing in it'}, "
-        "expected sbv2bench.json, model_index.json or *.png, *.jpg, *.webp"
+        "expected sbv2bench.json, model_index.json or pictures"
     )

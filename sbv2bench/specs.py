@@ -5,40 +5,18 @@ A spec's fingerprint is a hash of the fields that can change a number; names, li
 
 from __future__ import annotations
 
-import hashlib
-import json
 from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from sbv2bench.spec_base import Spec as Spec  # noqa: PLC0414  # both are taken from here
+from sbv2bench.spec_base import fingerprint as fingerprint  # noqa: PLC0414
 
 Family = Literal["mini", "full", "local"]
 PredictionType = Literal["epsilon", "v_prediction", "sample"]
 Holds = Literal["model", "unet", "lora"]
 # From uint8 pixels to a network's input, where that is part of a metric's name (protocols.md 2, 3, 5).
 Preprocessing = Literal["", "clean299", "tf1", "legacy_no_antialias", "antialias"]
-
-
-class Spec(BaseModel):
-    """Base of all declarations: immutable, no unknown keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    remarks: ClassVar[frozenset[str]] = frozenset()  # fields that cannot change a number
-    later: ClassVar[frozenset[str]] = frozenset()  # fields newer than stored results: not in the fingerprint at their default
-
-    def fingerprint(self) -> str:
-        """SHA-256 (64 hex digits) of the canonical JSON of every field that can change a number."""
-        return fingerprint(self.protocol())
-
-    def protocol(self) -> dict[str, Any]:
-        """The fields that can change a number, JSON-ready."""
-        fields = type(self).model_fields
-        unsaid = {name for name in self.later if getattr(self, name) == fields[name].default}
-        return self.model_dump(mode="json", exclude={*self.remarks, *unsaid})
-
-
-def fingerprint(value: Any) -> str:
-    """SHA-256 (64 hex digits) of a JSON-ready value, keys sorted, no spaces."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()).hexdigest()
 
 
 class WeightsFile(Spec):
@@ -90,7 +68,7 @@ class ModelSpec(Spec):
     remarks = frozenset(
         {
             *("id", "family", "location", "base", "mirrors", "description", "origin", "licence", "verified"),
-            *("aliases", "published_as", "inferred", "guidance", "vae_scaling", "trained_with"),
+            *("aliases", "published_as", "inferred", "provisional", "guidance", "vae_scaling", "trained_with"),
         }
     )
     later = frozenset({"holds", "vae", "timesteps", "timestep_spacing", "input_scaling"})
@@ -123,6 +101,7 @@ class ModelSpec(Spec):
     licence: str = ""
     verified: bool = False
     inferred: tuple[str, ...] = ()  # fields that the published numbers' source does not state
+    provisional: str = ""  # why it may not be the model of the published numbers; "" where it is
     aliases: tuple[str, ...] = ()
     trained_with: TrainedWith | None = None  # None: nobody has said
     published_as: tuple[str, ...] = ()  # rows of catalog/published.csv, "table/method"
@@ -136,6 +115,10 @@ class ModelSpec(Spec):
     def has_network(self) -> bool:
         """Whether a network generates its images, so that steps, guidance and latency mean something."""
         return self.sampler not in {"image_folder", "renderings", "published"}
+
+    def has_seeds(self) -> bool:
+        """Whether another generation seed gives other images: those that exist already have none."""
+        return self.sampler not in {"image_folder", "published"}
 
     def network_evaluations(self) -> int:
         """NFE: network function evaluations of the denoiser for one image; guidance pairs are not counted twice."""
@@ -253,20 +236,35 @@ class ReferenceSpec(Spec):
     """Real photographs: every image in a zip or a folder. location: `asset:NAME` or a path.
 
     content_sha256: what `ImageArchive.content_sha256` must give; None takes what is found, and the result says so.
+    orientation: exif turns each picture as its EXIF orientation says, stored takes the pixels as they lie in the file. None
+    is stored for a declared download, whose numbers were published so, and exif for a path, a user's own photographs.
     """
 
     remarks = frozenset({"location"})
+    later = frozenset({"orientation"})
 
     location: str
     content_sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
+    orientation: Literal["stored", "exif"] | None = None
+
+    @property
+    def is_turned(self) -> bool:
+        """Whether pictures are turned as their EXIF orientation says."""
+        return self.orientation == "exif" or (self.orientation is None and not self.location.startswith("asset:"))
+
+    def protocol(self) -> dict[str, Any]:
+        """The fields that can change a number, the orientation where pictures are turned."""
+        fields = self.model_dump(mode="json", include={"content_sha256"})
+        return fields | ({"orientation": "exif"} if self.is_turned else {})
 
 
 class SuiteSpec(Spec):
     """Prompts, reference and metrics under a version. `extends` is resolved when a catalog is read.
 
     reference: None is fresh renderings of the world. preparation: what is done to every image, generated or real, before a
-    network sees it. pr, pr_paper: extractors of precision and recall where they are not `features`, in the two modes of
-    protocols.md 3. hps_v21: HPS by the later weights, beside `hps`.
+    network sees it. label_suffix: after every metric's name; a count in it ("-30k") becomes that of the images that were
+    measured, so write a size as "-256px". pr, pr_paper: extractors of precision and recall where they are not `features`, in
+    the two modes of protocols.md 3. hps_v21: HPS by the later weights, beside `hps`.
     """
 
     remarks = frozenset({"description"})

@@ -59,6 +59,29 @@ def test_hash_is_of_raw_text_joined_with_newlines() -> None:
         ([c.strip() for c in CAPTIONS], IntegrityError, "not the suite's"),
         ([CAPTIONS[1], CAPTIONS[0], *CAPTIONS[2:]], IntegrityError, "not the suite's"),
         ([*CAPTIONS[:4], 5], IntegrityError, "list of strings"),
+        ([*CAPTIONS[:3], " \u200b", ""], IntegrityError, r"no caption in row 4 \(blank\), row 5 \(blank\)"),
+        ({"labels": [["a.png", caption] for caption in ["", *CAPTIONS]]}, IntegrityError, r"row 1 \(blank\)"),
+        (
+            {
+                "images": [{"id": i} for i in range(5)],
+                "annotations": [{"id": i, "image_id": i, "caption": c} for i, c in enumerate([*CAPTIONS[:4], "  "])],
+            },
+            IntegrityError,
+            r"row 5 \(blank\)",
+        ),
+        (
+            {
+                "images": [{"id": i} for i in range(5)],
+                "annotations": [{"id": i, "image_id": i, "caption": None} for i in range(5)],
+            },
+            IntegrityError,
+            "list of strings",
+        ),
+        (
+            {"images": [{"filename": "val2014", "sentences": [{"raw": c}]} for c in [*CAPTIONS[:4], ""]]},
+            IntegrityError,
+            r"row 5 \(blank\)",
+        ),
         ({"captions": []}, InputError, "found captions, expected"),
         ({"labels": [["only a path"]]}, InputError, "no list of captions"),
         ({"images": [{"id": 1}], "annotations": []}, InputError, "no list of captions"),
@@ -128,3 +151,12 @@ def test_the_released_list_is_what_the_suite_says() -> None:
     assert sum("\n" in caption for caption in every) == 158
     rebuilt = released_form(every)
     assert (len(rebuilt), hashlib.sha256(rebuilt).hexdigest()) == (asset.bytes, asset.sha256)
+
+
+def test_blank_prompts_of_a_style_are_named(tmp_path: Path) -> None:
+    for style in STYLES:
+        write(tmp_path / f"{style}.json", ["one", "two"])
+    assert len(read_styles(tmp_path, 8, None)[0]) == 8
+    write(tmp_path / "photo.json", ["one", "\t"])
+    with pytest.raises(IntegrityError, match=r"photo\.json: found no caption in row 2 \(blank\)"):
+        read_styles(tmp_path, 8, None)

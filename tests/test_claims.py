@@ -49,6 +49,8 @@ def test_the_interval_is_welchs() -> None:
         (HIGHER, [2.0, 2.01, 2.02], [1.0, 1.01, 1.02], "agrees"),
         (LOWER, [1.0, 2.0, 3.0], [1.5, 2.5, 3.5], "not separated"),
         (LOWER, [1.0], [2.0, 2.1, 2.2], "not run"),
+        (LOWER, [1.0, 1.0, 1.0], [2.0, 2.0, 2.0], "not separated"),
+        (LOWER, [1.0, 1.0, 1.0], [2.0, 2.1, 2.2], "not separated"),
     ],
 )
 def test_verdicts(claim: Claim, a: list[float], b: list[float], verdict: str) -> None:

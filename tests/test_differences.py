@@ -12,6 +12,8 @@ from sample_results import metric, sample_result
 from sbv2bench.errors import InputError
 from sbv2bench.results.differences import (
     BY_CAPTION,
+    NO_SEEDS,
+    NO_SPREAD,
     NONE,
     ONE_RUN,
     OVER_SEEDS,
@@ -117,6 +119,44 @@ def test_a_model_against_itself_is_within_noise() -> None:
 def test_without_an_error_there_is_no_verdict() -> None:
     found = only(compare_results([contestant("a", fid=fid(3.0)), contestant("b", fid=fid(2.0))]))
     assert (found.verdict, found.ci95, found.method) == ("no interval", None, NONE)
+
+
+def test_repeats_that_are_all_the_same_are_one_run() -> None:
+    """As files have them that counted a folder of images three times: its one run's error is what there is, if any."""
+    alike = {"repeats": (3.0, 3.0, 3.0), "std_err": 0.0, "ci95": (3.0, 3.0)}
+    a, b = (
+        contestant(name, seeds=(0, 1, 2), fid=fid(value, **alike | {"repeats": (value,) * 3}))
+        for name, value in (("a", 3.0), ("b", 2.0))
+    )
+    found = only(compare_results([a, b]))
+    assert (found.verdict, found.p_value, found.ci95, found.method) == ("no interval", None, None, NONE)
+    details = {"one_run_std_err": 0.3, "one_run_method": "influence function over images of both sets"}
+    a, b = (
+        contestant(name, seeds=(0, 1, 2), fid=fid(value, repeats=(value,) * 3, std_err=0.0, details=details))
+        for name, value in (("a", 3.0), ("b", 2.0))
+    )
+    found = only(compare_results([a, b]))
+    assert found.method == ONE_RUN and found.p_value == pytest.approx(0.0184, abs=1e-4)
+    scattered = contestant("c", seeds=(0, 1, 2), fid=fid(2.0, repeats=(1.9, 2.0, 2.1), std_err=0.06))
+    assert only(compare_results([a, scattered])).method == ONE_RUN
+
+
+def test_images_that_exist_are_not_advised_to_be_repeated() -> None:
+    a, b = contestant("a", fid=fid(3.0)), contestant("b", fid=fid(2.0))
+    model = b.result.model.model_copy(update={"sampler": "image_folder"})
+    found = only(compare_results([a, Contestant("b", b.result.model_copy(update={"model": model}), {})]))
+    assert (found.verdict, found.method) == ("no interval", NO_SEEDS)
+    assert "--repeats" not in found.method
+
+
+def test_a_shift_that_all_captions_share_has_no_interval() -> None:
+    values = [{"clip_score": np.full((1, 5000), level, np.float32)} for level in (0.5, 0.6)]
+    pair = [
+        contestant(name, own, clip_score=metric(0.5, "CLIP-mini", "higher", std_err=0.0))
+        for name, own in zip("ab", values, strict=True)
+    ]
+    found = only(compare_results(pair))
+    assert (found.verdict, found.p_value, found.method) == ("no interval", None, NO_SPREAD)
 
 
 def test_many_comparisons_are_corrected() -> None:

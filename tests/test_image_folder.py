@@ -64,8 +64,8 @@ def test_no_folder_a_file_and_an_empty_folder(folder: Path, tmp_path: Path) -> N
 
 
 def test_an_image_of_a_kind_that_is_not_read_is_not_passed_over(folder: Path) -> None:
-    Image.fromarray(picture(0)).save(folder / "12.bmp")
-    with pytest.raises(InputError, match=r"12\.bmp"):
+    Image.fromarray(picture(0)).save(folder / "12.ico")
+    with pytest.raises(InputError, match=r"12\.ico"):
         ImageFolder(folder)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from sbv2bench.data.caption_rows import json_document
+from sbv2bench.data.caption_rows import checked, json_document
 from sbv2bench.errors import InputError, IntegrityError
 
 STYLES = ("anime", "concept-art", "paintings", "photo")  # in the order of HPSv2's benchmark
@@ -82,7 +82,7 @@ def released_form(captions: list[str]) -> bytes:
 def _strings(content: Any, path: Path) -> list[str]:
     if not isinstance(content, list) or not all(isinstance(caption, str) for caption in content):
         raise IntegrityError(f"{path}: found {type(content).__name__}, expected a list of strings")
-    return content
+    return list(checked(enumerate(content, 1), str(path), "row")) if content else content
 
 
 def _orders(path: Path) -> Iterator[list[str]]:
@@ -93,7 +93,7 @@ def _orders(path: Path) -> Iterator[list[str]]:
         elif "labels" in content:
             yield _strings([caption for _, caption in content["labels"]], path)
         elif "annotations" in content:
-            yield from _of_coco(content)
+            yield from (_strings(captions, path) for captions in _of_coco(content))
         elif "images" in content:
             yield _strings([image["sentences"][0]["raw"] for image in content["images"] if "val2014" in image["filename"]], path)
         else:
@@ -112,4 +112,4 @@ def _of_coco(content: dict[str, Any]) -> Iterator[list[str]]:
     for annotation in content["annotations"]:
         by_image.setdefault(annotation["image_id"], []).append(annotation)
     for choose in ways:
-        yield [str(choose(by_image[image["id"]])["caption"]) for image in content["images"]]
+        yield [choose(by_image[image["id"]])["caption"] for image in content["images"]]

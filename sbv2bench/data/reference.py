@@ -55,7 +55,7 @@ def reference_archive(suite: SuiteSpec, assets: Mapping[str, AssetSpec] | None =
         return None
     if suite.preparation is None:
         raise InputError(f"suite {suite.id}: photographs are of many sizes, expected preparation: centre-crop-lanczos-256")
-    archive = ImageArchive(resolve_location(wanted.location, assets=assets))
+    archive = ImageArchive(resolve_location(wanted.location, assets=assets), turn=wanted.is_turned)
     archive.require_count(suite.num_reference)
     if wanted.content_sha256 is not None and (found := archive.content_sha256()) != wanted.content_sha256:
         raise IntegrityError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib import import_module
 from typing import Any, Protocol
 
@@ -38,6 +39,17 @@ def load_extractor(spec: ExtractorSpec, device: str = "cpu") -> Any:
     if not name:
         raise InputError(f"extractor {spec.id}: found kind {spec.kind!r}, expected {', '.join(KINDS)} or module:Class")
     return getattr(import_module(module), name)(spec, device)
+
+
+def cut_by_extractor(spec: ExtractorSpec, captions: Sequence[str]) -> tuple[int, int] | None:
+    """(captions that are longer, tokens that are read) of an extractor that embeds text, whose network is not loaded.
+
+    Asks the function `cut_captions` in the module of its kind; None where that has none, as of a plugin. Raises what it raises.
+    """
+    module, _, name = KINDS.get(spec.kind, spec.kind).partition(":")
+    count = getattr(import_module(module), "cut_captions", None) if name else None
+    found: tuple[int, int] | None = None if count is None else count(spec, captions)
+    return found
 
 
 def to_tensor(images_BHWC: NDArray[np.uint8], device: str) -> torch.Tensor:

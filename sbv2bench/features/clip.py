@@ -6,6 +6,7 @@ From a folder in OpenCLIP's own layout, or, where the spec names an architecture
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -105,6 +106,22 @@ class OpenClipScorer:
         return torch.stack(resized).to(self.device)
 
 
+def cut_captions(spec: ExtractorSpec, captions: Sequence[str]) -> tuple[int, int]:
+    """(captions of which words are dropped, tokens that the text tower reads, its two ends counted), by the tokenizer alone.
+
+    The prefix is a part of what is read. Raises what `OpenClipScorer` raises over a folder or an architecture.
+    """
+    tokenize = open_clip.get_tokenizer(spec.architecture) if spec.architecture else _tokenizer(locate(spec), spec)
+    prompts = [spec.prefix + caption for caption in captions]
+    if hasattr(tokenize, "encode"):
+        lengths = [len(tokenize.encode(prompt)) + 2 for prompt in prompts]
+    else:
+        cleaned = [tokenize.clean_fn(prompt) for prompt in prompts]
+        lengths = [len(ids) for ids in tokenize.tokenizer(cleaned, truncation=False, verbose=False).input_ids]
+    length = int(tokenize.context_length)
+    return sum(own > length for own in lengths), length
+
+
 def _from_folder(spec: ExtractorSpec) -> tuple[Any, Any, Any]:
     """(model, evaluation transform, tokenizer) of a folder in OpenCLIP's layout."""
     folder = locate(spec)
@@ -112,13 +129,19 @@ def _from_folder(spec: ExtractorSpec) -> tuple[Any, Any, Any]:
         weights_file(spec)  # a pickle among them is read by open_clip only where it may be
     if not (folder / _CONFIG).is_file():
         raise IntegrityError(f"extractor {spec.id}: {folder} has no {_CONFIG}")
-    name = f"local-dir:{folder}"
     try:
-        model, _, preprocess = open_clip.create_model_and_transforms(name, precision="fp32")
-        tokenize = open_clip.get_tokenizer(name, **_offline(name))
+        model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{folder}", precision="fp32")
     except (RuntimeError, ValueError, KeyError, TypeError, OSError, SafetensorError) as error:
         raise IntegrityError(f"extractor {spec.id}: open_clip cannot load {folder} ({str(error).splitlines()[0]})") from error
-    return model, preprocess, tokenize
+    return model, preprocess, _tokenizer(folder, spec)
+
+
+def _tokenizer(folder: Path, spec: ExtractorSpec) -> Any:
+    name = f"local-dir:{folder}"
+    try:
+        return open_clip.get_tokenizer(name, **_offline(name))
+    except (RuntimeError, ValueError, KeyError, TypeError, OSError) as error:
+        raise IntegrityError(f"extractor {spec.id}: open_clip cannot load {folder} ({str(error).splitlines()[0]})") from error
 
 
 def _from_state_dict(spec: ExtractorSpec) -> tuple[Any, Any, Any]:

@@ -1,6 +1,7 @@
 """Is one number really below another: differences of means with intervals and p-values, paired or not, one or many.
 
-Textbook statistics, here in one place because every table of differences must use the same.
+Textbook statistics, here in one place because every table of differences must use the same. Values without any spread tell
+nothing about an error (the same thing counted twice has none), so they give no interval, and never certainty.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from sbv2bench.errors import InputError
+
+_ROUNDING = 1e-6  # values that differ by less, as a share of them, are float32's rounding of one
 
 
 @dataclass(frozen=True)
@@ -41,30 +44,49 @@ def mean_of(values: ArrayLike) -> Mean:
     return Mean(float(array.mean()), float(array.std(ddof=1)) / math.sqrt(len(array)), len(array) - 1)
 
 
-def welch(first: Mean, second: Mean, level: float = 0.95) -> Difference:
-    """Difference of two independent means with errors of their own (Welch 1947; freedom by Satterthwaite)."""
+def spread_of(values: ArrayLike) -> Mean | None:
+    """`mean_of` values [N] from which an error can be told; None for fewer than two, or for values that are all the same."""
+    array = np.asarray(values, dtype=np.float64)
+    return None if array.ndim == 1 and (len(array) < 2 or is_one_value(array)) else mean_of(array)
+
+
+def is_one_value(values: ArrayLike, magnitude: float | None = None) -> bool:
+    """Whether values [N], N >= 1, are one but for float32's rounding. magnitude: of what they were computed from, else theirs."""
+    array = np.asarray(values, dtype=np.float64)
+    return bool(np.ptp(array) <= _ROUNDING * (np.abs(array).max() if magnitude is None else magnitude))
+
+
+def welch(first: Mean, second: Mean, level: float = 0.95) -> Difference | None:
+    """Difference of two independent means with errors of their own (Welch 1947; freedom by Satterthwaite).
+
+    None where either error is 0: it was not measured. Raises InputError unless 0 < level < 1.
+    """
     squares = first.std_err**2, second.std_err**2
     value, total = first.value - second.value, sum(squares)
-    if total == 0:
-        return Difference(value, (value, value), 1.0 if value == 0 else 0.0)
+    if min(squares) <= 0:
+        return None
     parts = sum(square**2 / mean.freedom for square, mean in zip(squares, (first, second), strict=True))
     return _difference(value, math.sqrt(total), math.inf if parts == 0 else total**2 / parts, level)
 
 
-def paired(first: ArrayLike, second: ArrayLike, level: float = 0.95) -> Difference:
+def paired(first: ArrayLike, second: ArrayLike, level: float = 0.95) -> Difference | None:
     """Mean of the differences of two lists of N values of the same things (captions, with the same noise) in the same order.
 
-    [N], or [S, N] for S repeats of the same N: repeats are averaged first, since the things are the sample. Raises
-    InputError for other shapes, for shapes that differ, or for fewer than two things.
+    [N], or [S, N] for S repeats of the same N: repeats are averaged first, since the things are the sample. None where all
+    things differ by the same amount, and that is not 0. Raises InputError for other shapes, for shapes that differ, or for
+    fewer than two things.
     """
     arrays = [np.asarray(values, dtype=np.float64) for values in (first, second)]
     if arrays[0].shape != arrays[1].shape or arrays[0].ndim not in {1, 2}:
         shapes = " and ".join(str(list(array.shape)) for array in arrays)
         raise InputError(f"paired values: found shapes {shapes}, expected twice [N] or twice [repeats, N]")
     differences = arrays[0] - arrays[1]
-    mean = mean_of(differences.mean(axis=0) if differences.ndim == 2 else differences)
-    if mean.std_err == 0:
-        return Difference(mean.value, (mean.value, mean.value), 1.0 if mean.value == 0 else 0.0)
+    differences = differences.mean(axis=0) if differences.ndim == 2 else differences
+    mean = mean_of(differences)
+    if mean.std_err == 0 and mean.value == 0:
+        return Difference(0.0, (0.0, 0.0), 1.0)
+    if is_one_value(differences, float(np.abs(np.stack(arrays)).max())):
+        return None
     return _difference(mean.value, mean.std_err, mean.freedom, level)
 
 

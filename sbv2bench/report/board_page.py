@@ -20,7 +20,8 @@ from sbv2bench.report.page import page
 from sbv2bench.report.page_content import Board, Claim, Column, Comparison, Content, Curve, Kind, Number, Picture, Row, Sweep
 from sbv2bench.results import boards as measured
 from sbv2bench.results import claims, published, sweeps
-from sbv2bench.results.board_tables import MARK, NOT_HELD_OUT, NOT_HELD_OUT_MEANS, marked, value_cell
+from sbv2bench.results.board_tables import MARK, NOT_HELD_OUT, NOT_HELD_OUT_MEANS, conditions_shown, marked, value_cell
+from sbv2bench.results.conditions import dtype_of, notes
 from sbv2bench.results.records import EvalResult, MetricValue, ModelRecord
 from sbv2bench.specs import ModelSpec
 
@@ -142,6 +143,7 @@ def _about(board: measured.Board, ranked: bool) -> tuple[str, ...]:
         first,
         *(FAMILIES[family] for family in families if family in FAMILIES),
         f"± is one standard error. Uncertainty of {uncertain}. Protocol {board.fingerprint[:16]}, in full in each provenance.",
+        *(f"{note[0].upper()}{note[1:]}." for note in notes(board.results)),
     )
 
 
@@ -155,9 +157,10 @@ def _row(board: measured.Board, path: str, result: EvalResult, has_others: bool)
     gain = board.clip_gain(result)
     if gain is not None:
         numbers[GAIN] = Number(gain, f"{gain:.3f}", method="none")
-    settings = _settings(model)
+    dtype = dtype_of(result) if "dtype" in conditions_shown(board) else ""
+    settings = ", ".join(filter(None, [_settings(model), dtype]))
     tail = model.id.rpartition("/")[2]
-    short = f"{tail} {model.nfe}/{model.guidance_scale:g}" if has_others and settings else tail
+    short = f"{tail} {model.nfe}/{model.guidance_scale:g}{f' {dtype}' if dtype else ''}" if has_others and settings else tail
     return Row(
         name=model.id, settings=settings, short=short, numbers=numbers, kind=_kind(result), nfe=model.nfe,
         guidance=model.guidance_scale if model.has_network() else None,

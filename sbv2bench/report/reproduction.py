@@ -15,7 +15,7 @@ from sbv2bench.results.board_tables import ARROWS, with_error
 from sbv2bench.results.published import declared
 from sbv2bench.runs.reproduce.figure import Curve, FigureCurves
 from sbv2bench.runs.reproduce.miniature import Column, Line, Miniature
-from sbv2bench.runs.reproduce.table import WITHIN, Cell, Reproduction
+from sbv2bench.runs.reproduce.table import OURS, WITHIN, Cell, Reproduction
 
 _SHORT: dict[str, str] = {WITHIN: "within"}
 _LISTED = 12  # orders that are not agreed with, shown one by one
@@ -34,7 +34,7 @@ def print_found(console: Console, found: Reproduction | Miniature | FigureCurves
 def print_reproduction(console: Console, found: Reproduction) -> None:
     """A line for each printed number."""
     shown = _table(f"{found.name}: {found.table.title}, on {', '.join(found.suites)}")
-    for heading in ("method", "NFE", "metric", "published", "measured", "difference", "allowed", "verdict", "note"):
+    for heading in ("method", "NFE", "metric", "published", "measured", "difference", "allowed (ours)", "verdict", "note"):
         shown.add_column(heading, overflow="fold")
     for line in found.lines:
         for place, cell in enumerate(line.cells):
@@ -46,9 +46,31 @@ def print_reproduction(console: Console, found: Reproduction) -> None:
             console,
             f"{suite}: the results' protocol is not the declared one and no verdict counts; it differs in {', '.join(fields)}",
         )
+    for remark in _remarks(found):
+        say(console, remark)
     if found.table.note:
         say(console, f"note: {found.table.note}")
-    say(console, f"{WITHIN}: off by at most half of the last printed digit plus the tolerance of catalog/tables.yaml")
+    say(console, f"{WITHIN}: off by at most {OURS}")
+
+
+def _remarks(found: Reproduction) -> list[str]:
+    """What a reader must know of the measured numbers: protocol, model, and the other rows that a number might be of."""
+    said: dict[str, list[str]] = {}
+    alike = []
+    for line, cell in found.cells():
+        if cell.measured is None:
+            continue
+        stated = "under the paper's protocol"
+        if cell.inferred:
+            stated = f"the paper does not state {', '.join(cell.inferred)}, so these are inferred"
+        if not cell.comparable:
+            stated = "not under the paper's protocol" + (f"; besides, {stated}" if cell.inferred else "")
+        stated += f"; provisional: {cell.provisional}" if cell.provisional else ""
+        said.setdefault(f"{line.printed.method} ({line.model}): {stated}", []).append(cell.metric)
+        if cell.like:
+            title = declared().metrics[cell.metric].title
+            alike.append(f"{line.printed.method}, {title} {number(cell.measured)}: cannot be told from {', '.join(cell.like)}")
+    return [f"{text} ({', '.join(metrics)})" for text, metrics in said.items()] + alike
 
 
 def _cell(cell: Cell, printed: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Results, plans and leaderboards in the terminal. All of it goes to stderr: stdout is for JSON and for paths."""
+"""Results, plans and leaderboards in the terminal. They go to stderr: stdout is for lists that were asked for, JSON and paths."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from sbv2bench.specs import ModelSpec, SuiteSpec
 
 _WIDE = 200  # columns where there is no terminal to fit: a log file has room
 _NARROW = 160
+_UNCUT = 2000  # columns that no row needs, so that grep finds whole rows
 _LISTED = 8  # entries of a long list that are shown
 
 
@@ -28,6 +29,12 @@ def stderr_console() -> Console:
     """A console on stderr: the terminal's width, and wide lines where stderr is a file or a pipe."""
     console = Console(stderr=True, highlight=False)
     return console if console.is_terminal else Console(stderr=True, highlight=False, width=_WIDE)
+
+
+def stdout_console() -> Console:
+    """A console on stdout, for what was asked for: the terminal's width, and in a file or a pipe a line for each row, uncut."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=_UNCUT)
 
 
 def say(console: Console, text: str) -> None:
@@ -88,12 +95,27 @@ def print_result(console: Console, result: EvalResult, path: Path | None) -> Non
         say(console, f"partial: {result.suite.num_generated} images only, not comparable with full results")
     how = f"{model.sampler}, NFE {model.nfe}, guidance {model.guidance_scale:g}, scheduler {model.scheduler}"
     say(console, f"sampled: {how}, seeds {seeds}")
+    for line in cut_lines(result):
+        say(console, line)
+    if result.provenance.get("seeds_alike"):
+        say(console, "every seed gave the same images, which count once: no number has an interval over seeds")
     say(console, "seconds: " + ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in result.seconds.items()))
     say(console, f"cache: {cache_line(result)}")
     if path is not None:
         say(console, f"result: {path}")
         if result.status == "complete":
             say(console, f"to put it on a leaderboard: sbv2bench leaderboard --add {path}")
+
+
+def cut_lines(result: EvalResult) -> list[str]:
+    """A line for each text network that did not read all of every caption."""
+    cuts = result.provenance.get("cut_captions")
+    return [
+        f"cut: {cut['captions']:,} of {cut['of']:,} captions are longer than the {cut['tokens']} tokens that {name} reads; "
+        "the words beyond them are in none of its numbers"
+        for name, cut in (cuts.items() if isinstance(cuts, dict) else ())
+        if cut["captions"]
+    ]
 
 
 def cache_line(result: EvalResult) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 
 from sbv2bench.results import published
 from sbv2bench.results.boards import Board, date_of, hardware_of
+from sbv2bench.results.conditions import differing_versions, dtype_of, notes, versions_cell
 from sbv2bench.results.published import PrintedRow
 from sbv2bench.results.records import EvalResult, MetricValue
 
@@ -27,7 +28,7 @@ def to_csv(board: Board) -> str:
     styles = _styles(board)
     own = [f"{key}{part}" for key in board.keys for part in _PARTS] + [f"{key}_{style}" for key, style in styles]
     more = ["clip_margin", "clip_gain", "pareto", *_TAIL, *_PRINTED, *(["hps_held_out"] if marked(board.results) else [])]
-    names = list(dict.fromkeys([*_HEAD, *own, *map(_printed_column, board.printed), *more]))
+    names = list(dict.fromkeys([*_HEAD, *conditions_shown(board), *own, *map(_printed_column, board.printed), *more]))
     out = io.StringIO()
     writer = csv.DictWriter(out, names, lineterminator="\n")
     writer.writeheader()
@@ -56,7 +57,7 @@ def _measured(board: Board, rank: int, path: str, result: EvalResult, styles: Se
     model = result.model
     place = rank if "fid" in result.metrics else ""
     head = (place, "measured", model.id, model.nfe, model.guidance_scale, model.sampler, model.scheduler)
-    cells: dict[str, object] = dict(zip(_HEAD, head, strict=True))
+    cells: dict[str, object] = {**dict(zip(_HEAD, head, strict=True)), **_conditions(board, result)}
     for key, value in result.metrics.items():
         low, high = value.ci95 or (None, None)
         numbers = (*map(_full, (value.value, value.std_err, low, high)), " ".join(map(repr, value.repeats)))
@@ -99,7 +100,18 @@ def columns(board: Board) -> list[str]:
     """Headings of the table of measured rows that people read."""
     metrics = [f"{board.metric(key).label} {ARROWS[board.metric(key).direction]}" for key in board.keys]
     pareto = ["Pareto"] if _timed(board) else []
-    return ["rank", "model", "NFE", "guidance", "scheduler", *metrics, "CLIP gain ↑", *pareto, *_TAIL]
+    return ["rank", "model", "NFE", "guidance", "scheduler", *conditions_shown(board), *metrics, "CLIP gain ↑", *pareto, *_TAIL]
+
+
+def conditions_shown(board: Board) -> list[str]:
+    """Columns of what the measured rows were made under, where it is not the same: dtype, libraries."""
+    several = len({dtype_of(result) for result in board.results if result.model.has_network()}) > 1
+    return [*(["dtype"] if several else []), *(["libraries"] if differing_versions(board.results) else [])]
+
+
+def _conditions(board: Board, result: EvalResult) -> dict[str, str]:
+    own = {"dtype": dtype_of(result), "libraries": versions_cell(result, differing_versions(board.results))}
+    return {name: own[name] for name in conditions_shown(board)}
 
 
 def _timed(board: Board) -> bool:
@@ -114,6 +126,7 @@ def table(board: Board) -> list[list[str]]:
         model = result.model
         place = str(rank) if "fid" in result.metrics else ""
         head = [place, model.id, str(model.nfe), f"{model.guidance_scale:g}", model.scheduler]
+        head += _conditions(board, result).values()
         numbers = [value_cell(result, key) if key in result.metrics else "" for key in board.keys]
         gain = board.clip_gain(result)
         more = ["" if gain is None else f"{gain:.3f}"]
@@ -177,6 +190,7 @@ def _measured_page(board: Board) -> list[str]:
     lines.append("- CLIP gain: mean cosine with the caption less that with a false one, as a share of real pictures'")
     if _timed(board):
         lines.append("- Pareto: no row on the same hardware is as good in both FID and latency, and better in one")
+    lines += [f"- {note}" for note in notes(board.results)]
     rows = [[*row[:-1], f"[json]({row[-1]})"] for row in table(board)]
     footnote = ["", f"{NOT_HELD_OUT} {NOT_HELD_OUT_MEANS}"] if marked(board.results) else []
     return [*lines, "", *markdown_table(columns(board), rows), *footnote]

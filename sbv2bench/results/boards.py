@@ -1,8 +1,8 @@
 """Boards: result files grouped by protocol, the best first, and beside them what the paper prints for the same suite.
 
 One board is one protocol: results whose suites have different fingerprints never share a table. Of each model as it
-was sampled (its fingerprint) the newest result is shown, but for results of fewer metrics or seeds, which never hide
-those of more. Published numbers are rows of their own kind, never ranked with measured ones.
+was sampled (its fingerprint and dtype) the newest result is shown, but for results of fewer metrics or seeds, which never
+hide those of more. Published numbers are rows of their own kind, never ranked with measured ones.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 from sbv2bench.errors import InputError, IntegrityError
 from sbv2bench.registry import Registry
 from sbv2bench.results import latency_board, published, store
+from sbv2bench.results.conditions import Identity, identity
 from sbv2bench.results.published import PrintedRow
 from sbv2bench.results.records import EvalResult, MetricValue
 from sbv2bench.specs import fingerprint
@@ -25,7 +26,7 @@ ORDER = (
     "fid", "precision", "recall", "density", "coverage", "precision_paper", "recall_paper", "kid", "clip_score", "hps",
     "hps_v21", "attribute_accuracy", "latency_ms", "latency_paper_ms",
 )  # fmt: skip
-Timed = Mapping[str, Mapping[str, MetricValue]]  # latency as metrics, by model fingerprint
+Timed = Mapping[Identity, Mapping[str, MetricValue]]  # latency as metrics, by what was timed
 _NAMED = re.compile(r"\d{8}T\d{6}Z-([0-9a-f]{8})(-\d+)?")
 
 
@@ -75,7 +76,8 @@ class Board:
     def clip_margin(self, result: EvalResult) -> float | None:
         """Mean cosine with the caption less that with its hard negative, where it was measured."""
         clip = result.metrics.get("clip_score")
-        return None if clip is None or not clip.details else clip.details["margin"]["value"]
+        margin = None if clip is None else (clip.details or {}).get("margin")
+        return None if margin is None else margin["value"]
 
     def clip_gain(self, result: EvalResult) -> float | None:
         """The margin as a share of real pictures', where the board has a row of real pictures."""
@@ -195,12 +197,12 @@ def boards(folder: Path) -> list[Board]:
 def grouped(rows: Iterable[tuple[str, EvalResult]], timed: Timed | None = None) -> list[Board]:
     """A board for each protocol among (path, result), then those of groups of suites.
 
-    timed: rows take the latency of their model's fingerprint, beside what they measured themselves.
+    timed: rows take the latency of their model and dtype, beside what they measured themselves.
     """
     groups: dict[tuple[str, int, str], list[tuple[str, EvalResult]]] = {}
     for path, result in rows:
         key = (result.suite.id, result.suite.version, result.suite.fingerprint)
-        more = (timed or {}).get(result.model.fingerprint(), {})
+        more = (timed or {}).get(identity(result), {})
         groups.setdefault(key, []).append((path, result.model_copy(update={"metrics": {**result.metrics, **more}})))
     newest: dict[str, tuple[str, int, str]] = {}  # the group whose files have the suite's plain name
     for key in sorted(groups, key=lambda key: (key[1], max(date_of(result) for _, result in groups[key]), key[2])):
@@ -230,7 +232,7 @@ def with_published(found: list[Board]) -> list[Board]:
 
 
 def joined(found: list[Board]) -> list[Board]:
-    """A board for each built-in group of suites: one row a model that has a result in every one, joined on its fingerprint.
+    """A board for each built-in group of suites: one row a model and dtype that has a result in every one.
 
     Only the newest protocol of each suite is joined. A row's n, seeds and file are those of its first suite.
     """
@@ -240,10 +242,10 @@ def joined(found: list[Board]) -> list[Board]:
         parts = [by_name[suite] for suite in group.suites if suite in by_name]
         if len(parts) < len(group.suites):
             continue
-        others = [{result.model.fingerprint(): result for result in part.results} for part in parts[1:]]
+        others = [{identity(result): result for result in part.results} for part in parts[1:]]
         rows = []
         for path, result in parts[0].rows:
-            same = [other.get(result.model.fingerprint()) for other in others]
+            same = [other.get(identity(result)) for other in others]
             if all(same):
                 more = {key: value for part in same if part is not None for key, value in part.metrics.items()}
                 rows.append((path, result.model_copy(update={"metrics": result.metrics | more})))
@@ -254,12 +256,12 @@ def joined(found: list[Board]) -> list[Board]:
 
 
 def _ranked(rows: list[tuple[str, EvalResult]]) -> tuple[tuple[str, EvalResult], ...]:
-    """One row of each model fingerprint, the newest of those with most metrics and seeds; lowest FID first, none last."""
+    """One row of each model and dtype, the newest of those with most metrics and seeds; lowest FID first, none last."""
 
     def weight(row: tuple[str, EvalResult]) -> tuple[int, int, str, str]:
         return (len(row[1].metrics), len(row[1].suite.seeds), date_of(row[1]), row[0])
 
-    shown = {row[1].model.fingerprint(): row for row in sorted(rows, key=weight)}
+    shown = {identity(row[1]): row for row in sorted(rows, key=weight)}
 
     def rank(row: tuple[str, EvalResult]) -> tuple[float, str, str]:
         fid = row[1].metrics.get("fid")

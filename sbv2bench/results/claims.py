@@ -20,7 +20,8 @@ from typing import Literal
 import yaml
 from pydantic import BaseModel, ConfigDict
 
-from sbv2bench.metrics.comparison import Difference, Mean, mean_of, welch
+from sbv2bench.metrics.comparison import Difference, Mean, spread_of, welch
+from sbv2bench.results.conditions import dtype_of, usual_dtype
 from sbv2bench.results.published import published_numbers
 from sbv2bench.results.records import EvalResult, MetricValue
 
@@ -102,12 +103,17 @@ def declared() -> Claims:
 
 
 def estimate(side: Side, metric: str, results: Sequence[EvalResult]) -> Estimate | None:
-    """The metric of a side; None where it was not run, or has neither several trainings nor several generation seeds."""
+    """The metric of a side; None where it was not run, or has neither several trainings nor several generation seeds.
+
+    Only results of the dtype that most of them have are taken: two dtypes of a model are two rows, and no repeats.
+    """
+    dtype = usual_dtype(results)
     own = re.compile(re.escape(side.model) + r"(-seed\d+)?")
     rows = [
         result
         for result in results
         if own.fullmatch(result.model.id)
+        and dtype_of(result) in {dtype, ""}
         and metric in result.metrics
         and side.guidance_scale in (None, result.model.guidance_scale)
         and side.nfe == result.model.nfe
@@ -122,7 +128,10 @@ def estimate(side: Side, metric: str, results: Sequence[EvalResult]) -> Estimate
 
 
 def _estimate(values: Sequence[float], what: str) -> Estimate | None:
-    return None if len(values) < 2 else Estimate(mean_of(values), f"{len(values)} {what}")
+    """None for fewer than two values; those that are all the same have an error of 0, by which nothing is separated."""
+    if len(values) < 2:
+        return None
+    return Estimate(spread_of(values) or Mean(values[0], 0.0, len(values) - 1), f"{len(values)} {what}")
 
 
 def measure(claim: Claim, results: Sequence[EvalResult]) -> Measured:
@@ -131,6 +140,8 @@ def measure(claim: Claim, results: Sequence[EvalResult]) -> Measured:
     if better is None or worse is None:
         return Measured(claim, better, worse, None, "not run")
     difference = welch(better.mean, worse.mean)
+    if difference is None:
+        return Measured(claim, better, worse, None, "not separated")
     low, high = difference.interval
     if low <= 0 <= high:
         return Measured(claim, better, worse, difference, "not separated")

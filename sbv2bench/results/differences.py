@@ -13,7 +13,8 @@ from typing import Any, Literal
 
 from sbv2bench.errors import InputError
 from sbv2bench.metrics.blocks import BLOCKS
-from sbv2bench.metrics.comparison import Difference, Mean, holm, mean_of, paired, welch
+from sbv2bench.metrics.comparison import Difference, Mean, holm, paired, spread_of, welch
+from sbv2bench.results import conditions
 from sbv2bench.results.prompt_values import Values
 from sbv2bench.results.records import EvalResult, MetricValue
 
@@ -24,6 +25,8 @@ BY_CAPTION = "paired t over captions (same captions and noise; seeds averaged)"
 OVER_SEEDS = "Welch's t over generation seeds (captions and reference held fixed)"
 ONE_RUN = "normal, from each run's standard error (taken as independent; the shared reference makes it wider)"
 NONE = "no interval: this metric has no standard error of one run; evaluate with --repeats 3"
+NO_SEEDS = "no interval: this metric has no standard error of one run, and images that exist already have no other seeds"
+NO_SPREAD = "no interval: every caption differs by the same amount, which tells nothing of its error"
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,7 @@ class Comparison:
                 {
                     "name": contestant.name,
                     "id": contestant.result.model.id,
+                    "dtype": conditions.dtype_of(contestant.result),
                     "seeds": list(contestant.result.suite.seeds),
                     "metrics": {key: contestant.result.metrics[key].value for key in self.keys},
                 }
@@ -144,6 +148,7 @@ def _notes(contestants: Sequence[Contestant]) -> list[str]:
     if len({contestant.result.suite.seeds for contestant in contestants}) > 1:
         seeds = "; ".join(f"{c.name}: {', '.join(map(str, c.result.suite.seeds))}" for c in contestants)
         notes.append(f"generation seeds differ ({seeds}), so nothing is compared caption by caption")
+    notes += conditions.notes([contestant.result for contestant in contestants])
     without = [c.name for c in contestants if not c.values]
     if without:
         notes.append(f"no values of single captions beside the result of {', '.join(without)}: compared as independent means")
@@ -173,25 +178,32 @@ def _tested(key: str, model: Contestant, against: Contestant) -> tuple[Differenc
     """The difference with its interval by the sharpest method that the two results allow, and the method's name."""
     same_seeds = model.result.suite.seeds == against.result.suite.seeds
     if same_seeds and key in model.values and key in against.values:
-        return paired(model.values[key], against.values[key], LEVEL), BY_CAPTION
+        found = paired(model.values[key], against.values[key], LEVEL)
+        return found, NO_SPREAD if found is None else BY_CAPTION
     values = model.result.metrics[key], against.result.metrics[key]
     same_model = model.result.model.fingerprint() == against.result.model.fingerprint()
     if same_seeds and same_model and values[0].value == values[1].value:
         return Difference(0.0, (0.0, 0.0), 1.0), "the same model, seeds and numbers"
-    if all(len(value.repeats) >= 2 for value in values):
-        return welch(mean_of(values[0].repeats), mean_of(values[1].repeats), LEVEL), OVER_SEEDS
-    errors = [_one_run(value) for value in values]
-    if errors[0] is None or errors[1] is None:
-        return None, NONE
-    return welch(errors[0], errors[1], LEVEL), ONE_RUN
+    spreads = [spread_of(value.repeats) for value in values]
+    if spreads[0] is not None and spreads[1] is not None:
+        return welch(spreads[0], spreads[1], LEVEL), OVER_SEEDS
+    errors = [spread or _one_run(value) for spread, value in zip(spreads, values, strict=True)]
+    found = None if errors[0] is None or errors[1] is None else welch(errors[0], errors[1], LEVEL)
+    if found is not None:
+        return found, ONE_RUN
+    seeded = model.result.model.has_seeds() and against.result.model.has_seeds()
+    return None, NONE if seeded else NO_SEEDS
 
 
 def _one_run(value: MetricValue) -> Mean | None:
-    """A single run's value with its own standard error. It comes of thousands of images, or of a few blocks of them."""
-    if value.repeats:
-        return mean_of(value.repeats) if len(value.repeats) >= 2 else None
-    freedom = BLOCKS - 1 if "disjoint blocks" in value.uncertainty else float("inf")
-    return None if value.std_err is None else Mean(value.value, value.std_err, freedom)
+    """A single run's value with its own standard error. It comes of thousands of images, or of a few blocks of them.
+
+    Of repeats that are all the same it is the error that one of them gives by itself.
+    """
+    details = value.details or {}
+    error = details.get("one_run_std_err", value.std_err)
+    freedom = BLOCKS - 1 if "disjoint blocks" in details.get("one_run_method", value.uncertainty) else float("inf")
+    return Mean(value.value, error, freedom) if error else None
 
 
 def _judged(rows: list[MetricDifference], result: EvalResult) -> list[MetricDifference]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from sbv2bench.errors import IntegrityError
 from sbv2bench.results import store
+from sbv2bench.results.conditions import Identity
 from sbv2bench.results.records import BatchLatency, LatencyResult, MetricValue
 
 NAME = "latency"
@@ -76,9 +77,12 @@ def rows(folder: Path) -> list[Row]:
     return sorted(newest.values(), key=lambda row: (row.device, row.batch.batch_size, row.batch.total.value, row.path))
 
 
-def paper_latency(folder: Path) -> dict[str, dict[str, MetricValue]]:
-    """For each model fingerprint, as a metric of another board's row: its newest latency by the paper's protocol."""
-    found: dict[str, dict[str, MetricValue]] = {}
+def paper_latency(folder: Path) -> dict[Identity, dict[str, MetricValue]]:
+    """For each model and dtype, as a metric of another board's row: its newest latency by the paper's protocol.
+
+    Under the dtype "", of rows that do not say theirs, is the newest of any.
+    """
+    found: dict[Identity, dict[str, MetricValue]] = {}
     for row in sorted(rows(folder), key=lambda row: (_date(row.result), row.path)):
         if row.result.protocol.id == "paper":
             total = row.batch.total
@@ -87,7 +91,8 @@ def paper_latency(folder: Path) -> dict[str, dict[str, MetricValue]]:
                 label="latency (paper)", direction="lower", unit="ms", n_generated=row.batch.runs, repeats=total.repeats,
                 details={"file": row.path, "machine": machine(row.result)},
             )  # fmt: skip
-            found[row.result.model.fingerprint()] = {"latency_paper_ms": metric}
+            for dtype in (row.result.dtype, ""):
+                found[row.result.model.fingerprint(), dtype] = {"latency_paper_ms": metric}
     return found
 
 

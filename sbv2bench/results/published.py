@@ -17,6 +17,7 @@ from sbv2bench.registry import Registry
 from sbv2bench.specs import ModelSpec
 
 PAPER = "arXiv 2408.14176v2"
+EDGE = 1e-12  # the last digits of a difference of two decimals are noise, and must not decide on the edge
 Shape = Literal["between", "end", "monotone"]
 
 
@@ -36,6 +37,8 @@ class PrintedMetric(_Declared):
     scale: float = 1.0
     protocol: str = ""
     hardware: str = ""
+    dtype: str = "float32"
+    inferred: tuple[str, ...] = ()
     decimals: int
     tolerance: float = Field(default=0.0, ge=0.0)
 
@@ -132,6 +135,22 @@ def printed_rows() -> tuple[PrintedRow, ...]:
 def rows_of_table(table: str) -> tuple[PrintedRow, ...]:
     """The lines of a table by its number."""
     return tuple(row for row in printed_rows() if row.table == table)
+
+
+def rows_like(metric: str, number: float, besides: PrintedRow) -> tuple[str, ...]:
+    """The rows of other models than one's whose printed number a measured one cannot be told from: "method (Table 3)".
+
+    It cannot where it is within what is allowed of them; each model once, where the paper prints it first.
+    """
+    models, metrics = published_models(), declared().metrics
+    own, found = models[besides.name].id, dict[str, str]()
+    for row in printed_rows():
+        model = models[row.name].id
+        if metric not in row.numbers or model == own or model in found:
+            continue
+        if abs(number - row.numbers[metric]) <= metrics[metric].allowed(row.decimals(metric)) + EDGE:
+            found[model] = f"{row.method} (Table {row.table})"
+    return tuple(found.values())
 
 
 def rows_of_suites(suites: Collection[str]) -> tuple[PrintedRow, ...]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from sbv2bench.specs import ModelSpec, fingerprint
 
 SCHEMA_VERSION: Literal[1] = 1
+_COUNT = re.compile(r"-\d+k(?![\w.])", re.IGNORECASE)
 
 
 class Record(BaseModel):
@@ -17,8 +19,24 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+def counted(label: str, n: int) -> str:
+    """A label whose word for a count ("-30k") is that of the n images that were measured; before "@200" it has none.
+
+    A number without a k is no count: "-256" may be a size, "-14" belongs to a network's name.
+    """
+    return _COUNT.sub("" if "@" in label else f"-{count_word(n)}", label)
+
+
+def count_word(n: int) -> str:
+    """A number of images as labels have it: 30000 is 30k, 48 is 48."""
+    return f"{n // 1000}k" if n and n % 1000 == 0 else str(n)
+
+
 class MetricValue(Record):
-    """One number, and what is needed to read it. With repeats, value is their mean and `repeats` has each one."""
+    """One number, and what is needed to read it. With repeats, value is their mean and `repeats` has each one.
+
+    Whoever makes it, and whatever a stored file says: a label that names a count names n_generated.
+    """
 
     value: float
     ci95: tuple[float, float] | None = None
@@ -34,6 +52,14 @@ class MetricValue(Record):
     styles: dict[str, dict[str, float]] | None = None  # HPS: {style: {"value", "std_err", "n", "group_deviation"}}
     # latency: milliseconds by stage; attributes: accuracy by attribute; with repeats: "one_run_std_err" and "one_run_method"
     details: dict[str, Any] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _label_of_what_was_measured(cls, fields: Any) -> Any:
+        if not isinstance(fields, dict) or not isinstance(fields.get("label"), str):
+            return fields
+        n = fields.get("n_generated")
+        return {**fields, "label": counted(fields["label"], n)} if isinstance(n, int) else fields
 
 
 class ModelRecord(ModelSpec):

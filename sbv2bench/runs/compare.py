@@ -9,6 +9,7 @@ from sbv2bench.data.chain import model_files
 from sbv2bench.errors import InputError, PrerequisiteError, SBV2BenchError
 from sbv2bench.registry import Registry
 from sbv2bench.results import prompt_values, store
+from sbv2bench.results.conditions import dtype_of, dtypes, identity
 from sbv2bench.results.differences import Comparison, Contestant, compare_results
 from sbv2bench.results.records import EvalResult
 from sbv2bench.specs import ModelSpec
@@ -51,9 +52,7 @@ def _results_of(name: str, suite: str, folders: Sequence[Path], registry: Regist
     if path.suffix == ".json":
         return [(path, store.load(path))]
     if path.is_dir() and not _is_model(path):
-        newest = {
-            (result.model.id, result.model.fingerprint()): (file, result) for file, result in _of_suite(store.find(path), suite)
-        }
+        newest = {(result.model.id, identity(result)): (file, result) for file, result in _of_suite(store.find(path), suite)}
         if not newest:
             raise InputError(
                 f"compare: folder {path} has no result of suite {suite}", f"sbv2bench eval --suite {suite} --model ID"
@@ -102,12 +101,18 @@ def _of_suite(files: Sequence[Path], suite: str) -> list[Found]:
 
 
 def _best(rows: Sequence[Found], spec: ModelSpec) -> Found:
-    """Sampled as the catalog says before other settings; then complete, with most metrics and seeds, and newest."""
+    """Sampled as the catalog says before other settings; then complete, with most metrics and seeds, in float32, and newest."""
 
-    def weight(row: Found) -> tuple[bool, bool, int, int]:
+    def weight(row: Found) -> tuple[bool, bool, int, int, bool]:
         result = row[1]
         as_declared = all(getattr(result.model, name) == getattr(spec, name) for name in _SETTINGS)
-        return as_declared, result.status == "complete", len(result.metrics), len(result.suite.seeds)
+        return (
+            as_declared,
+            result.status == "complete",
+            len(result.metrics),
+            len(result.suite.seeds),
+            dtype_of(result) == "float32",
+        )
 
     best = max(map(weight, rows))
     return [row for row in rows if weight(row) == best][-1]
@@ -116,12 +121,14 @@ def _best(rows: Sequence[Found], spec: ModelSpec) -> Found:
 def _named(found: Sequence[Found]) -> list[Contestant]:
     """Contestants with names that tell them apart: the id, with the settings where an id comes twice, then with a number."""
     ids = [result.model.id for _, result in found]
+    several = len(dtypes(result for _, result in found)) > 1
     names: list[str] = []
     for _, result in found:
         model = result.model
         name = model.id
         if ids.count(name) > 1:
-            name = f"{name} (NFE {model.nfe}, guidance {model.guidance_scale:g})"
+            dtype = f", {dtype_of(result)}" if several and dtype_of(result) else ""
+            name = f"{name} (NFE {model.nfe}, guidance {model.guidance_scale:g}{dtype})"
         if name in names:
             name = f"{name} #{1 + sum(other.startswith(name) for other in names)}"
         names.append(name)

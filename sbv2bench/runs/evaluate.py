@@ -18,12 +18,13 @@ from sbv2bench.features.cache import Entry, FeatureCache
 from sbv2bench.registry import Registry
 from sbv2bench.results import prompt_values, store
 from sbv2bench.results.records import EvalResult, ModelRecord, SuiteRecord
+from sbv2bench.runs.caption_cuts import cut_captions, with_cuts
 from sbv2bench.runs.generate import blocks, save_images, saved_count
 from sbv2bench.runs.measure import Measurer, Rows, measure_reference
 from sbv2bench.runs.options import EvalOptions, Progress
 from sbv2bench.runs.plan import EvalPlan, plan
 from sbv2bench.runs.quick_latency import quick_latency
-from sbv2bench.runs.score import FeatureSets, score
+from sbv2bench.runs.score import FeatureSets, are_alike, score
 from sbv2bench.runs.workers import Processes, cores, each, exact_arithmetic, joined_processes
 from sbv2bench.samplers import load_sampler
 from sbv2bench.samplers.base import Images, PromptBlock, Sampler, Stopwatch
@@ -217,6 +218,7 @@ class Run:
         with exact_arithmetic():
             same = (plan.suite, plan.extractors, plan.prompts)
             metrics = score(plan.metrics, [FeatureSets(*same, rows, real, latency, plan.partial) for rows in generated])
+        cuts = cut_captions(plan, self.registry)
         self.seconds["metrics"] += time.perf_counter() - started
         suite = SuiteRecord(
             id=plan.suite.id,
@@ -235,10 +237,13 @@ class Run:
             status="partial" if plan.partial else "complete",
             model=ModelRecord(**plan.model.model_dump(), nfe=plan.model.network_evaluations()),
             suite=suite,
-            metrics=metrics,
+            metrics=with_cuts(metrics, plan, cuts),
             resumed_images=self.resumed_images + self.images_of_cached_seeds(),
             seconds=self.seconds | {"total": time.perf_counter() - began},
-            provenance=provenance.environment(plan.device) | {"dtype": plan.dtype, "threads": self.workers, "cache": cache},
+            provenance=provenance.environment(plan.device)
+            | {"dtype": plan.dtype, "threads": self.workers, "cache": cache, "cut_captions": cuts}
+            | ({"seeds_alike": True} if are_alike(generated) else {})
+            | ({"declared_anew": anew} if (anew := self.registry.declared_anew(plan.suite)) else {}),
         )
 
     def found_generated(self) -> str:

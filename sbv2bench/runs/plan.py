@@ -103,7 +103,8 @@ class EvalPlan:
 
     def reference_key(self, row: str = "features") -> str:
         """Cache key (64 hex digits) of the reference's rows: which images, by which code, seen by which network."""
-        drawn = self.suite.prompts.protocol() if self.suite.reference is None else self.reference_sha256
+        photographs = self.suite.reference
+        drawn = self.suite.prompts.protocol() if photographs is None else [self.reference_sha256, photographs.is_turned]
         return fingerprint(
             {
                 **self._ground,
@@ -221,7 +222,17 @@ def _plan(model_ref: str, suite_ref: str, options: EvalOptions, registry: Regist
 
 
 def with_options(model: ModelSpec, options: EvalOptions) -> ModelSpec:
-    """The model with --steps and --guidance-scale in place of its own. Raises InputError where it has no such setting."""
+    """The model with --steps and --guidance-scale in place of its own.
+
+    Raises InputError where it has no such setting, or no seeds and another than the first is asked for.
+    """
+    if not model.has_seeds() and (options.repeats > 1 or options.seed):
+        option, value = ("--repeats", options.repeats) if options.repeats > 1 else ("--seed", options.seed)
+        raise InputError(
+            f"{option}: found {value} for model {model.id}, whose images exist already and have no seeds: "
+            "every seed would count the same images again",
+            "--repeats 1" if options.repeats > 1 else "--seed 0",
+        )
     wanted = {"steps": options.steps, "guidance_scale": options.guidance_scale}
     changes = {name: value for name, value in wanted.items() if value is not None}
     if changes and (model.sampler == "one_step" or not model.has_network()):
@@ -274,5 +285,8 @@ def _image_files(model: ModelSpec, suite: SuiteSpec, prompts: Prompts) -> tuple[
     folder = ImageFolder(resolve_location(model.location))
     if len(folder) != suite.num_generated:  # a folder for the whole suite may be looked at in part
         folder.require_count(len(prompts))
-    content = [[path.name, provenance.sha256_file(path)] for path in folder.files[: len(prompts)]]
-    return (WeightsFile(path=f"{len(content)} images", sha256=fingerprint(content)),)
+    files = folder.files[: len(prompts)]
+    content = [[path.name, provenance.sha256_file(path)] for path in files]
+    turned = sum(path.name in folder.turned for path in files)
+    words = f"{len(content)} images" + (f", {turned} of them turned as their EXIF says" if turned else "")
+    return (WeightsFile(path=words, sha256=fingerprint(content)),)

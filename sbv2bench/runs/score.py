@@ -5,6 +5,7 @@ Each takes FeatureSets and returns {key of the result's metrics block: MetricVal
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from importlib import import_module
@@ -18,11 +19,12 @@ from sbv2bench.errors import InputError
 from sbv2bench.metrics import kernel, uncertainty
 from sbv2bench.metrics.base import Features
 from sbv2bench.metrics.blocks import BLOCKS, Statistic, errors_by_blocks
+from sbv2bench.metrics.comparison import spread_of
 from sbv2bench.metrics.frechet_infinity import frechet_infinity
 from sbv2bench.metrics.paper_precision_recall import paper_precision_recall
 from sbv2bench.metrics.precision_recall import precision_recall
 from sbv2bench.mini.world import ATTRIBUTES
-from sbv2bench.results.records import MetricValue
+from sbv2bench.results.records import MetricValue, count_word
 from sbv2bench.specs import ExtractorSpec, MetricSpec, SuiteSpec
 
 NEIGHBOURS = 3  # k of precision and recall (Kynkäänniemi et al. 2019, section 3)
@@ -31,7 +33,10 @@ _LEAST_IN_BLOCK = 100  # images of a set in each block: with fewer the blocks' c
 _OVER_PROMPTS = "standard error over prompts"
 _OVER_IMAGES = "influence function over images of both sets"
 _OVER_BLOCKS = f"{BLOCKS} disjoint blocks of both sets, t interval"
+_ALIKE = 1e-3  # of a row's largest value: what a GPU may differ by over the same images, and never two seeds' images
 _ALL_ALIKE = f"none: all {BLOCKS} blocks have the same value"
+_COUNT_IN_SUFFIX = re.compile(r"-\d+k?(?=-|$)", re.IGNORECASE)
+_NO_SPREAD = "none: what it is a mean of does not scatter"
 _OVER_SEEDS = "t interval over generation seeds (generation noise only)"
 
 Rows = Mapping[str, NDArray[Any]]
@@ -54,8 +59,13 @@ class FeatureSets:
     partial: bool = False
 
     def label(self, name: str) -> str:
-        """The metric's name as people see it: "FID-mini", and "FID-mini@200" of the first 200 images of a suite."""
-        return f"{name}{self.suite.label_suffix}" + (f"@{len(self.prompts)}" if self.partial else "")
+        """The metric's name as people see it: "FID-mini", and "FID-mini@200" of the first 200 images of a suite.
+
+        A count in the suite's suffix ("-30k", and "-48") is that of the images that were measured, whatever the suite declares.
+        """
+        n = len(self.prompts)
+        suffix = _COUNT_IN_SUFFIX.sub("" if self.partial else f"-{count_word(n)}", self.suite.label_suffix)
+        return f"{name}{suffix}" + (f"@{n}" if self.partial else "")
 
     def value(self, name: str, value: float, direction: Literal["lower", "higher"], role: str, **more: Any) -> MetricValue:
         """A MetricValue with what all of them say. role: whose extractor measured; more: its other fields.
@@ -67,6 +77,8 @@ class FeatureSets:
             "n_generated": len(self.prompts),
             "extractor": self.extractors[role].id,
         }
+        if more.get("std_err") == 0 and "ci95" not in more:
+            more |= {"std_err": None, "uncertainty": _NO_SPREAD}
         if more.get("std_err") is not None:
             known["ci95"] = uncertainty.normal_interval(value, more["std_err"])
         return MetricValue.model_validate({"value": value, "direction": direction, **known, **more})
@@ -242,9 +254,11 @@ def latency(sets: FeatureSets) -> dict[str, MetricValue]:
 def score(metrics: Sequence[MetricSpec], seeds: Sequence[FeatureSets]) -> dict[str, MetricValue]:
     """The metrics block of a result: each metric on every seed's sets, in the order given, and the mean over seeds.
 
-    Latency is measured once and says so by its n. Raises InputError where a target does not give the keys it declares.
+    Latency is measured once and says so by its n. Where every seed gave the same images, they count once.
+    Raises InputError where a target does not give the keys it declares.
     """
     block: dict[str, MetricValue] = {}
+    seeds = seeds[:1] if are_alike([sets.generated for sets in seeds]) else seeds
     for metric in metrics:
         target = _target(metric)
         once = "latency" in metric.needs
@@ -270,8 +284,20 @@ def _target(metric: MetricSpec) -> Callable[[FeatureSets], dict[str, MetricValue
     return found
 
 
+def are_alike(seeds: Sequence[Rows]) -> bool:
+    """Whether several seeds' rows are one seed's over again, but for rounding: a model that ignores seeds was counted twice."""
+    first, *others = seeds
+    if not others or not first:
+        return False
+    return all(
+        np.allclose(rows[name], first[name], rtol=_ALIKE, atol=_ALIKE * float(np.abs(first[name]).max(initial=0.0)))
+        for rows in others
+        for name in first
+    )
+
+
 def _over_seeds(values: list[MetricValue]) -> MetricValue:
-    """One seed's value as it is; of more, their mean with the spread between them.
+    """One seed's value as it is; of more, their mean with the spread between them, unless that is none.
 
     That spread has neither the choice of captions nor the reference in it, so the error that one run gives by itself (root
     mean square over the seeds) stays in `details` under "one_run_std_err", with its method.
@@ -279,8 +305,11 @@ def _over_seeds(values: list[MetricValue]) -> MetricValue:
     if len(values) == 1:
         return values[0]
     numbers = [value.value for value in values]
-    mean, std_err = uncertainty.mean_and_std_err(numbers)
     details = _mean([value.details for value in values])
+    if spread_of(numbers) is None:  # as a share at its limit, whose one run has an error all the same
+        styles = _mean([value.styles for value in values])
+        return values[0].model_copy(update={"repeats": tuple(numbers), "styles": styles, "details": details})
+    mean, std_err = uncertainty.mean_and_std_err(numbers)
     errors = [value.std_err for value in values if value.std_err is not None]
     if len(errors) == len(values):
         one_run = float(np.sqrt(np.mean(np.square(errors))))

@@ -69,4 +69,4 @@ def test_offline_lists_all_that_is_missing(run: Callable[..., Done], monkeypatch
         refused(done, 3, "offline", "asset:coco2014-captions", "asset:coco2014-val", "asset:inception-2015-12-05",
                 "hub:laion/CLIP-ViT-g-14", "sbv2bench download coco2014-30k")  # fmt: skip
     refused(run("download", "paper"), 3, "asset:hpsv2-prompts", "asset:hpsv2-v2.1", "sbv2bench download paper")
-    assert "coco2014-30k + hpsv2" in run("list", "suites").err
+    assert "coco2014-30k + hpsv2" in run("list", "suites").out

@@ -20,8 +20,9 @@ def test_list(run: Callable[..., Done]) -> None:
         assert rows[0]["id"] == first
         assert set(rows[0]) == {"id", "family", "kind", "origin", "licence", "verified"}
         shown = run("list", what)
-        assert (shown.code, shown.out) == (0, "")
-        assert all(row["id"] in shown.err for row in rows)
+        assert (shown.code, shown.err) == (0, "")
+        lines = [line for row in rows for line in shown.out.splitlines() if row["id"] in line and row["origin"] in line]
+        assert {row["id"] for row in rows} == {row["id"] for row in rows for line in lines if row["id"] in line}
     assert json.loads(run("list", "plugins", "--json").out) == []
     refused(run("list", "modles"), 2, "modles", "fix: sbv2bench list models")
 
@@ -100,6 +101,7 @@ def test_cache(run: Callable[..., Done], own_home: Path) -> None:
     cache.put("a" * 64, {"features": np.zeros((2, 3), dtype=np.float32)}, {})
     assert run("cache", "verify").code == 0
     parts = json.loads(run("cache", "info", "--json").out)["parts"]
+    assert str(own_home) in run("cache", "info").out
     assert next(part for part in parts if part["part"] == "features")["bytes"] > 24
     arrays = own_home / "features" / ("a" * 64) / "arrays.safetensors"
     arrays.write_bytes(arrays.read_bytes()[:-1] + b"\1")

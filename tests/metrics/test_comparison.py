@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from sbv2bench.errors import InputError
-from sbv2bench.metrics.comparison import Mean, holm, mean_of, paired, welch
+from sbv2bench.metrics.comparison import Mean, holm, mean_of, paired, spread_of, welch
 
 RNG = np.random.default_rng(5)
 A, B = RNG.normal(0.0, 1.0, 12), RNG.normal(0.7, 3.0, 7)
@@ -45,8 +45,20 @@ def test_a_thing_against_itself_is_no_difference() -> None:
     assert paired(A, A) == paired(A, A.copy())
     assert (paired(A, A).value, paired(A, A).p_value, paired(A, A).interval) == (0.0, 1.0, (0.0, 0.0))
     assert welch(mean_of(A), mean_of(A)).p_value == 1.0
-    assert paired([1.0, 2.0], [2.0, 3.0]).p_value == 0.0  # the same everywhere, so certain
-    assert welch(Mean(2.0, 0.0, 3), Mean(1.0, 0.0, 3)).interval == (1.0, 1.0)
+
+
+def test_no_spread_is_no_certainty() -> None:
+    """The same thing counted twice does not scatter; so does a difference that every pair has, but for rounding."""
+    assert welch(Mean(2.0, 0.0, 3), Mean(1.0, 0.0, 3)) is None
+    assert welch(Mean(2.0, 0.0, 3), Mean(1.0, 0.1, 3)) is None
+    assert paired([1.0, 2.0], [2.0, 3.0]) is None
+    assert paired([[1.0, 2.0]] * 3, [[2.0, 3.0]] * 3) is None
+    shifted = A.astype(np.float32) + np.float32(0.1)
+    assert paired(A.astype(np.float32), shifted) is None
+    assert paired([0.0, 0.0], [1.0, 1.0]) is None
+    for alike in ([3.0, 3.0, 3.0], [3.0, 3.0 + 1e-7], [1.0], []):
+        assert spread_of(alike) is None
+    assert spread_of([3.0, 3.1]) == mean_of([3.0, 3.1])
 
 
 def test_intervals_hold_what_they_promise() -> None:

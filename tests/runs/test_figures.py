@@ -11,7 +11,7 @@ import pytest
 from sample_results import metric
 
 from sbv2bench.errors import InputError, IntegrityError
-from sbv2bench.metrics.comparison import mean_of
+from sbv2bench.metrics.comparison import Mean, mean_of
 from sbv2bench.registry import Registry
 from sbv2bench.results import sweeps
 from sbv2bench.results.claims import Verdict
@@ -49,6 +49,12 @@ def noisy(values: Sequence[float], noise: float = 0.05) -> list[tuple[float, ...
 def test_shapes(shape: Shape, values: Sequence[float], noise: float, lower: bool, verdict: Verdict) -> None:
     points = {place / 4: mean_of(repeats) for place, repeats in enumerate(noisy(values, noise))}
     assert judge(shape, points, lower) == verdict
+
+
+def test_repeats_that_do_not_scatter_separate_nothing() -> None:
+    points = {weight: Mean(value, 0.0, 2) for weight, value in ((0.0, 1.0), (0.5, 0.5), (1.0, 1.0))}
+    for shape in ("between", "end", "monotone"):
+        assert judge(shape, points, True) == "not separated"  # type: ignore[arg-type]
 
 
 def test_without_both_ends_and_something_between_there_is_no_shape() -> None:

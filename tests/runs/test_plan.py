@@ -236,3 +236,13 @@ def test_the_protocol_does_not_depend_on_how_a_run_is_cut(registry: Registry) ->
     for same in ({"model": "student"}, {"seed": 4}, {"batch_size": 3}, {"metrics": "fid"}, {"repeats": 2}):
         assert planned(registry, **{"model": "teacher", **same}).protocol == base  # type: ignore[arg-type]
     assert planned(registry, "teacher", limit=20).protocol != base
+
+
+@pytest.mark.parametrize(("option", "value"), [("repeats", 3), ("seed", 1)])
+def test_images_that_exist_have_no_seeds(registry: Registry, tmp_path: Path, option: str, value: int) -> None:
+    for i in range(26):
+        Image.new("RGB", (32, 32), (i, i, i)).save(tmp_path / f"{i}.png")
+    assert planned(registry, str(tmp_path)).seeds == (0,)
+    with pytest.raises(InputError, match="exist already and have no seeds") as caught:
+        planned(registry, str(tmp_path), **{option: value})
+    assert f"--{option}" in str(caught.value)

@@ -16,6 +16,7 @@ from sbv2bench.metrics.frechet_infinity import frechet_infinity
 from sbv2bench.metrics.precision_recall import radii
 from sbv2bench.metrics.uncertainty import frechet_std_err
 from sbv2bench.registry import Registry
+from sbv2bench.results.records import MetricValue
 from sbv2bench.runs import score as scoring
 from sbv2bench.runs.score import FeatureSets, score
 from sbv2bench.specs import MetricSpec
@@ -219,6 +220,39 @@ def test_partial_results_carry_their_n_in_the_label(sets: FeatureSets) -> None:
     assert scoring.clip(plain)["clip_score"].label == "CLIP"
 
 
+@pytest.mark.parametrize(
+    ("suffix", "n", "partial", "label"),
+    [
+        ("-30k", 48, False, "FID-48"),
+        ("-30k", 48, True, "FID@48"),
+        ("-30k-mini", 5000, False, "FID-5k-mini"),
+        ("-5000", 48, False, "FID-48"),
+        ("-30K", 30_000, False, "FID-30k"),
+        ("-256px", 48, False, "FID-256px"),
+        ("-mini", 48, False, "FID-mini"),
+    ],
+)
+def test_a_label_that_names_a_count_names_the_one_that_was_measured(
+    sets: FeatureSets, suffix: str, n: int, partial: bool, label: str
+) -> None:
+    suite = sets.suite.model_copy(update={"label_suffix": suffix})
+    own = replace(sets, suite=suite, prompts=Prompts(tuple("x" * n)), partial=partial)
+    assert own.value("FID", 1.0, "lower", "features").label == label
+
+
+def test_labels_of_plugins_and_of_stored_files_name_their_own_count() -> None:
+    fields: dict[str, Any] = {"value": 1.0, "direction": "lower"}
+    assert MetricValue(label="patch-FID-10k", n_generated=48, **fields).label == "patch-FID-48"
+    assert (
+        MetricValue.model_validate_json('{"value": 1, "label": "FID-30k", "direction": "lower", "n_generated": 48}').label
+        == "FID-48"
+    )
+    for label in ("FID-30k", "FID-30k-own"):
+        assert MetricValue(label=label, n_generated=30_000, **fields).label == label
+    for label in ("hpsv2-v2.0", "clip-l14-336", "FID-infinity", "precision (paper)"):
+        assert MetricValue(label=label, n_generated=48, **fields).label == label
+
+
 def test_latency_is_labelled_quick(sets: FeatureSets) -> None:
     with pytest.raises(InputError, match="latency"):
         scoring.latency(sets)
@@ -265,6 +299,32 @@ def test_one_seed_has_no_repeats(sets: FeatureSets, registry: Registry) -> None:
     assert clip.details is None
     assert clip.std_err is not None
     assert clip.ci95 == pytest.approx((clip.value - 1.959964 * clip.std_err, clip.value + 1.959964 * clip.std_err), rel=1e-6)
+
+
+def test_seeds_that_gave_the_same_images_count_once(sets: FeatureSets, registry: Registry) -> None:
+    """But for what a GPU may differ by: no repeats, and the error that one run has."""
+    moved = {name: array * (1 + 1e-5) if array.dtype.kind == "f" else array for name, array in sets.generated.items()}
+    metrics = [registry.metric("clip"), registry.metric("kid")]
+    assert score(metrics, [sets, sets, replace(sets, generated=moved)]) == score(metrics, [sets])
+    assert score(metrics, [sets, shifted(sets, 0.1)])["clip_score"].repeats
+
+
+def test_a_share_at_its_limit_has_no_interval_over_seeds(sets: FeatureSets, registry: Registry) -> None:
+    """The images differ and the numbers do not: nothing is known of how far they scatter."""
+    rng = np.random.default_rng(0)
+    right = {**sets.generated, "attributes": np.ones_like(sets.generated["attributes"])}
+    seeds = [replace(sets, generated={**right, "clip": rng.normal(size=N)}) for _ in range(3)]
+    found = score([registry.metric("attributes")], seeds)["attribute_accuracy"]
+    one_run = scoring.attributes(seeds[0])["attribute_accuracy"]
+    assert found.repeats == (1.0, 1.0, 1.0)
+    assert (found.ci95, found.uncertainty) == (one_run.ci95, one_run.uncertainty)
+    assert found.ci95 is not None and found.ci95[0] < 0.95
+
+
+def test_a_mean_of_values_that_are_all_the_same_has_no_interval(sets: FeatureSets) -> None:
+    found = scoring.clip(replace(sets, generated={**sets.generated, "clip": np.full(N, 0.25)}))["clip_score"]
+    assert (found.value, found.std_err, found.ci95) == (0.25, None, None)
+    assert found.uncertainty.startswith("none")
 
 
 def test_latency_is_taken_once_whatever_the_repeats(sets: FeatureSets, registry: Registry) -> None:

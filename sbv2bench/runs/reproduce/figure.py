@@ -14,7 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from sbv2bench.metrics.comparison import Mean, holm, mean_of, welch
+from sbv2bench.metrics.comparison import Mean, holm, spread_of, welch
 from sbv2bench.registry import Registry
 from sbv2bench.results import sweeps
 from sbv2bench.results.claims import Verdict
@@ -144,10 +144,11 @@ def _curves(sweep: SweepFile, a: str, figure: Figure, family: str) -> tuple[Curv
 
 
 def _verdict(shape: Shape, points: dict[float, MetricValue], lower_is_better: bool) -> Verdict:
-    """Of one seed nothing is separated: it leaves no error."""
+    """Of one seed, or of repeats that do not scatter, nothing is separated: they leave no error."""
     if any(len(value.repeats) < 2 for value in points.values()):
         return "not separated"
-    return judge(shape, {weight: mean_of(value.repeats) for weight, value in points.items()}, lower_is_better)
+    means = {weight: spread_of(value.repeats) or Mean(value.value, 0.0, 1) for weight, value in points.items()}
+    return judge(shape, means, lower_is_better)
 
 
 def judge(shape: Shape, points: dict[float, Mean], lower_is_better: bool) -> Verdict:
@@ -169,7 +170,9 @@ def judge(shape: Shape, points: dict[float, Mean], lower_is_better: bool) -> Ver
 def _p_better(first: Mean, second: Mean, lower_is_better: bool) -> float:
     """Welch's two-sided p-value where the first is the better one, else 1."""
     difference = welch(first, second)
-    return difference.p_value if (difference.value < 0) == lower_is_better and difference.value != 0 else 1.0
+    if difference is None or difference.value == 0 or (difference.value < 0) != lower_is_better:
+        return 1.0
+    return difference.p_value
 
 
 def _monotone(means: list[Mean]) -> Verdict:
@@ -177,4 +180,5 @@ def _monotone(means: list[Mean]) -> Verdict:
     back = holm([_p_better(first, second, falls) for first, second in pairwise(means)])
     if min(back) < LEVEL:
         return "disagrees"
-    return "agrees" if welch(means[0], means[-1]).p_value < LEVEL else "not separated"
+    ends = welch(means[0], means[-1])
+    return "agrees" if ends is not None and ends.p_value < LEVEL else "not separated"

@@ -11,6 +11,7 @@ from sbv2bench.errors import InputError
 from sbv2bench.registry import Registry
 from sbv2bench.results import boards, store
 from sbv2bench.results.boards import Board
+from sbv2bench.results.conditions import dtype_of
 from sbv2bench.results.records import EvalResult
 from sbv2bench.specs import ModelSpec, SuiteSpec
 
@@ -80,6 +81,9 @@ def differing(result: EvalResult, suite: SuiteSpec, registry: Registry) -> list[
 
     What they leave open (the reference's bytes, weights that nobody has published a SHA-256 of) is taken as it was found.
     """
+    built_in = Registry.built_in()
+    if suite.id in built_in.suites:  # whatever a catalog declares anew under the same name is something else
+        suite, registry = built_in.suite(suite.id), built_in
     declared: dict[str, Any] = {
         "suite": suite.protocol(),
         "extractors": {role: registry.extractor(name).protocol() for role, name in suite.roles().items()},
@@ -96,7 +100,7 @@ def differing(result: EvalResult, suite: SuiteSpec, registry: Registry) -> list[
             files = (result.suite.protocol.get("extractors") or {}).get(role, {}).get("weights") or []
             if asset.sha256 not in [file["sha256"] for file in files]:
                 wrong.append(f"extractors.{role}.weights")
-    return wrong
+    return wrong + [f"{name} (declared anew)" for name in result.provenance.get("declared_anew") or ()]
 
 
 def _unequal(own: Any, declared: Any, where: str) -> Iterable[str]:
@@ -109,12 +113,24 @@ def _unequal(own: Any, declared: Any, where: str) -> Iterable[str]:
         yield where
 
 
-def result_of(model: ModelSpec, board: Board) -> tuple[str, EvalResult] | None:
-    """The row of a board that is a model as it is declared, sampled as declared, whatever its id."""
-    return next((row for row in board.rows if _as_sampled(row[1].model) == _as_sampled(model)), None)
+def result_of(model: ModelSpec, board: Board, dtype: str = "float32") -> tuple[str, EvalResult] | None:
+    """The row of a board that is a model sampled as declared, whatever its id; of several dtypes that one if it is there."""
+    rows = [row for row in board.rows if as_sampled(row[1].model) == as_sampled(model)]
+    return min(rows, key=lambda row: dtype_of(row[1]) != dtype, default=None)
 
 
-def _as_sampled(model: ModelSpec) -> dict[str, Any]:
-    """Where its weights are from and how it is asked."""
+def twins(model: ModelSpec, found: Iterable[Board]) -> list[ModelSpec]:
+    """The model as it is declared, then as some boards have it with other values of its `inferred`, which nobody has stated."""
+    declared, twins = as_sampled(model), [model]
+    for result in (result for board in found for result in board.results):
+        own = as_sampled(result.model)
+        differs = {name for name in own if own[name] != declared[name]}
+        if differs and differs <= {*model.inferred} and own not in map(as_sampled, twins):
+            twins.append(result.model)
+    return twins
+
+
+def as_sampled(model: ModelSpec) -> dict[str, Any]:
+    """Where a model's weights are from and how it is asked, JSON-ready."""
     names = set(ModelSpec.model_fields) - (ModelSpec.remarks | {"weights"}) | {"location", "base"}
     return model.model_dump(mode="json", include=names)
