@@ -171,5 +171,4 @@ def test_a_suites_reference_is_counted_and_hashed(both: tuple[ImageArchive, Imag
             reference_archive(suite(archive.path, content_sha256="0" * 64))
         with pytest.raises(IntegrityError, match="holds 7 images, expected 8"):
             reference_archive(suite(archive.path).model_copy(update={"num_reference": 8}))
-        with pytest.raises(InputError, match="preparation"):
-            reference_archive(suite(archive.path).model_copy(update={"preparation": None}))
+        assert reference_archive(suite(archive.path).model_copy(update={"preparation": None})) is not None  # of any sizes

@@ -29,6 +29,7 @@ class MultiStepSampler:
         self._components = load_components(spec, device, dtype, registry)
         self._scheduler = make_scheduler(spec, self._components.scheduler)
         self.resolution = self._components.resolution
+        self.width = self._components.width
         timesteps = self._fresh_scheduler().timesteps
         self.network_calls = len(timesteps) * (2 if self._guided else 1)
         # Leading spacing puts a single step at t = 1, where nothing is left to denoise.
@@ -39,7 +40,7 @@ class MultiStepSampler:
             )
 
     def generate(self, block: PromptBlock, stopwatch: Stopwatch) -> Images:
-        """uint8 [block size, resolution, resolution, 3]; see `Sampler.generate`."""
+        """uint8 [block size, resolution, width, 3]; see `Sampler.generate`."""
         return self._components.sample(block, stopwatch, self._guided, self._denoise)
 
     def _denoise(self, noise: Tensor, text: Tensor, rngs: list[torch.Generator]) -> Tensor:

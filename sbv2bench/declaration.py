@@ -1,0 +1,35 @@
+"""What every declaration is: frozen, strict, and known by a fingerprint of the fields that can change a number.
+
+Names, licences and remarks are not in it. No torch here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Spec(BaseModel):
+    """Base of all declarations: immutable, no unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    remarks: ClassVar[frozenset[str]] = frozenset()  # fields that cannot change a number
+    later: ClassVar[frozenset[str]] = frozenset()  # fields newer than stored results: not in the fingerprint at their default
+
+    def fingerprint(self) -> str:
+        """SHA-256 (64 hex digits) of the canonical JSON of every field that can change a number."""
+        return fingerprint(self.protocol())
+
+    def protocol(self) -> dict[str, Any]:
+        """The fields that can change a number, JSON-ready."""
+        fields = type(self).model_fields
+        unsaid = {name for name in self.later if getattr(self, name) == fields[name].default}
+        return self.model_dump(mode="json", exclude={*self.remarks, *unsaid})
+
+
+def fingerprint(value: Any) -> str:
+    """SHA-256 (64 hex digits) of a JSON-ready value, keys sorted, no spaces."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()).hexdigest()
