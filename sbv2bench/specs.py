@@ -228,7 +228,7 @@ class PromptSpec(Spec):
         """The fields of its kind that can change a number."""
         if self.kind == "world":
             return self.model_dump(mode="json", include={"kind", "world_seed", "split", "caption_offset"})
-        return self.model_dump(mode="json", include={"kind", "captions_sha256"})
+        return self.model_dump(mode="json", include={"kind"} if self.kind == "none" else {"kind", "captions_sha256"})
 
 
 class ReferenceSpec(Spec):

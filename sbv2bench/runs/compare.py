@@ -9,7 +9,7 @@ from sbv2bench.data.assets import resolve_location
 from sbv2bench.data.chain import model_files
 from sbv2bench.data.images import SUFFIXES, ImageFolder
 from sbv2bench.errors import InputError, PrerequisiteError, SBV2BenchError
-from sbv2bench.registry import Registry
+from sbv2bench.registry import OWN_SUITE, Registry
 from sbv2bench.results import prompt_values, store
 from sbv2bench.results.differences import Comparison, Contestant, compare_results
 from sbv2bench.results.records import EvalResult
@@ -90,14 +90,26 @@ def _results_of(
             return [_best(own, spec)]
     if evaluate is None or declared is None:
         where = " or ".join(map(str, folders))
+        others = sorted({other for folder in folders if folder.is_dir() for other in _suites_of(folder, spec.id)} - {suite})
         raise PrerequisiteError(
-            f"compare: no result of {spec.id} on suite {suite} in {where}",
-            f"sbv2bench eval --model {name} --suite {suite}, or add --run"
-            if declared is not None
-            else f"sbv2bench eval --model {name} with the --prompts and --reference of the other results",
+            f"compare: no result of {spec.id} on suite {suite} in {where}" + (f", but of {', '.join(others)}" if others else ""),
+            f"--suite {OWN_SUITE}" if OWN_SUITE in others else _made_by(name, suite, declared),
         )
     result, file = evaluate(name)
     return [(file, result)]
+
+
+def _suites_of(folder: Path, model: str) -> list[str]:
+    """The suites of a model's results, by the names of their folders: `<family>/<model>/<suite>@v<version>`."""
+    own = [file.parent for file in store.find(folder) if "@" in file.parent.name]
+    return [place.name.partition("@")[0] for place in own if f"{place.parent.parent.name}/{place.parent.name}" == model]
+
+
+def _made_by(name: str, suite: str, declared: SuiteSpec | None) -> str:
+    """The command that makes a result that is not there."""
+    if declared is None:
+        return f"sbv2bench eval --model {name} with the --prompts and --reference of the other results"
+    return f"sbv2bench eval --model {name} --suite {suite}, or add --run"
 
 
 def _weights_of_now(spec: ModelSpec, registry: Registry) -> dict[str, str]:

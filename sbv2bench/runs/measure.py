@@ -28,6 +28,7 @@ _REFERENCE_BLOCK = 100
 _TEXT_ROWS = ("clip", "hps", "hps_v21")
 
 Rows = dict[str, NDArray[Any]]
+Images = NDArray[np.uint8] | Sequence[NDArray[np.uint8]]  # [B, H, W, 3], or [H, W, 3] each
 
 
 class Measurer:
@@ -107,7 +108,7 @@ def measure_reference(plan: EvalPlan, rows: tuple[str, ...], workers: int, progr
 
     def measured(block: range) -> dict[str, NDArray[Any]]:
         if archive is None:
-            images: Sequence[NDArray[np.uint8]] | NDArray[np.uint8] = pictures[block.start]
+            images: Images = pictures[block.start]
         elif side is None:
             images = archive.read(block.start, block.stop, threads)
         else:
@@ -134,7 +135,7 @@ def measure_reference(plan: EvalPlan, rows: tuple[str, ...], workers: int, progr
     return entries
 
 
-def by_size(network: Callable[[NDArray[np.uint8]], NDArray[Any]], images: Sequence[NDArray[np.uint8]]) -> NDArray[Any]:
+def by_size(network: Callable[[NDArray[np.uint8]], NDArray[Any]], images: Images) -> NDArray[Any]:
     """A network's rows of uint8 images [H, W, 3] of any sizes, in their order: those of a size are shown to it together."""
     if isinstance(images, np.ndarray):
         return network(images)

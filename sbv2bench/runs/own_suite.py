@@ -67,11 +67,8 @@ def _own(
     used = {row for flag in (*flags, *(options.metrics or ())) for row in rows_of(registry.metric(flag), base)}
     changes |= {role: None for role in ROLES if role not in used}
     measured = {row for metric in chosen if metric.id in (options.metrics or flags) for row in rows_of(metric, base)}
-    known = _known_sizes(model, images, options)
-    sizes = known if photographs is None else [*photographs.check_headers(), *known]
-    if photographs is not None and not known and model.family != base.family:
-        sizes = [*sizes, (0, 0)]  # of any size: what nobody can know before it is loaded
-    changes["preparation"] = _preparation(base, measured, sizes, registry)
+    sizes = [] if photographs is None else photographs.check_headers()
+    changes["preparation"] = _preparation(base, measured, [*sizes, *_known_sizes(model, images, options)], registry)
     taken = [] if "prompts" in changes else ["captions"]
     taken += ["reference"] if "reference" not in changes and base.num_reference else []
     changes["inherited"] = f"{base.id}: {', '.join([*taken, 'extractors', 'metrics'])}"

@@ -171,11 +171,11 @@ def _size(spec: ModelSpec, pipeline: DiffusionPipeline) -> tuple[int, int]:
     """
     if spec.resolution:
         height, width = spec.resolution, spec.width or spec.resolution
-        factor = math.lcm(8, getattr(pipeline, "vae_scale_factor", None) or 1)
-        if height % factor or width % factor:
+        multiple = math.lcm(8, getattr(pipeline, "vae_scale_factor", None) or 1)
+        if height % multiple or width % multiple:
             raise InputError(
-                f"{spec.id}: found a resolution of {height}x{width}, expected multiples of {factor}",
-                f"--resolution {nearest_size(height, width, factor)}",
+                f"{spec.id}: found a resolution of {height}x{width}, expected multiples of {multiple}",
+                f"--resolution {nearest_size(height, width, multiple)}",
             )
         return height, width
     denoiser = getattr(pipeline, "unet", None) or getattr(pipeline, "transformer", None)
