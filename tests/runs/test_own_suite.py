@@ -281,6 +281,19 @@ def test_a_photograph_that_cannot_be_read_is_found_before_the_first_image(  # no
         evaluate("student", "tiny", registry=registry, prompts=captions, reference=photos)
 
 
+def test_a_plan_reads_every_header_of_a_suites_photographs(place: Path) -> None:
+    document = yaml.safe_load((place / "catalog.yaml").read_text())
+    document["suites"]["coco"]["reference"] = {"location": "bad"}
+    (place / "bad.yaml").write_text(yaml.safe_dump(document))
+    with zipfile.ZipFile(place / "val2014.zip") as packed:
+        packed.extractall(place / "bad")
+    (place / "bad" / "val2014" / "COCO_val2014_000000000031.jpg").write_bytes(photograph(1, mode="CMYK"))
+    registry = Registry.load(place / "bad.yaml")
+    with pytest.raises(IntegrityError, match=r"000000000031\.jpg: found pixels of mode CMYK"):
+        planned(registry, "made", "coco", metrics="fid")
+    assert planned(registry, "made", "coco", metrics="clip").archive is not None  # which looks at none of them
+
+
 def test_a_metric_that_cannot_be_imported(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     no_model(monkeypatch)
     broken = registry.metric("fid").model_copy(update={"target": "sbv2bench.no_such:fid"})
