@@ -37,4 +37,11 @@ Models = Annotated[
     list[str],
     typer.Option("--model", help="A model's id, folder or hub id; may be repeated.", autocompletion=completing("model")),
 ]
+Prompts = Annotated[
+    Path | None,
+    typer.Option(help="Your captions: .txt, .json; .csv, .jsonl or .parquet with a column caption (score: and file)."),
+]
+Reference = Annotated[
+    str | None, typer.Option(metavar="DIR|ZIP|TAR|none", help="Your photographs, or none. Default: the suite's.")
+]
 Suite = Annotated[str, typer.Option(help="What to measure against.", envvar=SUITE_VARIABLE, autocompletion=completing("suite"))]

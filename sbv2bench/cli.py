@@ -11,11 +11,12 @@ from typing import Annotated, Any
 import typer
 
 from sbv2bench import __version__
-from sbv2bench.arguments import DEFAULT_SUITE, SUITE_VARIABLE, Catalog, Json, Models, Suite, completing
+from sbv2bench.arguments import DEFAULT_SUITE, SUITE_VARIABLE, Catalog, Json, Models, Prompts, Reference, Suite, completing
 from sbv2bench.cache_cli import cache_app
 from sbv2bench.compare_cli import compare
-from sbv2bench.errors import InputError, PrerequisiteError
+from sbv2bench.errors import InputError, PrerequisiteError, SBV2BenchError
 from sbv2bench.latency_cli import latency, latency_of_group
+from sbv2bench.leaderboard_cli import leaderboard
 from sbv2bench.reproduce_cli import reproduce
 from sbv2bench.shell import Shell, print_json
 
@@ -32,6 +33,7 @@ app = typer.Typer(
 app.add_typer(cache_app, name="cache")
 app.command()(compare)
 app.command()(latency)
+app.command()(leaderboard)
 app.command()(reproduce)
 
 
@@ -55,12 +57,16 @@ def root(
 
 @app.command("eval")
 def evaluate_models(  # noqa: PLR0917  # the options of design.md
+    context: typer.Context,
     model: Models,
     suite: Suite = DEFAULT_SUITE,
     metrics: Annotated[str, typer.Option(help="all, or flags with commas: fid,pr,kid,clip,hps,attributes,latency.")] = "all",
     limit: Annotated[int | None, typer.Option(help="The first N images only; the result is marked partial.")] = None,
     seed: Annotated[int, typer.Option(help="Generation seed of the first repeat.")] = 0,
     repeats: Annotated[int, typer.Option(help="Generation seeds: seed, seed + 1, ...")] = 1,
+    prompts: Prompts = None,
+    reference: Reference = None,
+    resolution: Annotated[str | None, typer.Option(metavar="N|HxW", help="Pixels, instead of the model's own.")] = None,
     steps: Annotated[int | None, typer.Option(help="Denoising steps, instead of the model's own.")] = None,
     guidance_scale: Annotated[float | None, typer.Option(help="Guidance, instead of the model's own; 1 is none.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
@@ -79,21 +85,20 @@ def evaluate_models(  # noqa: PLR0917  # the options of design.md
     options = EvalOptions.validated(
         metrics=metrics, limit=limit, seed=seed, repeats=repeats, steps=steps, guidance_scale=guidance_scale, device=device,
         dtype=dtype, batch_size=batch_size, results=results, save_images=save_images, dry_run=dry_run, use_cache=not no_cache,
-        catalog=catalog,
+        catalog=catalog, prompts=prompts, reference=reference, resolution=resolution,
     )  # fmt: skip
     registry = _registry(catalog)
-    _carry_out(model, registry.suites_of(suite), options, registry, as_json, besides=latency_of_group(registry, suite, model))
+    _carry_out(model, _suites(context, suite, options, registry), options, registry, as_json,
+               besides=latency_of_group(registry, suite, model))  # fmt: skip
 
 
 @app.command()
 def score(  # noqa: PLR0917  # the options of design.md
+    context: typer.Context,
     images: Annotated[Path, typer.Option(help="A folder of images; in natural order the i-th belongs to the i-th caption.")],
     suite: Suite = DEFAULT_SUITE,
-    prompts: Annotated[
-        Path | None,
-        typer.Option(help="Your captions: .txt, .json; .csv or .jsonl name the file too. Default: the suite's."),
-    ] = None,
-    reference: Annotated[Path | None, typer.Option(help="Your folder or zip of photographs. Default: the suite's.")] = None,
+    prompts: Prompts = None,
+    reference: Reference = None,
     metrics: Annotated[str, typer.Option(help="all, or flags with commas: fid,pr,kid,clip,hps,attributes.")] = "all",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     results: Annotated[Path, typer.Option(help="Folder of the result files.")] = Path("results"),
@@ -103,36 +108,64 @@ def score(  # noqa: PLR0917  # the options of design.md
 ) -> None:
     """Score images that somebody else made, against a suite or against captions and photographs of your own."""
     from sbv2bench.runs.options import EvalOptions
-    from sbv2bench.runs.own_images import own_suite
 
-    options = EvalOptions.validated(metrics=metrics, device=device, results=results, dry_run=dry_run, catalog=catalog)
+    options = EvalOptions.validated(
+        metrics=metrics, device=device, results=results, dry_run=dry_run, catalog=catalog, prompts=prompts, reference=reference
+    )
     registry = _registry(catalog)
-    chosen = own_suite(images, suite, prompts, reference, registry)
-    _carry_out([str(images)], [chosen], options, registry, as_json)
+    _carry_out([_image_folder(images)], _suites(context, suite, options, registry), options, registry, as_json)
 
 
-def _carry_out(models: list[str], suites: Any, options: Any, registry: Any, as_json: bool, *, besides: str | None = None) -> None:
+def _image_folder(images: Path) -> str:
+    """A folder by a name that no id of a model has. Raises InputError where it is none."""
+    from sbv2bench.data.images import ImageFolder
+
+    folder = ImageFolder(images.expanduser()).path
+    return str(folder) if folder.is_absolute() else f"./{folder}"
+
+
+def _suites(context: typer.Context, suite: str, options: Any, registry: Any) -> tuple[str | None, ...]:
+    """What is measured against, by name; with data of one's own None, a model's family's, where no suite was named."""
+    if options.has_own_data():
+        source = context.get_parameter_source("suite")
+        return (None if source is not None and source.name == "DEFAULT" else suite,)
+    return tuple(part.id for part in registry.suites_of(suite))
+
+
+def _carry_out(models: list[str], names: Any, options: Any, registry: Any, as_json: bool, *, besides: str | None = None) -> None:
     """Plan every model on every suite, then carry the plans out, or print them. besides: the command that completes a row."""
+    from sbv2bench.registry import BUILT_IN
     from sbv2bench.report import terminal
+    from sbv2bench.runs.own_suite import suite_of_run
 
     leads = os.environ.get("RANK", "0") == "0"  # of several processes under torchrun, one speaks and writes
     console = terminal.stderr_console()
     console.quiet = not leads
-    for chosen in suites:
-        terminal.say(console, terminal.suite_line(chosen, options.limit))
-    for model in models:
-        terminal.say(console, terminal.model_line(registry.model(model, suites[0])))
+    try:
+        pairs = [(model, suite_of_run(model, name, options, registry)) for model in models for name in names]
+    except SBV2BenchError:
+        for name in names if not options.has_own_data() else ():
+            terminal.say(console, terminal.suite_line(registry.suite(name), options.limit))
+        raise
+    built_in = {name for (kind, name), source in registry.sources.items() if (kind, source) == ("suite", BUILT_IN)}
+    lines = (line for _, suite in pairs for line in terminal.suite_lines(suite, options.limit, told=suite.id not in built_in))
+    for line in dict.fromkeys(lines):
+        terminal.say(console, line)
+    for model, suite in {model: (model, suite) for model, suite in reversed(pairs)}.values():
+        terminal.say(console, terminal.model_line(registry.model(model, suite)))
     if besides:
         terminal.say(console, f"latency of the same leaderboard row is measured apart: {besides}")
     with redirect_stdout(sys.stderr):  # nothing that a library prints may get into the JSON
         from sbv2bench.runs.plan import plan
 
-        pairs = [(model, chosen.id) for model in models for chosen in suites]
         if options.dry_run:
             more = {"besides": besides} if besides else {}
             documents = [document | more for document in _dry_run(pairs, options, registry, console)]
         else:
             plans = [plan(*pair, options, registry) for pair in pairs]  # all of them before the first image
+            chosen = [terminal.metrics_line(planned.suite, planned.metrics) for planned in plans]
+            for line in dict.fromkeys(chosen if options.metrics is not None else ()):
+                terminal.say(console, line)
             documents = [_evaluate(planned, registry, console) for planned in plans]
     if as_json and leads:
         print_json(documents[0] if len(documents) == 1 else {"plans" if options.dry_run else "results": documents})
@@ -140,7 +173,7 @@ def _carry_out(models: list[str], suites: Any, options: Any, registry: Any, as_j
 
 @app.command()
 def download(
-    name: Annotated[str, typer.Argument(metavar="SUITE|ID|ASSET", help="A suite, group, model, extractor or asset.")],
+    name: Annotated[list[str], typer.Argument(metavar="SUITE|ID|ASSET...", help="Suites, models, extractors or assets.")],
     source: Annotated[Path | None, typer.Option("--from", help="A file that you have already; taken if it hashes right.")] = None,
     catalog: Catalog = None,
     as_json: Json = False,
@@ -151,14 +184,20 @@ def download(
 
     console, registry = terminal.stderr_console(), _registry(catalog)
     with redirect_stdout(sys.stderr), terminal.progress_bars(console) as progress:
-        found = downloads.bring(registry, name, source, lambda what, done, total: progress(f"{what} (bytes)", done, total))
+        if source is not None and len(name) > 1:
+            raise InputError(f"--from: found {len(name)} names, expected one", f"sbv2bench download {name[0]} --from {source}")
+
+        def told(what: str, done: int, total: int) -> None:
+            progress(f"{what} (bytes)", done, total)
+
+        found = {location: path for one in name for location, path in downloads.bring(registry, one, source, told).items()}
     for location, path in found.items():
         terminal.say(console, f"{location}: {path}")
     if as_json:
         print_json({location: str(path) for location, path in found.items()})
 
 
-def _dry_run(pairs: list[tuple[str, str]], options: Any, registry: Any, console: Any) -> list[dict[str, Any]]:
+def _dry_run(pairs: list[tuple[str, Any]], options: Any, registry: Any, console: Any) -> list[dict[str, Any]]:
     """Print what each run would cost. Of one that lacks files the outline is printed, then the error is raised."""
     from sbv2bench.report import terminal
     from sbv2bench.runs import costs
@@ -292,39 +331,3 @@ def doctor(as_json: Json = False) -> None:
     if not good:
         first = next(check for check in found if check.status in ("missing", "broken") and check.fix)
         raise PrerequisiteError(f"suite {suite} cannot run here: {first.name}: {first.found}", first.fix)
-
-
-@app.command()
-def leaderboard(
-    files: Annotated[
-        list[Path] | None, typer.Argument(metavar="[FILE]...", help="More files for --add.", show_default=False)
-    ] = None,
-    add: Annotated[list[Path] | None, typer.Option(metavar="FILE", help="Copy result files in, then build.")] = None,
-    check: Annotated[bool, typer.Option("--check", help="Build in memory and compare; exit 4 if the files differ.")] = False,
-    folder: Annotated[Path, typer.Option("--dir", help="Their folder; results/ in it is the only source.")] = Path(
-        "leaderboards"
-    ),
-) -> None:
-    """Build the leaderboards from the committed result files and the published numbers."""
-    from sbv2bench.report import terminal
-    from sbv2bench.results import leaderboard as built
-    from sbv2bench.results.boards import boards
-    from sbv2bench.runs import leaderboard as whole_folder
-
-    console = terminal.stderr_console()
-    if add and check:
-        raise InputError(
-            "leaderboard: --add changes the folder and --check only looks, expected one of them", "sbv2bench leaderboard --check"
-        )
-    if files and not add:
-        raise InputError(
-            f"leaderboard: found {files[0]} by itself, expected --add before it", f"sbv2bench leaderboard --add {files[0]}"
-        )
-    for path in built.add([*(add or []), *(files or [])], folder):
-        terminal.say(console, f"added: {path}")
-    written = whole_folder.check(folder) if check else whole_folder.build(folder)
-    for board in boards(folder):
-        terminal.print_board(console, board)
-    terminal.say(console, f"{'as built' if check else 'written'}: {', '.join(map(str, written))}")
-    if lacking := whole_folder.lacks_page():
-        terminal.say(console, f"without a page: {lacking}")

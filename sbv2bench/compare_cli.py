@@ -17,7 +17,7 @@ FORMATS = ("table", "md", "csv", "latex", "html", "json")
 
 def compare(  # noqa: PLR0917  # the options of design.md
     models: Annotated[
-        list[str], typer.Argument(metavar="A B [C ...]", help="Ids, folders, result files, or folders of result files.")
+        list[str], typer.Argument(metavar="A B [C ...]", help="Ids, folders of models, images or results, or result files.")
     ],
     suite: Suite = DEFAULT_SUITE,
     results: Annotated[Path, typer.Option(help="Folder of the result files; leaderboards/results is looked at next.")] = Path(

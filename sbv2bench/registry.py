@@ -22,6 +22,7 @@ from sbv2bench.specs import AssetSpec, ExtractorSpec, Family, GroupSpec, MetricS
 PLUGINS = "sbv2bench.plugins"  # entry-point group: a module with register(registry)
 BUILT_IN = "built-in"
 KINDS: dict[str, type[Spec]] = dict(catalog.SECTIONS.values())
+OWN_SUITE = "own"  # of captions and photographs that a user names on the command line: it is in no catalog
 _ID = re.compile(r"[A-Za-z0-9_][\w.+-]*(/[A-Za-z0-9_][\w.+-]*)?")
 
 
@@ -85,6 +86,8 @@ class Registry:
             raise InputError(f"{self.source}: {kind} id {name!r}, expected letters, digits and . _ + - (family/name for a model)")
         if isinstance(spec, ModelSpec) and name.partition("/")[0] != spec.family:
             raise InputError(f"{self.source}: model {name!r} of family {spec.family}, expected the id {spec.family}/...")
+        if kind in ("suite", "group") and name == OWN_SUITE:
+            raise InputError(f"{self.source}: {kind} id {name!r} is that of runs with --prompts or --reference, expected another")
         twin = {"suite": "group", "group": "suite"}.get(kind, kind)  # --suite takes either
         taken = kind if name in table and not replaces else twin if twin != kind and name in self.table(twin) else None
         if taken is not None:
@@ -106,6 +109,11 @@ class Registry:
 
     def suite(self, name: str) -> SuiteSpec:
         """A suite whose extractors and metrics are all known. Raises InputError with a suggestion."""
+        if name == OWN_SUITE:
+            raise InputError(
+                "suite own is made of your captions and photographs when it is run, expected --prompts or --reference",
+                "sbv2bench eval --model sd21 --prompts FILE --reference FOLDER",
+            )
         found: SuiteSpec = self._find("suite", name)
         for extractor in found.roles().values():
             self.extractor(extractor)
@@ -120,6 +128,11 @@ class Registry:
         foreign = [key for key in dict.fromkeys(used) if self.sources.get(key, BUILT_IN) != BUILT_IN]
         shipped = Registry.built_in() if foreign else Registry()
         return [f"{kind} {name}" for kind, name in foreign if name in shipped.table(kind)]
+
+    def default_suite(self, family: str) -> str:
+        """The suite that a family is measured by where nobody says another: the first that was declared; of `local` mini's."""
+        wanted = "mini" if family == "local" else family
+        return next(name for name, suite in self.suites.items() if suite.family == wanted)
 
     def suites_of(self, name: str) -> tuple[SuiteSpec, ...]:
         """The suites that a name means: those of a group, or the one suite. Raises InputError with a suggestion."""

@@ -1,6 +1,6 @@
 """What is evaluated and how, as frozen declarations. No torch here: a spec says, other rooms do.
 
-A spec's fingerprint is a hash of the fields that can change a number; names, licences and remarks are not in it.
+What they have in common is in declaration.py.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from sbv2bench.asset_spec import AssetSpec as AssetSpec  # noqa: PLC0414
 from sbv2bench.spec_base import Spec as Spec  # noqa: PLC0414  # both are taken from here
 from sbv2bench.spec_base import fingerprint as fingerprint  # noqa: PLC0414
 
@@ -71,7 +72,7 @@ class ModelSpec(Spec):
             *("aliases", "published_as", "inferred", "provisional", "guidance", "vae_scaling", "trained_with"),
         }
     )
-    later = frozenset({"holds", "vae", "timesteps", "timestep_spacing", "input_scaling"})
+    later = frozenset({"holds", "vae", "timesteps", "timestep_spacing", "input_scaling", "width"})
 
     id: str
     family: Family = "local"
@@ -95,7 +96,8 @@ class ModelSpec(Spec):
     input_scaling: Literal["none", "sigma"] = "none"  # one_step only: what multiplies the noise, 1 or sigma_T
     prediction_type: PredictionType | None = None  # None: as the scheduler's config says
     vae_scaling: float | None = None  # the scaling_factor that an AutoencoderKL must have; None: whatever its config says
-    resolution: int | None = None  # None: the network's own
+    resolution: int | None = None  # height, and width too unless that is said; None: the network's own
+    width: int | None = None  # of images that are not square
     description: str = ""
     origin: str = ""
     licence: str = ""
@@ -107,9 +109,11 @@ class ModelSpec(Spec):
     published_as: tuple[str, ...] = ()  # rows of catalog/published.csv, "table/method"
 
     @model_validator(mode="after")
-    def _one_step_for_each_timestep(self) -> ModelSpec:
+    def _fields_that_go_together(self) -> ModelSpec:
         if self.timesteps and self.steps != len(self.timesteps):
             raise ValueError(f"steps is {self.steps}, expected {len(self.timesteps)}, the number of its timesteps")
+        if self.width is not None and self.resolution is None:
+            raise ValueError("a width without a resolution, which is the height")
         return self
 
     def has_network(self) -> bool:
@@ -160,54 +164,20 @@ class ExtractorSpec(Spec):
     description: str = ""
 
 
-class AssetSpec(Spec):
-    """A file from the network, or files of one hub repository at a pinned revision, by what they must hash to.
-
-    urls: where the one file `filename` is, best first. Or hub: "org/name" with files, their paths in the repository.
-    sha256, md5: 64 or 32 hex digits of the one file; md5 only where nobody has published more. licence: whose terms hold.
-    """
-
-    remarks = frozenset({"description", "licence", "urls"})
-
-    id: str
-    filename: str = ""
-    urls: tuple[str, ...] = ()
-    hub: str = ""
-    hub_type: Literal["model", "dataset"] = "model"
-    revision: str | None = None
-    files: tuple[str, ...] = ()
-    sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
-    md5: str | None = Field(default=None, pattern="^[0-9a-f]{32}$")
-    bytes: int | None = Field(default=None, ge=0)
-    licence: str = ""
-    description: str = ""
-
-    @model_validator(mode="after")
-    def _one_source(self) -> AssetSpec:
-        if bool(self.hub) != bool(self.files):
-            raise ValueError("hub and files go together")
-        if not self.hub and not (self.filename and (self.sha256 or self.md5)):
-            raise ValueError("expected filename with sha256 or md5, or hub with files")
-        if self.filename != self.filename.replace("\\", "/").rpartition("/")[2] or self.filename.startswith("."):
-            raise ValueError("filename must be a plain name")
-        if len(self.files) != 1 and (self.sha256 or self.md5) and self.hub:
-            raise ValueError("a hash is of one file")
-        return self
-
-
 class PromptSpec(Spec):
     """Where captions come from.
 
     world: `num_generated` captions of the mini world from `caption_offset` of a split. coco2014: the first `num_generated`
     of a list in a file (the released evaluation's dataset.json, COCO's annotations, Karpathy's split or a list of strings).
     hpsv2: a folder with one list for each of the four styles. file: captions of anybody's, or files and their captions.
+    none: images without captions, for metrics that read none.
     location: of that file or folder, `asset:NAME` or a path.
     captions_sha256: what the captions joined with newlines hash to; None takes what is found, and the result says so.
     """
 
     remarks = frozenset({"location"})
 
-    kind: Literal["world", "coco2014", "hpsv2", "file"] = "world"
+    kind: Literal["world", "coco2014", "hpsv2", "file", "none"] = "world"
     world_seed: int = 0
     split: Literal["training", "choosing", "reporting"] = "reporting"
     caption_offset: int = Field(default=0, ge=0)
@@ -221,15 +191,15 @@ class PromptSpec(Spec):
         for name in sorted(foreign):
             if getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(f"prompts of kind {self.kind} have no {name}")
-        if self.kind != "world" and not self.location:
-            raise ValueError(f"prompts of kind {self.kind} need a location")
+        if (self.kind not in ("world", "none")) != bool(self.location):
+            raise ValueError(f"prompts of kind {self.kind} {'have no' if self.location else 'need a'} location")
         return self
 
     def protocol(self) -> dict[str, Any]:
         """The fields of its kind that can change a number."""
         if self.kind == "world":
             return self.model_dump(mode="json", include={"kind", "world_seed", "split", "caption_offset"})
-        return self.model_dump(mode="json", include={"kind", "captions_sha256"})
+        return self.model_dump(mode="json", include={"kind"} if self.kind == "none" else {"kind", "captions_sha256"})
 
 
 class ReferenceSpec(Spec):
@@ -261,15 +231,16 @@ class ReferenceSpec(Spec):
 class SuiteSpec(Spec):
     """Prompts, reference and metrics under a version. `extends` is resolved when a catalog is read.
 
-    reference: None is fresh renderings of the world. preparation: what is done to every image, generated or real, before a
-    network sees it. label_suffix: after every metric's name; a count in it ("-30k") becomes that of the images that were
-    measured, so write a size as "-256px". pr, pr_paper: extractors of precision and recall where they are not `features`, in
-    the two modes of protocols.md 3. hps_v21: HPS by the later weights, beside `hps`.
+    reference: None is fresh renderings of the world, of the captions `rendered` where the prompts are others. preparation: what
+    is done to every image, generated or real, before a network sees it. label_suffix: after every metric's name; a count in it
+    ("-30k") becomes that of the images that were measured, so write a size as "-256px". pr, pr_paper: extractors of precision
+    and recall where they are not `features`, in the two modes of protocols.md 3. hps_v21: HPS by the later weights, beside
+    `hps`. inherited: what a catalog or `own` took from another suite, in words.
     """
 
-    remarks = frozenset({"description"})
+    remarks = frozenset({"description", "inherited"})
     # Fields that came after the first results: where they are not used, a suite's fingerprint is what it was.
-    later: ClassVar[frozenset[str]] = frozenset({"reference", "preparation", "pr", "pr_paper", "hps_v21"})
+    later: ClassVar[frozenset[str]] = frozenset({"reference", "preparation", "pr", "pr_paper", "hps_v21", "rendered"})
 
     id: str
     version: int = 1
@@ -285,16 +256,20 @@ class SuiteSpec(Spec):
     label_suffix: str = ""  # "-mini" for everything measured by mini networks
     description: str = ""
     reference: ReferenceSpec | None = None
-    preparation: Literal["centre-crop-lanczos-256"] | None = None
+    preparation: str | None = Field(default=None, pattern=r"^centre-crop-lanczos-[1-9]\d{0,3}$")  # to a square of that side
     pr: str | None = None
     pr_paper: str | None = None
     hps_v21: str | None = None
+    rendered: PromptSpec | None = None
+    inherited: str = ""
 
     def protocol(self) -> dict[str, Any]:
         """The fields that can change a number; later ones only where they are used."""
         fields = super().protocol() | {"prompts": self.prompts.protocol()}
         if self.reference is not None:
             fields["reference"] = self.reference.protocol()
+        if self.rendered is not None:
+            fields["rendered"] = self.rendered.protocol()
         return fields
 
     def roles(self) -> dict[str, str]:
@@ -328,16 +303,18 @@ class MetricSpec(Spec):
     """A measure. target: "module:function" taking (features: FeatureSets) and returning {json key: MetricValue}.
 
     prefers: the role whose extractor takes the place of `features` in suites that name one; which it was, the suite's
-    protocol says.
+    protocol says. least, least_a_feature: images of either set that it needs, and as a multiple of the features' number.
     """
 
-    remarks = frozenset({"title", "description", "prefers"})
+    remarks = frozenset({"title", "description", "prefers", "least", "least_a_feature"})
 
     id: str  # the flag of --metrics
     target: str
     keys: tuple[str, ...]  # what it writes into the result's metrics block
     needs: tuple[Literal["features", "reference", "clip", "hps", "attributes", "latency", "pr_paper", "hps_v21"], ...]
     prefers: Literal["pr"] | None = None
+    least: int = Field(default=1, ge=1)
+    least_a_feature: int = Field(default=0, ge=0)
     higher_is_better: bool
     title: str = ""
     description: str = ""

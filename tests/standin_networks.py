@@ -35,8 +35,8 @@ class Features:
 
     def __call__(self, images_BHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
         """[B, 6] float32."""
-        side = images_BHWC.shape[1] // 4
-        cells = images_BHWC.reshape(-1, 4, side, 4, side, 3).astype(np.float32).mean(axis=(2, 4)).reshape(-1, 48)
+        height, width = (side // 4 for side in images_BHWC.shape[1:3])
+        cells = images_BHWC.reshape(-1, 4, height, 4, width, 3).astype(np.float32).mean(axis=(2, 4)).reshape(-1, 48)
         order = cells.reshape(-1, 16, 3)[:, :, ::-1].reshape(-1, 48) if self.spec.channels == "bgr" else cells
         return np.stack([row @ self.projection / 255 for row in order])  # row by row: no block can change a bit
 

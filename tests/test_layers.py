@@ -12,14 +12,15 @@ ROOT = Path(__file__).parent.parent
 # A module belongs to the longest name here that begins its own, without the package's name.
 LAYERS = {
     "": 0, "errors": 0, "paths": 0, "atomic": 0, "diffusion": 0, "provenance": 0,
-    "spec_base": 1, "specs": 1, "catalog": 1, "registry": 1, "results": 1, "results.records": 1, "data.assets": 1,
+    "spec_base": 1, "asset_spec": 1, "specs": 1, "catalog": 1, "registry": 1, "results": 1, "results.records": 1, "data.assets": 1,
     "data.asset_store": 1, "data.transfer": 1, "data.digests": 1, "data.images": 1,
     "weights": 2, "data": 2, "mini": 2,
     "samplers": 3, "features": 3, "metrics": 3,
     "runs": 4, "results.store": 4, "results.leaderboard": 4, "results.claims": 4, "results.latency_board": 4,
     "results.published": 4, "results.boards": 4, "results.board_tables": 4, "results.sweeps": 4,
     "results.prompt_values": 4, "results.differences": 4, "report": 4, "doctor": 4,
-    "shell": 1, "arguments": 5, "cli": 5, "cache_cli": 5, "compare_cli": 5, "latency_cli": 5, "reproduce_cli": 5,
+    "shell": 1, "arguments": 5, "cli": 5, "cache_cli": 5, "compare_cli": 5, "latency_cli": 5,
+    "leaderboard_cli": 5, "reproduce_cli": 5,
     "__main__": 5,
 }  # fmt: skip
 SIBLINGS = ("samplers", "features", "metrics")

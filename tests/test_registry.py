@@ -159,6 +159,46 @@ def test_a_suite_from_another(tmp_path: Path) -> None:
     assert mine.fingerprint() != base.fingerprint()
 
 
+@pytest.mark.parametrize(
+    ("fields", "inherits"),
+    [
+        ("reference: {location: val2014.zip}", True),
+        ("metrics: [fid]", True),
+        ("num_generated: 30000", True),
+        ("prompts: {location: other.json}", False),
+        ("prompts: {kind: file, location: my.csv}", False),
+        ("num_generated: 5000", False),
+    ],
+)
+def test_a_hash_of_captions_is_not_inherited_by_other_captions(tmp_path: Path, fields: str, inherits: bool) -> None:
+    base = Registry.load().suite("coco2014-30k")
+    suite = catalog(tmp_path, f"suites: {{mine: {{extends: coco2014-30k, {fields}}}}}").suite("mine")
+    assert (suite.prompts.captions_sha256 == base.prompts.captions_sha256) is inherits
+    said = "a" * 64
+    prompts = f"prompts: {{kind: file, location: my.csv, captions_sha256: {said}}}"
+    own = catalog(tmp_path, f"suites: {{mine: {{extends: coco2014-30k, {prompts}}}}}").suite("mine")
+    assert own.prompts.captions_sha256 == said
+    assert own.inherited.startswith("coco2014-30k: ")
+    assert "reference" in own.inherited
+    assert "prompts" not in own.inherited
+
+
+def test_a_hash_of_photographs_is_not_inherited_by_others(tmp_path: Path) -> None:
+    base = f"a: {{extends: coco2014-30k, reference: {{location: a.zip, content_sha256: {'a' * 64}}}}}"
+    for fields, inherits in (("metrics: [fid]", True), ("reference: {location: b}", False), ("num_reference: 5", False)):
+        suite = catalog(tmp_path, f"suites:\n  {base}\n  mine: {{extends: a, {fields}}}\n").suite("mine")
+        assert suite.reference is not None
+        assert (suite.reference.content_sha256 is not None) is inherits, fields
+
+
+def test_captions_of_a_file_keep_the_renderings_of_the_suite_that_they_replace(tmp_path: Path) -> None:
+    text = "suites:\n  a: {extends: mini, world_seed: 7}\n  mine: {extends: a, prompts: {kind: file, location: my.csv}}\n"
+    suite = catalog(tmp_path, text).suite("mine")
+    assert suite.rendered is not None
+    assert (suite.rendered.world_seed, suite.prompts.kind) == (7, "file")
+    assert suite.protocol()["rendered"] == {"kind": "world", "world_seed": 7, "split": "reporting", "caption_offset": 0}
+
+
 def test_suites_extend_each_other_in_any_order_but_not_in_a_circle(tmp_path: Path) -> None:
     good = "suites:\n  a: {extends: b, num_generated: 10}\n  b: {extends: mini, num_reference: 11}\n"
     found = catalog(tmp_path, good).suite("a")

@@ -139,9 +139,41 @@ def _suite_fields(
         else:
             known = ", ".join(sorted({*suites, *map(str, entries)} - {key}))
             raise InputError(f"{where}.extends: found {base!r}, expected one of {known}")
-        for name in ("id", "description", "replaces"):
+        for name in ("id", "description", "replaces", "inherited"):
             inherited.pop(name, None)
     own = fields.get("prompts", {})
     if isinstance(own, dict):
-        fields["prompts"] = {**inherited.get("prompts", {}), **own, **prompts}
-    return {**inherited, **fields}
+        fields["prompts"] = {**_inherited_prompts(inherited, fields, own), **own, **prompts}
+    if "reference" not in fields and _changed("num_reference", fields, inherited):
+        _forget(inherited, "reference", "content_sha256")  # it is the hash of so many photographs
+    return {**inherited, **fields} | ({"inherited": _in_words(base, inherited, fields)} if base is not None else {})
+
+
+def _inherited_prompts(inherited: dict[str, Any], fields: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    """The prompts' fields of the suite that is extended, but for what is said of other captions than the extension's.
+
+    Puts into fields what the reference's renderings show, where it was the captions of the world that are given up.
+    """
+    before: dict[str, Any] = dict(inherited.get("prompts", {}))
+    if before and own.get("kind", before["kind"]) != before["kind"]:
+        if before["kind"] == "world" and inherited.get("num_reference") and "reference" not in fields:
+            fields.setdefault("rendered", before)
+        return {}
+    if "location" in own or _changed("num_generated", fields, inherited):
+        before.pop("captions_sha256", None)
+    return before
+
+
+def _changed(name: str, fields: Mapping[str, Any], inherited: Mapping[str, Any]) -> bool:
+    return name in fields and fields[name] != inherited.get(name)
+
+
+def _forget(inherited: dict[str, Any], part: str, name: str) -> None:
+    if isinstance(inherited.get(part), dict):
+        inherited[part] = {key: value for key, value in inherited[part].items() if key != name}
+
+
+def _in_words(base: str, inherited: dict[str, Any], fields: dict[str, Any]) -> str:
+    """What an extension takes from the suite that it extends: "mini-5k: features, clip, ..."."""
+    kept = [name for name, value in inherited.items() if name not in fields and value not in (None, "", ())]
+    return f"{base}: {', '.join(kept)}"

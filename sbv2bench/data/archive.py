@@ -1,11 +1,10 @@
-"""Real photographs in a zip or a folder: listed and hashed without decoding, decoded one block at a time, never unpacked."""
+"""Real photographs in a folder, a zip or a tar: listed and hashed without decoding, decoded a block at a time, never unpacked."""
 
 from __future__ import annotations
 
 import hashlib
 import io
-import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
@@ -14,60 +13,55 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from sbv2bench.data import members
 from sbv2bench.data.digests import remembered
-from sbv2bench.data.images import HEAD, UNREADABLE, check_header, pictures_among, pictures_below, plain
-from sbv2bench.data.preparation import prepare_image
-from sbv2bench.errors import InputError, IntegrityError
+from sbv2bench.data.images import HEAD, SUFFIXES, UNREADABLE, check_header, pictures_among, pictures_below, plain, upright_size
+from sbv2bench.data.preparation import SIDE, prepare_image
+from sbv2bench.errors import IntegrityError
 
 MOST_BYTES = 2**26  # of one encoded photograph; a member that says more is no photograph
+_START = 2**16  # bytes in which most images have their header
+
 T = TypeVar("T")
 
 
 class ImageArchive:
-    """The pictures in a zip or below a folder, by the rule of data/images.py, in natural order of their plain names.
+    """The pictures below a folder or in a zip or a tar, by the rule of data/images.py, in natural order of their plain names.
 
     names: those plain names. turn: whether a picture is turned as its EXIF orientation says. Nothing is ever written to disk,
     so a member's path cannot lead anywhere.
     """
 
     def __init__(self, path: Path, *, turn: bool = False) -> None:
-        """Lists, and decodes nothing. Raises InputError (nothing there, no images), IntegrityError (broken zip, doubles)."""
+        """Lists, and decodes nothing. Raises InputError (no images), IntegrityError (doubles), and what `members_of` raises."""
         self.path, self.turn = path, turn
-        self._zip: zipfile.ZipFile | None = None
-        if path.is_file():
-            try:
-                self._zip = zipfile.ZipFile(path)
-            except (zipfile.BadZipFile, OSError) as error:
-                raise IntegrityError(f"{path}: found a file that is no whole zip ({error})", "download it again") from error
-            packed = [member.filename for member in self._zip.infolist() if not member.is_dir()]
-            climbing = next((name for name in packed if ".." in PurePosixPath(name).parts or name.startswith("/")), None)
-            if climbing is not None:  # nothing is unpacked, but nobody honest packs such a name
-                raise IntegrityError(f"{path}: found the member {climbing!r}, expected names inside the archive")
-            self._members = pictures_among(packed, self._head, f"reference: {path}")
-        elif path.is_dir():
-            self._members = pictures_below(path, "reference")
+        self._files = members.members_of(path, _may_be_image)
+        if self._files.packed:
+            self._members = pictures_among(self._files.names, lambda name: self._bytes(name, HEAD), f"reference: {path}")
         else:
-            raise InputError(f"reference: {path} does not exist, expected a zip or a folder of images")
+            self._members = pictures_below(path, "reference")
         self.names = tuple(PurePosixPath(name).name for name in self._members)
 
     def __len__(self) -> int:
         """Number of images."""
         return len(self.names)
 
-    def require_count(self, expected: int) -> None:
-        """Raises IntegrityError unless there are exactly so many images."""
+    def require_count(self, expected: int, inherited: str = "") -> None:
+        """Raises IntegrityError unless there are exactly so many images. inherited: what the suite took from another."""
         if len(self) != expected:
+            taken = "num_reference" in inherited
             raise IntegrityError(
-                f"reference: {self.path} holds {len(self):,} images, expected {expected:,}",
-                "take the whole archive, and nothing but it",
+                f"reference: {self.path} holds {len(self):,} images, expected {expected:,}"
+                + (f", inherited from suite {inherited.partition(':')[0]}" if taken else ""),
+                f"write num_reference: {len(self)} in the suite" if taken else "take the whole archive, and nothing but it",
             )
 
     def content_sha256(self) -> str:
-        """SHA-256 over "name sha256-of-its-bytes" of every image, in order: equal for a zip and for its unpacked folder.
+        """SHA-256 over "name sha256-of-its-bytes" of every image, in order: equal for an archive and for its unpacked folder.
 
         Remembered in the cache for as long as the files are the same. Raises IntegrityError where a file cannot be read.
         """
-        files = [self.path] if self._zip is not None else [self.path / name for name in self._members]
+        files = [self.path] if self._files.packed else [self.path / name for name in self._members]
         named = hashlib.sha256(repr([file.name for file in files]).encode()).hexdigest()
         return remembered(["archive", str(self.path.resolve()), named], files, self._hash_all)
 
@@ -77,57 +71,68 @@ class ImageArchive:
             whole.update(f"{own} {hashlib.sha256(self._bytes(name)).hexdigest()}\n".encode())
         return whole.hexdigest()
 
-    def read_prepared(self, start: int, stop: int, threads: int = 1) -> NDArray[np.uint8]:
-        """Images start .. stop - 1, decoded and prepared: uint8 [stop - start, 256, 256, 3].
+    def read(self, start: int, stop: int, threads: int = 1) -> list[NDArray[np.uint8]]:
+        """Images start .. stop - 1 as they are, uint8 [H, W, 3] each; grey becomes three equal channels. Raises as below."""
+        return self._each(start, stop, lambda image: np.asarray(image.convert("RGB")), threads)
+
+    def read_prepared(self, start: int, stop: int, threads: int = 1, side: int = SIDE) -> NDArray[np.uint8]:
+        """Images start .. stop - 1, decoded and prepared: uint8 [stop - start, side, side, 3].
 
         Raises IntegrityError, naming the file, where one is cut, no image, or none that `plain` takes.
         """
+        return np.stack(self._each(start, stop, lambda image: prepare_image(image, side), threads))
 
-        def one(name: str) -> NDArray[np.uint8]:
-            return self._decoded(name, lambda image, where: prepare_image(plain(image, where, turn=self.turn)))
+    def _each(self, start: int, stop: int, use: Callable[[Image.Image], T], threads: int) -> list[T]:
+        def one(name: str) -> T:
+            return self._decoded(name, lambda image, where: use(plain(image, where, turn=self.turn)))
 
-        names = self._members[start:stop]
+        names: Sequence[str] = self._members[start:stop]
         if threads == 1:
-            return np.stack([one(name) for name in names])
+            return [one(name) for name in names]
         with ThreadPoolExecutor(threads) as pool:
-            return np.stack(list(pool.map(one, names)))
+            return list(pool.map(one, names))
 
-    def check_headers(self) -> None:
-        """Opens every image without decoding it: the cheap half of what `read_prepared` refuses. Raises IntegrityError."""
-        for name in self._members:
-            self._decoded(name, check_header)
+    def check_headers(self) -> list[tuple[int, int]]:
+        """(width, height) of every image, none of them decoded: the cheap half of what `read` refuses. Raises IntegrityError."""
+        return [self._size(name) for name in self._members]
+
+    def _size(self, name: str) -> tuple[int, int]:
+        def size(image: Image.Image, where: str) -> tuple[int, int]:
+            check_header(image, where)
+            return upright_size(image) if self.turn else image.size
+
+        try:
+            with Image.open(io.BytesIO(self._bytes(name, _START))) as image:
+                return size(image, self._place(name))
+        except UNREADABLE:  # a format whose header is not at the start, or a file that is no image
+            return self._decoded(name, size)
 
     def _decoded(self, name: str, use: Callable[[Image.Image, str], T]) -> T:
-        where = f"{self.path}: {name}" if self._zip is not None else str(self.path / name)
+        where = self._place(name)
         try:
             with Image.open(io.BytesIO(self._bytes(name))) as image:
                 return use(image, where)
         except UnidentifiedImageError as error:
-            raise IntegrityError(f"{where}: found a file that is not an image", "take the whole archive again") from error
+            raise IntegrityError(f"{where}: found a file that is not an image", "replace it, or leave it out") from error
         except UNREADABLE as error:
-            raise IntegrityError(f"{where}: the image is broken or cut ({error})", "take the whole archive again") from error
+            raise IntegrityError(f"{where}: the image is broken or cut ({error})", "replace it, or leave it out") from error
 
-    def _bytes(self, name: str) -> bytes:
-        """An image's bytes. Raises IntegrityError where it is too large for one, or the zip's own checksum is not met."""
+    def _place(self, name: str) -> str:
+        return f"{self.path}: {name}" if self._files.packed else str(self.path / name)
+
+    def _bytes(self, name: str, most: int = -1) -> bytes:
+        """An image's bytes, or the first of them. Raises IntegrityError where it is too large for one, or cannot be read."""
         try:
-            if self._zip is None:
-                file = self.path / name
-                size = file.stat().st_size
-                content = file.read_bytes() if size <= MOST_BYTES else b""
-            else:
-                size = self._zip.getinfo(name).file_size
-                content = self._zip.read(name) if size <= MOST_BYTES else b""  # reads at most what the header says
-        except (OSError, zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
-            raise IntegrityError(f"{self.path}: {name} cannot be read ({error})", "take the whole archive again") from error
-        if size > MOST_BYTES:
+            size = self._files.size(name)
+            content = self._files.read(name, most) if size <= MOST_BYTES or most >= 0 else b""
+        except members.UNREADABLE as error:
+            raise IntegrityError(f"{self.path}: {name} cannot be read ({error})", "copy or download it again") from error
+        if size > MOST_BYTES and most != HEAD:
             raise IntegrityError(f"{self.path}: {name} has {size:,} bytes, expected at most {MOST_BYTES:,} of a photograph")
         return content
 
-    def _head(self, name: str) -> bytes:
-        """The first bytes of a member. Raises IntegrityError where the zip does not give them."""
-        assert self._zip is not None
-        try:
-            with self._zip.open(name) as member:
-                return member.read(HEAD)
-        except (OSError, zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
-            raise IntegrityError(f"{self.path}: {name} cannot be read ({error})", "take the whole archive again") from error
+
+def _may_be_image(name: str) -> bool:
+    parts = PurePosixPath(name).parts
+    hidden = any(part.startswith(".") or part == "__MACOSX" for part in parts)
+    return not hidden and PurePosixPath(name).suffix.lower() in SUFFIXES

@@ -202,6 +202,12 @@ def orientation_of(image: Image.Image) -> int:
     return found if found in range(1, 9) else _UPRIGHT
 
 
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """(width, height) of an open picture once it is turned as its EXIF orientation says."""
+    width, height = image.size
+    return (height, width) if orientation_of(image) in _ON_ITS_SIDE else (width, height)
+
+
 def _is_deep(image: Image.Image) -> bool:
     """Whether PIL would cut 16 bits a channel down to 8 without saying so, as it does with colour."""
     tiles = getattr(image, "tile", ()) if image.format != "BMP" else ()  # whose 16 bits are of all channels together
@@ -214,12 +220,11 @@ def _header(path: Path) -> tuple[tuple[int, int], int]:
     try:
         with Image.open(path) as image:
             check_header(image, str(path))
-            orientation, (width, height) = orientation_of(image), image.size
+            return upright_size(image), orientation_of(image)
     except UnidentifiedImageError as error:
         raise IntegrityError(f"{path}: found a file that is not an image", REMOVE) from error
     except UNREADABLE as error:
         raise IntegrityError(f"{path}: cannot be read as an image: {error}", REMOVE) from error
-    return (height, width) if orientation in _ON_ITS_SIDE else (width, height), orientation
 
 
 def _files_below(folder: Path, top: Path, above: tuple[Path, ...]) -> Iterator[str]:

@@ -2,51 +2,79 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from sbv2bench.data import assets
 from sbv2bench.errors import PrerequisiteError, SBV2BenchError
 from sbv2bench.registry import Registry
-from sbv2bench.specs import AssetSpec, SuiteSpec
+from sbv2bench.specs import ROLES, AssetSpec, MetricSpec, SuiteSpec
+
+CAPTIONED = frozenset({"clip", "hps", "hps_v21", "attributes"})  # what a metric may need that is measured of image and caption
 
 
 @dataclass(frozen=True)
 class Need:
-    """One location of a suite. what: people's word for it. missing: why it cannot be used, with the command that mends it."""
+    """One location of a suite. what: people's word for it. missing: why it cannot be used, with the command that mends it.
+
+    name: what `sbv2bench download` calls it, where it can.
+    """
 
     location: str
     what: str
+    name: str
     licence: str = ""
     bytes: int | None = None
     missing: SBV2BenchError | None = None
 
 
-def suite_needs(registry: Registry, suite: SuiteSpec) -> list[Need]:
-    """Every file that a suite's prompts, reference and extractors take, each location once. The network is not asked."""
-    wanted = [(suite.prompts.location, "captions")]
-    if suite.reference is not None:
-        wanted.append((suite.reference.location, "reference images"))
-    wanted += [(registry.extractor(name).location, f"weights of {name}") for name in suite.roles().values()]
-    by_location = {location: what for location, what in reversed(wanted) if location}
-    return [_need(registry, location, by_location[location]) for location in dict.fromkeys(where for where, _ in wanted if where)]
+def rows_of(metric: MetricSpec, suite: SuiteSpec) -> set[str]:
+    """The rows that a metric is computed from, in a suite; each is measured by the extractor of its name."""
+    of_images = {*metric.needs} & {*ROLES, "attributes"} or {*metric.needs} & {"reference"}
+    features = metric.prefers if metric.prefers is not None and metric.prefers in suite.roles() else "features"
+    return {row if row in ROLES and row != "features" else features for row in of_images}
 
 
-def _need(registry: Registry, location: str, what: str) -> Need:
+def read_captions(metrics: Iterable[MetricSpec]) -> list[str]:
+    """The ids of those metrics that look at the captions."""
+    return [metric.id for metric in metrics if CAPTIONED & {*metric.needs}]
+
+
+def suite_needs(
+    registry: Registry, suite: SuiteSpec, metrics: Sequence[MetricSpec] | None = None, *, captions: bool = True
+) -> list[Need]:
+    """Every file that a suite's prompts, reference and extractors take, each location once. The network is not asked.
+
+    metrics: only what these are computed from. captions: False where neither a model nor a metric reads them.
+    """
+    chosen = [registry.metric(flag) for flag in suite.metrics] if metrics is None else metrics
+    rows = {*suite.roles()} if metrics is None else {row for metric in chosen for row in rows_of(metric, suite)}
+    wanted = [(suite.prompts.location, "captions", "")] if captions else []
+    if suite.reference is not None and (metrics is None or any("reference" in metric.needs for metric in chosen)):
+        wanted.append((suite.reference.location, "reference images", ""))
+    for role, name in suite.roles().items():
+        if role in rows:
+            wanted.append((registry.extractor(name).location, f"weights of {name}", name))
+    first = {location: (what, name) for location, what, name in reversed(wanted) if location}
+    return [_need(registry, location, *first[location]) for location in dict.fromkeys(where for where, _, _ in wanted if where)]
+
+
+def _need(registry: Registry, location: str, what: str, name: str) -> Need:
     asset: AssetSpec | None = None
     try:
         if location.startswith(assets.ASSET):
             asset = registry.asset(location.removeprefix(assets.ASSET))
+            name = asset.id
         assets.resolve_location(location, assets=registry.assets, local_only=True)
     except SBV2BenchError as error:
         missing: SBV2BenchError | None = error
     else:
         missing = None
     licence, size = (asset.licence, asset.bytes) if asset is not None else ("", None)
-    return Need(location, what, licence, size, missing)
+    return Need(location, what, name, licence, size, missing)
 
 
-def require(suite: SuiteSpec, needs: Iterable[Need]) -> None:
+def require(registry: Registry, suite: SuiteSpec, needs: Iterable[Need]) -> None:
     """Raises one error for all that is missing: PrerequisiteError with the list, or the first that is of another kind.
 
     What lies on the hub and may be fetched is not missing: it is fetched when it is used.
@@ -63,8 +91,16 @@ def require(suite: SuiteSpec, needs: Iterable[Need]) -> None:
     if missing:
         listed = ", ".join(f"{need.location} ({need.what})" for need in missing)
         offline = "offline, and " if assets.offline() else ""
-        switch = "HF_HUB_OFFLINE=0 SBV2BENCH_OFFLINE=0 " if assets.offline() else ""
         raise PrerequisiteError(
             f"suite {suite.id}: {offline}{len(missing)} of {len(needs)} files are not on this machine\nmissing: {listed}",
-            f"{switch}sbv2bench download {suite.id}",
+            download_command(registry, suite, missing),
         )
+
+
+def download_command(registry: Registry, suite: SuiteSpec, missing: Sequence[Need]) -> str:
+    """What to type for files of a suite: its name where they are all that it lacks and it has one, else theirs."""
+    switch = "HF_HUB_OFFLINE=0 SBV2BENCH_OFFLINE=0 " if assets.offline() else ""
+    declared = registry.suites.get(suite.id)
+    lacking = {need.location for need in suite_needs(registry, declared) if need.missing} if declared is not None else set()
+    whole = declared is not None and lacking == {need.location for need in missing}
+    return f"{switch}sbv2bench download {suite.id if whole else ' '.join(need.name or need.location for need in missing)}"

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sbv2bench.data.caption_files import captions_sha256
-from sbv2bench.data.caption_rows import LISTS, READERS, checked, read_rows, unit_of
+from sbv2bench.data.caption_rows import LISTS, READERS, checked, found_columns, read_rows, unit_of
 from sbv2bench.data.images import natural_key
 from sbv2bench.errors import InputError, IntegrityError
 
 FORMS = "*.txt (one a line), *.json (a list of strings), or *.csv, *.jsonl or *.parquet with the columns file and caption"
+CAPTION, FILE = "caption", "file"
 
 
 @dataclass(frozen=True)
@@ -41,20 +42,24 @@ class OwnCaptions:
             )
 
 
-def read_own_captions(path: Path) -> OwnCaptions:
+def read_own_captions(path: Path, *, named: bool = False) -> OwnCaptions:
     """Captions of a file in one of the FORMS; a manifest's are put in the natural order of its files.
 
+    A table without the column file is a list. named: it must have one, unless it has no other column than the caption: where
+    images are there already, a column that names them must not be overlooked.
     Raises InputError (no file, another form), IntegrityError (not text, rows without a caption, which are named, a file named
     twice), PrerequisiteError (parquet without pyarrow).
     """
     where, suffix = f"--prompts: {path}", path.suffix.lower()
     if suffix not in READERS:
         raise InputError(f"--prompts: found {path.name}, expected {FORMS}")
-    rows = list(read_rows(path, ("file", "caption"), where))
+    columns = () if suffix in LISTS or not path.is_file() else tuple(found_columns(path))
+    listed = suffix in LISTS or (FILE not in columns and CAPTION in columns and (not named or columns == (CAPTION,)))
+    rows = list(read_rows(path, (CAPTION,) if listed else (FILE, CAPTION), where))
     captions = list(checked(((number, row[-1]) for number, row in rows), where, unit_of(path)))
     if len(captions) < 2:
         raise InputError(f"{where} has {len(captions)} captions, expected at least two")
-    if suffix in LISTS:
+    if listed:
         return OwnCaptions(tuple(captions), None)
     unnamed = next((number for number, (name, _) in rows if not isinstance(name, str) or not name.strip()), None)
     if unnamed is not None:

@@ -21,7 +21,8 @@ class Prompts:
 
     styles: the style of each caption, where the suite has styles. attributes: int64 [N, 9], a column for each name in
     `world.ATTRIBUTES`, `world.FREE` where the caption names nothing. false_captions: of each caption a hard negative, the
-    sentence with one named attribute made false. first_index: number of the first caption.
+    sentence with one named attribute made false. first_index: number of the first caption. unread: where nothing looks at the
+    captions, which are "" then, what they would hash to; "" where there are none.
     """
 
     captions: tuple[str, ...]
@@ -29,6 +30,7 @@ class Prompts:
     attributes: NDArray[np.int64] | None = None
     false_captions: tuple[str, ...] | None = None
     first_index: int = 0
+    unread: str | None = None
 
     def __len__(self) -> int:
         return len(self.captions)
@@ -36,22 +38,27 @@ class Prompts:
     @property
     def sha256(self) -> str:
         """SHA-256 (64 hex digits) of the raw captions joined with newlines, UTF-8 (protocols.md 1.2)."""
-        return caption_files.captions_sha256(self.captions)
+        return caption_files.captions_sha256(self.captions) if self.unread is None else self.unread
 
 
-def load_prompts(suite: SuiteSpec, limit: int | None = None, assets: Mapping[str, AssetSpec] | None = None) -> Prompts:
+def load_prompts(
+    suite: SuiteSpec, limit: int | None = None, assets: Mapping[str, AssetSpec] | None = None, *, read: bool = True
+) -> Prompts:
     """The suite's first num_generated captions, or the first `limit` of them; a list in a file is checked whole.
 
-    assets: declared downloads, the built-in ones by default. Raises InputError if the limit is below 2 or above the suite's
-    number of captions, and what `read_captions` and `read_styles` raise; PrerequisiteError where the file is not here.
+    assets: declared downloads, the built-in ones by default. read: False where nothing looks at them, so that the file need
+    not be here. Raises InputError if the limit is below 2 or above the suite's number of captions, and what `read_captions`
+    and `read_styles` raise; PrerequisiteError where the file is not here.
     """
     count = suite.num_generated if limit is None else limit
     if not 2 <= count <= suite.num_generated:  # there is no covariance of one image
         raise InputError(
             f"--limit: found {limit}, expected 2 to {suite.num_generated}, the number of captions of suite {suite.id}",
-            fix=f"sbv2bench eval --suite {suite.id} --limit {min(200, suite.num_generated)}",
+            fix=f"--limit {min(200, suite.num_generated)}",
         )
     wanted = suite.prompts
+    if wanted.kind == "none" or not read:
+        return Prompts(("",) * count, unread=wanted.captions_sha256 or "")
     if wanted.kind == "coco2014":
         path = resolve_location(wanted.location, assets=assets)
         return Prompts(caption_files.read_captions(path, suite.num_generated, wanted.captions_sha256)[:count])

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from sbv2bench.data.archive import ImageArchive
 from sbv2bench.data.assets import resolve_location
-from sbv2bench.errors import InputError, IntegrityError
+from sbv2bench.errors import IntegrityError
 from sbv2bench.mini import rendering, world
 from sbv2bench.specs import AssetSpec, SuiteSpec
 
@@ -24,7 +24,7 @@ def reference_blocks(suite: SuiteSpec, block_size: int = 100) -> Iterator[NDArra
     Image j shows caption caption_offset + 2**40 + j of the suite's split, rendered by key 2**41 + caption_offset + j: other
     scenes than the prompts', and other pictures than any that a network was trained with.
     """
-    wanted = suite.prompts
+    wanted = suite.rendered or suite.prompts
     for start in range(0, suite.num_reference, block_size):
         index = np.arange(start, min(start + block_size, suite.num_reference), dtype=np.int64) + wanted.caption_offset
         scenes = world.scenes(wanted.split, index + _CAPTION_START, wanted.world_seed)
@@ -47,16 +47,13 @@ def pixels_sha256(blocks: Iterable[NDArray[np.uint8]]) -> str:
 def reference_archive(suite: SuiteSpec, assets: Mapping[str, AssetSpec] | None = None) -> ImageArchive | None:
     """The photographs of a suite whose reference lies in files, counted, and hashed where the suite says to what; else None.
 
-    Raises InputError (a suite that does not say how they are prepared), what `ImageArchive` and `resolve_location` raise, and
-    IntegrityError where number or hash are others.
+    Raises what `ImageArchive` and `resolve_location` raise, and IntegrityError where number or hash are others.
     """
     wanted = suite.reference
     if wanted is None:
         return None
-    if suite.preparation is None:
-        raise InputError(f"suite {suite.id}: photographs are of many sizes, expected preparation: centre-crop-lanczos-256")
     archive = ImageArchive(resolve_location(wanted.location, assets=assets), turn=wanted.is_turned)
-    archive.require_count(suite.num_reference)
+    archive.require_count(suite.num_reference, suite.inherited)
     if wanted.content_sha256 is not None and (found := archive.content_sha256()) != wanted.content_sha256:
         raise IntegrityError(
             f"reference: the images of {archive.path} are not the suite's\n"

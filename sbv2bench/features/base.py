@@ -32,13 +32,24 @@ class Extractor(Protocol):
         ...
 
 
-def load_extractor(spec: ExtractorSpec, device: str = "cpu") -> Any:
-    """The network of a spec, float32, in evaluation mode, on a device. Raises InputError on an unknown kind."""
+def extractor_class(spec: ExtractorSpec) -> Any:
+    """The class of a spec's kind, which may say `image_size` and `dimension`, the number of its features, before it is made.
+
+    Raises InputError on an unknown kind.
+    """
     target = KINDS.get(spec.kind, spec.kind)
     module, _, name = target.partition(":")
     if not name:
         raise InputError(f"extractor {spec.id}: found kind {spec.kind!r}, expected {', '.join(KINDS)} or module:Class")
-    return getattr(import_module(module), name)(spec, device)
+    try:
+        return getattr(import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise InputError(f"extractor {spec.id}: {target} cannot be imported ({error})") from error
+
+
+def load_extractor(spec: ExtractorSpec, device: str = "cpu") -> Any:
+    """The network of a spec, float32, in evaluation mode, on a device. Raises what `extractor_class` raises."""
+    return extractor_class(spec)(spec, device)
 
 
 def cut_by_extractor(spec: ExtractorSpec, captions: Sequence[str]) -> tuple[int, int] | None:

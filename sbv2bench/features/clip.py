@@ -37,6 +37,7 @@ class OpenClipScorer:
     """
 
     image_size = None
+    square_only = False  # whether pictures that are not square are refused
 
     def __init__(self, spec: ExtractorSpec, device: str = "cpu") -> None:
         """Raises InputError on a preprocessing or an architecture that is not OpenCLIP's, PrerequisiteError if the weights are
@@ -46,6 +47,7 @@ class OpenClipScorer:
                 f"extractor {spec.id}: found preprocessing {spec.preprocessing!r}, expected antialias or legacy_no_antialias"
             )
         self.spec = spec
+        self.square_only = bool(spec.preprocessing)
         self.device = device
         model, self.preprocess, self.tokenize = _from_state_dict(spec) if spec.architecture else _from_folder(spec)
         # float16 on disk: the arithmetic is float32, and no dropout or patch dropout.

@@ -90,6 +90,7 @@ class InceptionExtractor:
     """
 
     image_size = None
+    dimension = DIMENSION
 
     def __init__(self, spec: ExtractorSpec, device: str = "cpu") -> None:
         """Raises InputError on another preprocessing, PrerequisiteError where the weights are not there, IntegrityError where

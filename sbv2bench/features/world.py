@@ -19,6 +19,7 @@ class WorldExtractor:
     """WorldNetwork with the weights `model.safetensors` of the spec's location."""
 
     image_size = IMAGE_SIZE
+    dimension = 128
 
     def __init__(self, spec: ExtractorSpec, device: str = "cpu") -> None:
         """Raises PrerequisiteError if the weights are not there, IntegrityError if they are not a WorldNetwork's."""

@@ -14,10 +14,12 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from sbv2bench.data.preparation import side_of
+from sbv2bench.registry import OWN_SUITE
 from sbv2bench.results.board_tables import ARROWS, NOT_HELD_OUT, NOT_HELD_OUT_MEANS, columns, marked, table
 from sbv2bench.results.boards import Board
 from sbv2bench.results.records import EvalResult, MetricValue
-from sbv2bench.specs import ModelSpec, SuiteSpec
+from sbv2bench.specs import MetricSpec, ModelSpec, SuiteSpec
 
 _WIDE = 200  # columns where there is no terminal to fit: a log file has room
 _NARROW = 160
@@ -42,8 +44,30 @@ def say(console: Console, text: str) -> None:
     console.print(text, markup=False, soft_wrap=True)
 
 
+def suite_lines(suite: SuiteSpec, limit: int | None = None, *, told: bool = False) -> list[str]:
+    """The first lines of every evaluation: what is measured against. told: also what a suite has from another."""
+    lines = [suite_line(suite, limit)]
+    if told and suite.inherited:
+        lines.append(f"suite {suite.id} has from suite {suite.inherited}")
+    if suite.id == OWN_SUITE:
+        what = (
+            "as they are"
+            if suite.preparation is None
+            else f"cropped to their central square and resized (Lanczos) to {side_of(suite.preparation)} px"
+        )
+        lines.append(f"images{', generated and reference alike' if suite.num_reference else ''}: {what}")
+    return lines
+
+
+def metrics_line(suite: SuiteSpec, metrics: Sequence[MetricSpec]) -> str:
+    """What --metrics chose, and what of the suite it did not."""
+    chosen = [metric.id for metric in metrics]
+    others = [name for name in suite.metrics if name not in chosen]
+    return f"metrics chosen: {', '.join(chosen)}" + (f"; not {', '.join(others)}" if others else "")
+
+
 def suite_line(suite: SuiteSpec, limit: int | None = None) -> str:
-    """The first line of every evaluation: what is measured against."""
+    """What is measured against, in one line."""
     images = (
         f"{suite.num_generated:,} images" if limit is None else f"the first {limit:,} of {suite.num_generated:,} images (partial)"
     )
@@ -103,7 +127,7 @@ def print_result(console: Console, result: EvalResult, path: Path | None) -> Non
     say(console, f"cache: {cache_line(result)}")
     if path is not None:
         say(console, f"result: {path}")
-        if result.status == "complete":
+        if result.status == "complete" and result.suite.id != OWN_SUITE:
             say(console, f"to put it on a leaderboard: sbv2bench leaderboard --add {path}")
 
 

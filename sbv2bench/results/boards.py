@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from sbv2bench.errors import InputError, IntegrityError
-from sbv2bench.registry import Registry
-from sbv2bench.results import latency_board, published, store
+from sbv2bench.registry import OWN_SUITE, Registry
+from sbv2bench.results import again, latency_board, published, store
 from sbv2bench.results.conditions import Identity, identity
 from sbv2bench.results.published import PrintedRow
 from sbv2bench.results.records import EvalResult, MetricValue
@@ -123,15 +123,21 @@ def date_of(result: EvalResult) -> str:
 
 def eval_command(result: EvalResult) -> str:
     """What makes a result of this kind again, whole."""
-    return f"sbv2bench eval --model {result.model.id} --suite {result.suite.id}, without --limit"
+    return f"{again.eval_command(result, result.model.id)}, without --limit"
 
 
 def admit(path: Path) -> EvalResult:
     """A result that may be on a leaderboard.
 
-    Raises InputError (partial, or on captions for choosing) or IntegrityError (it was edited: `check_unedited`).
+    Raises InputError (partial, on captions for choosing, or on somebody's own data) or IntegrityError (it was edited:
+    `check_unedited`).
     """
     result = store.load(path)
+    if result.suite.id == OWN_SUITE:
+        raise InputError(
+            f"{path}: suite own is of somebody's own captions or photographs, a leaderboard takes suites that everybody has",
+            f"sbv2bench compare {path.parent} OTHER --suite own",
+        )
     if result.status != "complete":
         raise InputError(
             f"{path}: this result is partial ({result.suite.num_generated} images), a leaderboard takes complete ones only",

@@ -15,6 +15,7 @@ from sbv2bench.errors import InputError
 from sbv2bench.metrics.blocks import BLOCKS
 from sbv2bench.metrics.comparison import Difference, Mean, holm, paired, spread_of, welch
 from sbv2bench.results import conditions
+from sbv2bench.results.again import eval_command
 from sbv2bench.results.prompt_values import Values
 from sbv2bench.results.records import EvalResult, MetricValue
 
@@ -118,7 +119,7 @@ def _same_protocol(first: Contestant, other: Contestant) -> None:
         raise InputError(
             f"compare: {first.name} has {suites[0].num_generated} images, {other.name} {suites[1].num_generated}; "
             "metrics of different N are different metrics",
-            f"sbv2bench eval --model {other.result.model.id} --suite {suites[0].id}"
+            eval_command(first.result, other.result.model.id)
             + (f" --limit {suites[0].num_generated}" if first.result.status == "partial" else ""),
         )
     if suites[0].fingerprint != suites[1].fingerprint:
@@ -126,7 +127,7 @@ def _same_protocol(first: Contestant, other: Contestant) -> None:
         fields = ", ".join(f"{name} ({a!r:.40} / {b!r:.40})" for name, a, b in differing(*protocols)[:6])
         raise InputError(
             f"compare: {first.name} and {other.name} were measured by different protocols: {fields}",
-            f"sbv2bench eval --model {other.result.model.id} --suite {suites[0].id}",
+            eval_command(first.result, other.result.model.id),
         )
 
 

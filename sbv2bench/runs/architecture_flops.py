@@ -29,7 +29,7 @@ def stage_gflop(spec: ModelSpec, registry: Registry) -> dict[str, float]:
         return {}
     unet, text, vae = (config for config in configs if config is not None)
     try:
-        return _counted(unet, text, vae, spec.resolution)
+        return _counted(unet, text, vae, None if spec.resolution is None else (spec.resolution, spec.width or spec.resolution))
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError):  # another architecture
         return {}
 
@@ -41,7 +41,7 @@ def _config(folders: list[Path], name: str) -> Path | None:
     return next((place for place in places if (place / "config.json").is_file()), None)
 
 
-def _counted(unet_folder: Path, text_folder: Path, vae_folder: Path, resolution: int | None) -> dict[str, float]:
+def _counted(unet_folder: Path, text_folder: Path, vae_folder: Path, size: tuple[int, int] | None) -> dict[str, float]:
     import torch
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
@@ -56,8 +56,9 @@ def _counted(unet_folder: Path, text_folder: Path, vae_folder: Path, resolution:
         if vae_config.get("_class_name") != "AutoencoderKL":
             return {}
         vae = AutoencoderKL.from_config(vae_config)
-        side = unet.config.sample_size if resolution is None else resolution // 2 ** (len(vae.config.block_out_channels) - 1)
-        latents = torch.empty(1, unet.config.in_channels, side, side)
+        factor = 2 ** (len(vae.config.block_out_channels) - 1)
+        sides = [unet.config.sample_size] * 2 if size is None else [side // factor for side in size]
+        latents = torch.empty(1, unet.config.in_channels, *sides)
         length = text.config.max_position_embeddings
         states = torch.empty(1, length, unet.config.cross_attention_dim)
         return {

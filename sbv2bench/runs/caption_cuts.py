@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from sbv2bench.data.needs import rows_of
 from sbv2bench.features.base import cut_by_extractor
 from sbv2bench.registry import Registry
 from sbv2bench.results.records import MetricValue
-from sbv2bench.runs.plan import EvalPlan, rows_of
+from sbv2bench.runs.plan import EvalPlan
 from sbv2bench.samplers.text_lengths import cut_by_model
 
 KEY = "cut_captions"  # in a metric's details: {network: {"captions": how many were cut, "tokens": how many are read}}

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from sbv2bench.data.assets import resolve_location
 from sbv2bench.data.chain import model_files
+from sbv2bench.data.images import SUFFIXES, ImageFolder
 from sbv2bench.errors import InputError, PrerequisiteError, SBV2BenchError
-from sbv2bench.registry import Registry
+from sbv2bench.registry import OWN_SUITE, Registry
 from sbv2bench.results import prompt_values, store
 from sbv2bench.results.conditions import dtype_of, dtypes, identity
 from sbv2bench.results.differences import Comparison, Contestant, compare_results
 from sbv2bench.results.records import EvalResult
-from sbv2bench.specs import ModelSpec
+from sbv2bench.runs.plan import image_files
+from sbv2bench.specs import ModelSpec, SuiteSpec
 
 COMMITTED = Path("leaderboards/results")  # looked at after --results, where it exists
 
@@ -33,50 +36,86 @@ def compare(
 ) -> Comparison:
     """Compare models by their stored results of a suite.
 
-    models: ids, model folders, result files, or folders of result files, of which every model takes part. results: the
-    folder in which ids are looked up, then `leaderboards/results`. evaluate: called for a model that has no result there.
+    models: ids, folders of models or images, result files, or folders of result files, of which every model takes part. suite:
+    an id, also one that only results have, as `own`. results: the folder in which ids are looked up, then
+    `leaderboards/results`. evaluate: called for a model that has no result there.
     Raises InputError as `compare_results`, and for unreadable files; PrerequisiteError for a model without a result, where
     `evaluate` is None; IntegrityError for files that were changed.
     """
     registry = Registry.load() if registry is None else registry
-    suite_id = registry.suite(suite).id
     folders = [Path(results), *([COMMITTED] if COMMITTED.is_dir() and Path(results) != COMMITTED else [])]
+    declared = None if _only_of_results(suite, [*folders, *map(Path, models)], registry) else registry.suite(suite)
     found: list[Found] = []
     for model in models:
-        found += _results_of(str(model), suite_id, folders, registry, evaluate)
+        found += _results_of(str(model), (suite, declared), folders, registry, evaluate)
     return compare_results(_named(found), all_pairs=all_pairs)
 
 
-def _results_of(name: str, suite: str, folders: Sequence[Path], registry: Registry, evaluate: Evaluate | None) -> list[Found]:
-    path = Path(name)
+def _only_of_results(suite: str, places: Sequence[Path], registry: Registry) -> bool:
+    """Whether a suite is in no catalog, while there are results of it."""
+    return suite not in registry.suites and any(suite in _suites_in(place) for place in places if place.is_dir())
+
+
+def _suites_in(folder: Path) -> list[str]:
+    """The suites that results in a folder are of, by the names of their folders."""
+    return sorted({file.parent.name.partition("@")[0] for file in store.find(folder) if "@" in file.parent.name})
+
+
+def _results_of(
+    name: str,
+    wanted: tuple[str, SuiteSpec | None],
+    folders: Sequence[Path],
+    registry: Registry,
+    evaluate: Evaluate | None,
+) -> list[Found]:
+    """wanted: a suite's id, and its declaration where it has one."""
+    path, (suite, declared) = Path(name), wanted
     if path.suffix == ".json":
         return [(path, store.load(path))]
     if path.is_dir() and not _is_model(path):
         newest = {(result.model.id, identity(result)): (file, result) for file, result in _of_suite(store.find(path), suite)}
         if not newest:
+            others = [other for other in _suites_in(path) if other != suite]
             raise InputError(
-                f"compare: folder {path} has no result of suite {suite}", f"sbv2bench eval --suite {suite} --model ID"
+                f"compare: folder {path} has no result of suite {suite}" + (f", but of {', '.join(others)}" if others else ""),
+                f"--suite {others[0]}" if others else f"sbv2bench eval --suite {suite} --model ID",
             )
         return list(newest.values())
-    spec = registry.model(name, registry.suite(suite))
+    spec = registry.model(name, declared)
     now = _weights_of_now(spec, registry)
     for folder in folders:
         rows = _of_suite(store.find(folder) if folder.is_dir() else [], suite)
         if own := [row for row in rows if row[1].model.id == spec.id and _same_weights(row[1], now)]:
             return [_best(own, spec)]
-    if evaluate is None:
+    if evaluate is None or declared is None:
         where = " or ".join(map(str, folders))
+        others = sorted({other for folder in folders if folder.is_dir() for other in _suites_of(folder, spec.id)} - {suite})
         raise PrerequisiteError(
-            f"compare: no result of {spec.id} on suite {suite} in {where}",
-            f"sbv2bench eval --model {name} --suite {suite}, or add --run",
+            f"compare: no result of {spec.id} on suite {suite} in {where}" + (f", but of {', '.join(others)}" if others else ""),
+            f"--suite {OWN_SUITE}" if OWN_SUITE in others else _made_by(name, suite, declared),
         )
     result, file = evaluate(name)
     return [(file, result)]
 
 
+def _suites_of(folder: Path, model: str) -> list[str]:
+    """The suites of a model's results, by the names of their folders: `<family>/<model>/<suite>@v<version>`."""
+    own = [file.parent for file in store.find(folder) if "@" in file.parent.name]
+    return [place.name.partition("@")[0] for place in own if f"{place.parent.parent.name}/{place.parent.name}" == model]
+
+
+def _made_by(name: str, suite: str, declared: SuiteSpec | None) -> str:
+    """The command that makes a result that is not there."""
+    if declared is None:
+        return f"sbv2bench eval --model {name} with the --prompts and --reference of the other results"
+    return f"sbv2bench eval --model {name} --suite {suite}, or add --run"
+
+
 def _weights_of_now(spec: ModelSpec, registry: Registry) -> dict[str, str]:
     """Path -> SHA-256 of a model's files; empty where they are not at hand."""
     try:
+        if spec.sampler == "image_folder":
+            return {file.path: file.sha256 for file in image_files(ImageFolder(resolve_location(spec.location)))}
         return {file.path: file.sha256 for file in model_files(spec, registry.model)}
     except SBV2BenchError:
         return {}
@@ -88,8 +127,10 @@ def _same_weights(result: EvalResult, now: dict[str, str]) -> bool:
 
 
 def _is_model(folder: Path) -> bool:
-    """Whether a folder holds a model and not results."""
-    return any((folder / name).exists() for name in ("sbv2bench.json", "model_index.json", "unet", "config.json"))
+    """Whether a folder holds a model, or images, and not results."""
+    if any((folder / name).exists() for name in ("sbv2bench.json", "model_index.json", "unet", "config.json")):
+        return True
+    return any(file.suffix.lower() in SUFFIXES for file in folder.iterdir())
 
 
 def _of_suite(files: Sequence[Path], suite: str) -> list[Found]:

@@ -15,14 +15,16 @@ from typing import Any
 
 from sbv2bench.data.assets import resolve_location
 from sbv2bench.data.chain import model_files
-from sbv2bench.data.needs import suite_needs
+from sbv2bench.data.needs import rows_of
 from sbv2bench.errors import InputError, SBV2BenchError
 from sbv2bench.registry import Registry
 from sbv2bench.runs.architecture_flops import stage_gflop
 from sbv2bench.runs.checks import available_device, cache_bytes, chosen_dtype
+from sbv2bench.runs.choice import chosen_metrics
 from sbv2bench.runs.options import EvalOptions
-from sbv2bench.runs.plan import EvalPlan, rows_of, with_options
-from sbv2bench.specs import ExtractorSpec, ModelSpec, SuiteSpec
+from sbv2bench.runs.own_suite import suite_of_run
+from sbv2bench.runs.plan import EvalPlan, needs_of_run, with_options
+from sbv2bench.specs import ExtractorSpec, MetricSpec, ModelSpec, SuiteSpec
 
 GFLOP_IMAGE = {"inception": 11.4, "clip-vit-g-14": 534.0, "hpsv2": 335.0}  # by how an extractor's id begins
 GFLOP_TEXT = {"clip-vit-g-14": 47.0, "hpsv2": 47.0}
@@ -42,6 +44,7 @@ class Work:
 
     model: ModelSpec
     suite: SuiteSpec
+    metrics: tuple[MetricSpec, ...]
     extractors: Mapping[str, ExtractorSpec]
     captions: int
     images: int
@@ -54,6 +57,7 @@ class Work:
         return cls(
             model=plan.model,
             suite=plan.suite,
+            metrics=plan.metrics,
             extractors={row: plan.extractors[row] for row in plan.rows},
             captions=len(plan.prompts),
             images=len(plan.prompts) * (len(plan.seeds) - sum(map(plan.is_cached, plan.seeds))),
@@ -73,7 +77,9 @@ class Work:
 
     def teraflop(self, passes: Mapping[str, int], stages: Mapping[str, float]) -> dict[str, float]:
         """TFLOP of each network whose cost is known. stages: GFLOP an image by `stage_gflop`; texts are embedded once a run."""
-        known = stages or (SD21_512 if self.model.id in _SD21 and self.model.resolution == 512 else {})
+        known = stages or (
+            SD21_512 if self.model.id in _SD21 and (self.model.resolution, self.model.width) == (512, None) else {}
+        )
         found = {name: passes[name] * known[name] / 1000 for name in ("text", "denoise", "decode") if name in passes and known}
         for name, count in passes.items():
             image = next((cost for start, cost in GFLOP_IMAGE.items() if name.startswith(start)), None)
@@ -86,7 +92,7 @@ class Work:
         """The cost part of `--dry-run`, JSON-ready."""
         passes = self.forward_passes()
         tflop = self.teraflop(passes, stage_gflop(self.model, registry) if self.model.has_network() else {})
-        needs = suite_needs(registry, self.suite)
+        needs = needs_of_run(self.model, self.suite, self.metrics, registry)
         return {
             "forward_passes": passes,
             "tflop": {name: float(f"{cost:.4g}") for name, cost in tflop.items()},
@@ -111,9 +117,9 @@ def describe(plan: EvalPlan, registry: Registry) -> dict[str, Any]:
     return {"reference_in_cache": cached} | work
 
 
-def outline(model_ref: str, suite_ref: str, options: EvalOptions, registry: Registry) -> dict[str, Any]:
+def outline(model_ref: str, suite_ref: str | SuiteSpec | None, options: EvalOptions, registry: Registry) -> dict[str, Any]:
     """The same for a run that cannot be planned yet because files are missing. Raises InputError for unknown names."""
-    suite = registry.suite(suite_ref)
+    suite = suite_ref if isinstance(suite_ref, SuiteSpec) else suite_of_run(model_ref, suite_ref, options, registry)
     work = whole_work(with_options(registry.model(model_ref, suite), options), suite, options, registry)
     device = available_device(options.device)
     head = {"model": work.model.id, "suite": f"{suite.id}@v{suite.version}", "images": work.images, "device": device}
@@ -122,13 +128,14 @@ def outline(model_ref: str, suite_ref: str, options: EvalOptions, registry: Regi
 
 def whole_work(model: ModelSpec, suite: SuiteSpec, options: EvalOptions, registry: Registry) -> Work:
     """All that a run computes where nothing is in the cache, known from the declarations alone."""
-    metrics = [registry.metric(flag) for flag in options.metrics or suite.metrics]
+    metrics = chosen_metrics(suite, model, options, registry)
     needed = {row for metric in metrics for row in rows_of(metric, suite)}
     captions = min(suite.num_generated, options.limit or suite.num_generated)
     guided = model.guidance_scale > 1.0 and model.guidance != "embedded"
     return Work(
         model=model,
         suite=suite,
+        metrics=metrics,
         extractors={row: registry.extractor(name) for row, name in suite.roles().items() if row in needed},
         captions=captions,
         images=captions * options.repeats,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,7 +16,7 @@ from sbv2bench import paths, provenance
 from sbv2bench.data.digests import trusting
 from sbv2bench.errors import InterruptedRun, PrerequisiteError
 from sbv2bench.features.cache import Entry, FeatureCache
-from sbv2bench.registry import Registry
+from sbv2bench.registry import OWN_SUITE, Registry
 from sbv2bench.results import prompt_values, store
 from sbv2bench.results.records import EvalResult, ModelRecord, SuiteRecord
 from sbv2bench.runs.caption_cuts import cut_captions, with_cuts
@@ -27,7 +28,7 @@ from sbv2bench.runs.quick_latency import quick_latency
 from sbv2bench.runs.score import FeatureSets, are_alike, score
 from sbv2bench.runs.workers import Processes, cores, each, exact_arithmetic, joined_processes
 from sbv2bench.samplers import load_sampler
-from sbv2bench.samplers.base import Images, PromptBlock, Sampler, Stopwatch
+from sbv2bench.samplers.base import Images, PromptBlock, Sampler, Stopwatch, size_of
 from sbv2bench.specs import fingerprint
 
 _IMAGES_AT_HAND = 2**30  # bytes of images that wait in memory to be saved; beyond it they are sampled again
@@ -35,7 +36,7 @@ _IMAGES_AT_HAND = 2**30  # bytes of images that wait in memory to be saved; beyo
 
 def evaluate(
     model: str | Path,
-    suite: str = "mini",
+    suite: str | None = None,
     *,
     options: EvalOptions | None = None,
     registry: Registry | None = None,
@@ -44,14 +45,28 @@ def evaluate(
 ) -> EvalResult:
     """Generate a suite's images with a model, measure and score them.
 
-    model: an id, a folder or a hub id; suite: an id. keywords: those of `EvalOptions.validated` (limit=200, seed=0,
-    repeats=3, metrics="fid,pr", device="cpu", ...), unless options are given. Nothing is written but the cache. Under
-    torchrun every process returns the same result.
+    model: an id, a folder or a hub id; suite: an id, by default `mini`. keywords: those of `EvalOptions.validated` (limit=200,
+    seed=0, repeats=3, metrics="fid,pr", device="cpu", ...), unless options are given; with prompts=, reference= or resolution=
+    the suite is `own`, and the one named, or that of the model's family, gives it extractors and metrics. Nothing is written
+    but the cache. Under torchrun every process returns the same result.
     Raises InputError, PrerequisiteError, IntegrityError; InterruptedRun on Ctrl-C.
     """
     options = EvalOptions.validated(**keywords) if options is None else options
     registry = Registry.load(options.catalog) if registry is None else registry
     return Run(plan(str(model), suite, options, registry), registry, joined_processes(), progress).result()
+
+
+def own_data(plan: EvalPlan) -> dict[str, Any]:
+    """What a suite `own` was made of, by the names that were given; what it hashes to is in the protocol."""
+    options, suite = plan.options, plan.suite
+    named = {"prompts": options.prompts, "reference": options.reference}
+    return {
+        "from": suite.inherited,
+        **{part: None if path is None else str(path) for part, path in named.items()},
+        "preparation": suite.preparation or "none: images as they are",
+        "resolution": None if options.resolution is None else list(options.resolution),
+        "metrics": [metric.id for metric in plan.metrics],
+    }
 
 
 def evaluate_and_store(plan: EvalPlan, registry: Registry, progress: Progress | None = None) -> tuple[EvalResult, Path | None]:
@@ -102,18 +117,18 @@ class Run:
     @cached_property
     def measurer(self) -> Measurer:
         """The extractors, loaded, with the captions embedded."""
-        return Measurer(self.plan, self.sampler.resolution)
+        return Measurer(self.plan, size_of(self.sampler))
 
     def result(self) -> EvalResult:
         """Rows of every seed, the reference, the clock, the score: made on rank 0, returned by every process."""
         began = time.perf_counter()
         try:
             with exact_arithmetic(), trusting(self.plan.options.use_cache):
+                # First, for what fails here must not fail after hours of generating.
+                reference = self.reference() if self.plan.reference_rows and self.processes.rank == 0 else None
                 self.generated = [self.seed_rows(seed) if self.plan.rows else {} for seed in self.plan.seeds]
             result = None
             if self.processes.rank == 0:
-                with exact_arithmetic(), trusting(self.plan.options.use_cache):
-                    reference = self.reference() if self.plan.reference_rows else None
                 latency = self.latency() if self.plan.needs_latency else None
                 result = self.scored(self.generated, reference, latency, began)
             shared: EvalResult = self.processes.broadcast(result)
@@ -155,7 +170,7 @@ class Run:
         if not missing:
             return {}
         sampler, measurer = self.sampler, self.measurer
-        wanted = min(saved_count(self.plan), _IMAGES_AT_HAND // (3 * sampler.resolution**2)) if keep_images else 0
+        wanted = min(saved_count(self.plan), _IMAGES_AT_HAND // (3 * math.prod(size_of(sampler)))) if keep_images else 0
 
         def work(block: PromptBlock) -> tuple[Rows, float, float]:
             began = time.perf_counter()
@@ -232,6 +247,7 @@ class Run:
             block_size=plan.block_size,
             protocol=plan.protocol,
         )
+        own = {"own": own_data(plan)} if plan.suite.id == OWN_SUITE else {}
         cache = {"generated": self.found_generated(), "reference": self.found_reference, "notes": self.cache.notes}
         return EvalResult(
             status="partial" if plan.partial else "complete",
@@ -243,7 +259,8 @@ class Run:
             provenance=provenance.environment(plan.device)
             | {"dtype": plan.dtype, "threads": self.workers, "cache": cache, "cut_captions": cuts}
             | ({"seeds_alike": True} if are_alike(generated) else {})
-            | ({"declared_anew": anew} if (anew := self.registry.declared_anew(plan.suite)) else {}),
+            | ({"declared_anew": anew} if (anew := self.registry.declared_anew(plan.suite)) else {})
+            | own,
         )
 
     def found_generated(self) -> str:

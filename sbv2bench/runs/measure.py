@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sbv2bench.data.preparation import SIDE, prepare
+from sbv2bench.data.preparation import prepare, side_of
 from sbv2bench.data.prompts import Prompts
 from sbv2bench.data.reference import reference_blocks
 from sbv2bench.errors import InputError
@@ -27,26 +28,31 @@ _REFERENCE_BLOCK = 100
 _TEXT_ROWS = ("clip", "hps", "hps_v21")
 
 Rows = dict[str, NDArray[Any]]
+Images = NDArray[np.uint8] | Sequence[NDArray[np.uint8]]  # [B, H, W, 3], or [H, W, 3] each
 
 
 class Measurer:
     """The extractors that a plan needs, with every caption's text embedded once."""
 
-    def __init__(self, plan: EvalPlan, resolution: int) -> None:
-        """Loads the networks and embeds the captions. resolution: height and width of the images to come.
+    def __init__(self, plan: EvalPlan, size: int | tuple[int, int]) -> None:
+        """Loads the networks and embeds the captions. size: (height, width) of the images to come, or the side of square ones.
 
-        Raises what loading raises, and InputError if an extractor takes images of another size.
+        Raises what loading raises, and InputError if an extractor takes images of another size or square ones only.
         """
         self.prompts: Prompts = plan.prompts
-        self.prepared = plan.suite.preparation is not None
+        self.side = None if plan.suite.preparation is None else side_of(plan.suite.preparation)
         self.threads = 1 if plan.device == "cpu" else cores()
         self.extractors = {row: load_extractor(plan.extractors[row], plan.device) for row in plan.rows}
-        side = SIDE if self.prepared else resolution
+        size = size if self.side is None else self.side
+        height, width = (size, size) if isinstance(size, int) else size
         for extractor in self.extractors.values():
-            if extractor.image_size not in {None, side}:
+            side, square = extractor.image_size, getattr(extractor, "square_only", False)
+            if (side is not None and (height, width) != (side, side)) or (square and height != width):
+                found = f"{height}" if height == width else f"{height}x{width}"
                 raise InputError(
-                    f"model {plan.model.id}: found images of {side} px, expected {extractor.image_size} px, "
-                    f"which extractor {extractor.spec.id} of suite {plan.suite.id} takes"
+                    f"model {plan.model.id}: found images of {found} px, expected {f'{side} px' if side else 'square ones'}, "
+                    f"which extractor {extractor.spec.id} of suite {plan.suite.id} takes",
+                    "sbv2bench list suites",
                 )
         self.text = {row: self.extractors[row].embed_text(plan.prompts.captions) for row in _TEXT_ROWS if row in self.extractors}
         self.false_text = None
@@ -60,8 +66,8 @@ class Measurer:
         float64 [n]: the scaled cosine of each image with its caption · clip_false float64 [n]: that with the caption's hard
         negative.
         """
-        if self.prepared:
-            images_BHWC = prepare(images_BHWC, self.threads)
+        if self.side is not None:
+            images_BHWC = prepare(images_BHWC, self.threads, self.side)
         n, first = block.count, block.first - self.prompts.first_index
         rows: Rows = {}
         if "features" in self.extractors:
@@ -96,12 +102,18 @@ def measure_reference(plan: EvalPlan, rows: tuple[str, ...], workers: int, progr
     networks = {row: load_extractor(plan.extractors[row], plan.device) for row in rows}
     archive, count = plan.archive, plan.suite.num_reference
     digest, drawn = hashlib.sha256(), reference_blocks(plan.suite, _REFERENCE_BLOCK)
+    side = None if plan.suite.preparation is None else side_of(plan.suite.preparation)
     blocks = [range(start, min(start + _REFERENCE_BLOCK, count)) for start in range(0, count, _REFERENCE_BLOCK)]
     threads = 1 if plan.device == "cpu" else cores()  # on a CPU, several blocks are at work at once
 
     def measured(block: range) -> dict[str, NDArray[Any]]:
-        images = pictures[block.start] if archive is None else archive.read_prepared(block.start, block.stop, threads)
-        return {row: network(images) for row, network in networks.items()}
+        if archive is None:
+            images: Images = pictures[block.start]
+        elif side is None:
+            images = archive.read(block.start, block.stop, threads)
+        else:
+            images = archive.read_prepared(block.start, block.stop, threads, side)
+        return {row: by_size(network, images) for row, network in networks.items()}
 
     pictures: dict[int, NDArray[np.uint8]] = {}
     if archive is None:  # the world's pictures are small: 15 MB for 5,000
@@ -117,7 +129,20 @@ def measure_reference(plan: EvalPlan, rows: tuple[str, ...], workers: int, progr
     entries = {}
     for row in rows:
         arrays: Rows = {"features": np.concatenate([found[block.start].pop(row) for block in blocks])}
-        if row == radii_row(plan.suite):
+        if row == radii_row(plan.suite) and count > NEIGHBOURS:  # with fewer, no metric that was chosen looks at them
             arrays["radii"] = radii(arrays["features"], NEIGHBOURS)
         entries[row] = Entry(arrays, {**manifest, "suite": plan.suite.id})
     return entries
+
+
+def by_size(network: Callable[[NDArray[np.uint8]], NDArray[Any]], images: Images) -> NDArray[Any]:
+    """A network's rows of uint8 images [H, W, 3] of any sizes, in their order: those of a size are shown to it together."""
+    if isinstance(images, np.ndarray):
+        return network(images)
+    places: dict[tuple[int, ...], list[int]] = {}
+    for row, image in enumerate(images):
+        places.setdefault(image.shape, []).append(row)
+    found: dict[int, NDArray[Any]] = {}
+    for rows in places.values():
+        found |= dict(zip(rows, network(np.stack([images[row] for row in rows])), strict=True))
+    return np.stack([found[row] for row in range(len(images))])

@@ -19,6 +19,7 @@ Progress = Callable[[str, int, int], None]
 DTYPES = ("auto", "float32", "float16", "bfloat16")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 SAVE_IMAGES = ("none", "sample", "all")
+SIZES = range(8, 8193)  # pixels of a side
 MAX_STEPS, MAX_GUIDANCE, MAX_BATCH, MAX_REPEATS, MAX_SEED = 1000, 100.0, 10_000, 1000, 2**63
 
 
@@ -28,7 +29,9 @@ class EvalOptions:
 
     metrics: flags of --metrics; None is all of the suite's. limit: first images only, marks the result partial.
     seed, repeats: generation seeds seed, seed + 1, ... steps, guidance_scale: None keeps the model's own.
-    batch_size: the compute block; None keeps the suite's. results: folder of the result files.
+    batch_size: the compute block; None keeps the suite's. results: folder of the result files. prompts, reference: a file of
+    captions, and a folder or an archive of photographs, in place of the suite's; reference may be "none". resolution: (height,
+    width) in place of the model's own.
     """
 
     metrics: tuple[str, ...] | None = None
@@ -45,6 +48,9 @@ class EvalOptions:
     dry_run: bool = False
     use_cache: bool = True
     catalog: Path | None = None
+    prompts: Path | None = None
+    reference: Path | Literal["none"] | None = None
+    resolution: tuple[int, int] | None = None
 
     @classmethod
     def validated(
@@ -64,6 +70,9 @@ class EvalOptions:
         dry_run: bool = False,
         use_cache: bool = True,
         catalog: Path | str | None = None,
+        prompts: Path | str | None = None,
+        reference: Path | str | None = None,
+        resolution: int | str | None = None,
     ) -> EvalOptions:
         """Options as typed ("fid,pr", "auto", "16") to options as used. Raises InputError naming the option."""
         _whole("--limit", limit, 2, None, "a whole number of at least 2 (a spread needs two images)")
@@ -92,7 +101,14 @@ class EvalOptions:
             dry_run=dry_run,
             use_cache=use_cache,
             catalog=None if catalog is None else Path(catalog).expanduser(),
+            prompts=None if prompts is None else Path(prompts).expanduser(),
+            reference=None if reference is None else "none" if str(reference) == "none" else Path(reference).expanduser(),
+            resolution=_resolution(resolution),
         )
+
+    def has_own_data(self) -> bool:
+        """Whether captions, photographs or a size take the place of a suite's, so that it is another suite."""
+        return not (self.prompts is None and self.reference is None and self.resolution is None)
 
 
 def _refused(option: str, found: object, expected: str, suggestion: str | None = None) -> InputError:
@@ -125,6 +141,16 @@ def _metrics(found: str | tuple[str, ...] | None) -> tuple[str, ...] | None:
     if not flags or not all(flags):
         raise _refused("--metrics", found, "all, or flags with commas between, like fid,pr,clip", "all")
     return None if "all" in flags else tuple(dict.fromkeys(flags))
+
+
+def _resolution(found: int | str | None) -> tuple[int, int] | None:
+    """ "640x512" to (640, 512), height first; one number is both."""
+    if found is None:
+        return None
+    sides = [int(side) for side in str(found).split("x")] if re.fullmatch(r"\d{1,5}(x\d{1,5})?", str(found)) else []
+    if not sides or not all(side in SIZES for side in sides):
+        raise _refused("--resolution", found, f"pixels, {SIZES[0]} to {SIZES[-1]}: one number, or HEIGHTxWIDTH", "512")
+    return sides[0], sides[-1]
 
 
 def _batch_size(found: int | str | None) -> int | None:

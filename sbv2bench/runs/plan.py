@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
@@ -14,15 +14,18 @@ from sbv2bench.data.assets import ASSET, resolve_location
 from sbv2bench.data.chain import model_files
 from sbv2bench.data.digests import trusting
 from sbv2bench.data.extractor_files import with_weights
-from sbv2bench.data.needs import Need, require, suite_needs
+from sbv2bench.data.images import ImageFolder
+from sbv2bench.data.needs import Need, read_captions, require, rows_of, suite_needs
 from sbv2bench.data.prompts import Prompts, load_prompts
 from sbv2bench.data.reference import reference_archive
 from sbv2bench.data.training import trained_with
-from sbv2bench.errors import InputError
+from sbv2bench.errors import InputError, SBV2BenchError
 from sbv2bench.features.cache import FeatureCache
 from sbv2bench.registry import Registry
 from sbv2bench.runs.checks import available_device, check_disk, check_packages, check_results_folder, chosen_dtype
+from sbv2bench.runs.choice import check_enough, chosen_metrics
 from sbv2bench.runs.options import EvalOptions
+from sbv2bench.runs.own_suite import suite_of_run
 from sbv2bench.specs import ROLES, ExtractorSpec, MetricSpec, ModelSpec, SuiteSpec, WeightsFile, fingerprint
 
 ROWS = ROLES  # what can be measured of an image, a row by each extractor; attributes come with the features
@@ -34,8 +37,8 @@ class EvalPlan:
     """One evaluation, resolved: weights hashed, files found, folders proven writable.
 
     model: as it will be sampled, with its weights. suite: with the number of images really generated. extractors: by
-    role (features, clip, hps, ...), all that the suite names, their locations resolved. needs: the
-    suite's files. archive, reference_sha256: of a reference in files. device: "cpu", "cuda:0", ...; dtype: torch's name of it.
+    role (features, clip, hps, ...), all that the suite names, located where the run needs them. needs: the files of the suite
+    that it needs. archive, reference_sha256: of a reference in files. device: "cpu", "cuda:0", ...; dtype: torch's name of it.
     """
 
     model: ModelSpec
@@ -103,8 +106,8 @@ class EvalPlan:
 
     def reference_key(self, row: str = "features") -> str:
         """Cache key (64 hex digits) of the reference's rows: which images, by which code, seen by which network."""
-        photographs = self.suite.reference
-        drawn = self.suite.prompts.protocol() if photographs is None else [self.reference_sha256, photographs.is_turned]
+        photographs, rendered = self.suite.reference, self.suite.rendered or self.suite.prompts
+        drawn = rendered.protocol() if photographs is None else [self.reference_sha256, photographs.is_turned]
         return fingerprint(
             {
                 **self._ground,
@@ -159,35 +162,33 @@ def radii_row(suite: SuiteSpec) -> str:
     return "features" if suite.pr is None else "pr"
 
 
-def rows_of(metric: MetricSpec, suite: SuiteSpec) -> set[str]:
-    """The rows that a metric is computed from, in a suite."""
-    of_images = {*metric.needs} & {*ROWS, "attributes"} or {*metric.needs} & {"reference"}
-    features = metric.prefers if metric.prefers is not None and metric.prefers in suite.roles() else "features"
-    return {row if row in ROWS and row != "features" else features for row in of_images}
-
-
-def plan(model_ref: str, suite_ref: str, options: EvalOptions, registry: Registry) -> EvalPlan:
+def plan(model_ref: str, suite_ref: str | SuiteSpec | None, options: EvalOptions, registry: Registry) -> EvalPlan:
     """Resolve names, files and folders into a plan; no network is run, and without the cache no remembered hash is trusted.
 
-    Raises InputError (names, options, folders), PrerequisiteError (weights, packages, device), IntegrityError (hashes,
-    counts, disk).
+    suite_ref: as `suite_of_run` takes it, or what that gave. Raises InputError (names, options, folders), PrerequisiteError
+    (weights, packages, device), IntegrityError (hashes, counts, images, disk).
     """
     with trusting(options.use_cache):
         return _plan(model_ref, suite_ref, options, registry)
 
 
-def _plan(model_ref: str, suite_ref: str, options: EvalOptions, registry: Registry) -> EvalPlan:
-    declared = registry.suite(suite_ref)
+def _plan(model_ref: str, suite_ref: str | SuiteSpec | None, options: EvalOptions, registry: Registry) -> EvalPlan:
+    declared = suite_ref if isinstance(suite_ref, SuiteSpec) else suite_of_run(model_ref, suite_ref, options, registry)
     model = with_options(registry.model(model_ref, declared), options)
-    needs = tuple(suite_needs(registry, declared))
-    require(declared, needs)
-    prompts = load_prompts(declared, options.limit, registry.assets)
+    metrics = chosen_metrics(declared, model, options, registry)
+    needs = tuple(needs_of_run(model, declared, metrics, registry))
+    require(registry, declared, needs)
+    read = declared.prompts.location in {need.location for need in needs} or _is_here(declared.prompts.location, registry)
+    prompts = load_prompts(declared, options.limit, registry.assets, read=read)
     suite = declared.model_copy(update={"num_generated": len(prompts)})
-    metrics = _metrics(suite, model, prompts, options, registry)
+    check_enough(metrics, suite, options.limit, registry)
     check_results_folder(options.results)
-    extractors = {role: _resolved(registry.extractor(name), registry) for role, name in suite.roles().items()}
-    archive = reference_archive(suite, registry.assets)
-    reference_sha256 = None if archive is None else archive.content_sha256()
+    rows = {row for metric in metrics for row in rows_of(metric, suite)}
+    extractors = {role: _resolved(registry.extractor(name), registry, role in rows) for role, name in suite.roles().items()}
+    compared = any("reference" in metric.needs for metric in metrics)
+    at_hand = suite.reference is not None and _is_here(suite.reference.location, registry)
+    archive = reference_archive(suite, registry.assets) if compared or at_hand else None
+    reference_sha256 = archive.content_sha256() if archive is not None else _declared_reference(suite)
     weights = _model_weights(model, declared, prompts, registry)
     said = trained_with(model, lambda end: registry.model(end, declared))
     model = model.model_copy(update={"weights": weights, "trained_with": said})
@@ -202,7 +203,7 @@ def _plan(model_ref: str, suite_ref: str, options: EvalOptions, registry: Regist
     }
     if reference_sha256 is not None:
         protocol["reference_sha256"] = reference_sha256
-    return EvalPlan(
+    made = EvalPlan(
         model=model,
         suite=suite,
         extractors=extractors,
@@ -219,10 +220,31 @@ def _plan(model_ref: str, suite_ref: str, options: EvalOptions, registry: Regist
         archive=archive,
         reference_sha256=reference_sha256,
     )
+    if archive is not None and not all(made.reference_is_cached(row) for row in made.reference_rows):
+        archive.check_headers()
+    return made
+
+
+def needs_of_run(model: ModelSpec, suite: SuiteSpec, metrics: Sequence[MetricSpec], registry: Registry) -> list[Need]:
+    """The files of a suite that a run of some metrics takes; captions are read by the model that draws them, and by metrics."""
+    captions = model.sampler != "image_folder" or bool(read_captions(metrics))
+    return suite_needs(registry, suite, metrics, captions=captions)
+
+
+def _is_here(location: str, registry: Registry) -> bool:
+    try:
+        return not location or bool(resolve_location(location, assets=registry.assets, local_only=True))
+    except SBV2BenchError:
+        return False
+
+
+def _declared_reference(suite: SuiteSpec) -> str | None:
+    """The hash of photographs that no metric of this run looks at, where the suite says it."""
+    return None if suite.reference is None else suite.reference.content_sha256
 
 
 def with_options(model: ModelSpec, options: EvalOptions) -> ModelSpec:
-    """The model with --steps and --guidance-scale in place of its own.
+    """The model with --steps, --guidance-scale and --resolution in place of its own.
 
     Raises InputError where it has no such setting, or no seeds and another than the first is asked for.
     """
@@ -234,36 +256,28 @@ def with_options(model: ModelSpec, options: EvalOptions) -> ModelSpec:
             "--repeats 1" if options.repeats > 1 else "--seed 0",
         )
     wanted = {"steps": options.steps, "guidance_scale": options.guidance_scale}
-    changes = {name: value for name, value in wanted.items() if value is not None}
+    changes: dict[str, Any] = {name: value for name, value in wanted.items() if value is not None}
     if changes and (model.sampler == "one_step" or not model.has_network()):
         name = next(iter(changes))
         raise InputError(f"--{name.replace('_', '-')}: model {model.id} is sampled by {model.sampler}, which has no such setting")
     if "steps" in changes and model.timesteps:
         asked = ", ".join(map(str, model.timesteps))
         raise InputError(f"--steps: model {model.id} is asked at its own timesteps ({asked}), their number cannot be changed")
+    if options.resolution is not None:
+        if not model.has_network():
+            raise InputError(f"--resolution: model {model.id} is sampled by {model.sampler}, which has no such setting")
+        height, width = options.resolution
+        changes |= {"resolution": height, "width": None if width == height else width}
     return model.model_copy(update=changes)
 
 
-def _metrics(
-    suite: SuiteSpec, model: ModelSpec, prompts: Prompts, options: EvalOptions, registry: Registry
-) -> tuple[MetricSpec, ...]:
-    """The metrics asked for. Raises InputError for an unknown one, or one that the suite or the model cannot give."""
-    chosen = tuple(registry.metric(flag) for flag in options.metrics or suite.metrics)
-    if options.metrics is None and not model.has_network():  # "all" is all that can be had
-        chosen = tuple(metric for metric in chosen if "latency" not in metric.needs)
-    have = {*suite.roles()} | ({"reference"} if suite.num_reference else set())
-    have |= {"attributes"} if prompts.attributes is not None else set()
-    have |= {"latency"} if model.has_network() else set()
-    for metric in chosen:
-        lacking = sorted(set(metric.needs) - have)
-        if lacking:
-            who = f"model {model.id}, which no network generates," if lacking == ["latency"] else f"suite {suite.id}"
-            raise InputError(f"--metrics {metric.id}: it needs {', '.join(lacking)}, which {who} does not have", "--metrics all")
-    return chosen
+def _resolved(spec: ExtractorSpec, registry: Registry, needed: bool) -> ExtractorSpec:
+    """The extractor with its weights' hashes; a download's location is where its file lies.
 
-
-def _resolved(spec: ExtractorSpec, registry: Registry) -> ExtractorSpec:
-    """The extractor with its weights' hashes; a download's location is where its file lies."""
+    One that no metric of the run needs is left as it is declared where its files are not here.
+    """
+    if not needed and not _is_here(spec.location, registry):
+        return spec
     if spec.location.startswith(ASSET):
         spec = spec.model_copy(update={"location": str(resolve_location(spec.location, assets=registry.assets))})
     return with_weights(spec)
@@ -280,12 +294,15 @@ def _model_weights(model: ModelSpec, suite: SuiteSpec, prompts: Prompts, registr
 
 def _image_files(model: ModelSpec, suite: SuiteSpec, prompts: Prompts) -> tuple[WeightsFile, ...]:
     """One hash over all images of a folder, by name and content. Raises IntegrityError if they are not one for each caption."""
-    from sbv2bench.data.images import ImageFolder
-
     folder = ImageFolder(resolve_location(model.location))
     if len(folder) != suite.num_generated:  # a folder for the whole suite may be looked at in part
         folder.require_count(len(prompts))
-    files = folder.files[: len(prompts)]
+    return image_files(folder, len(prompts))
+
+
+def image_files(folder: ImageFolder, count: int | None = None) -> tuple[WeightsFile, ...]:
+    """One hash over the first images of a folder, or all of them, by name and content: what stands for a model's weights."""
+    files = folder.files[:count]
     content = [[path.name, provenance.sha256_file(path)] for path in files]
     turned = sum(path.name in folder.turned for path in files)
     words = f"{len(content)} images" + (f", {turned} of them turned as their EXIF says" if turned else "")

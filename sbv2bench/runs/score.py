@@ -260,7 +260,7 @@ def score(metrics: Sequence[MetricSpec], seeds: Sequence[FeatureSets]) -> dict[s
     block: dict[str, MetricValue] = {}
     seeds = seeds[:1] if are_alike([sets.generated for sets in seeds]) else seeds
     for metric in metrics:
-        target = _target(metric)
+        target = target_of(metric)
         once = "latency" in metric.needs
         values = [target(sets) for sets in (seeds[:1] if once else seeds)]
         if set(values[0]) != set(metric.keys):
@@ -275,7 +275,8 @@ def score(metrics: Sequence[MetricSpec], seeds: Sequence[FeatureSets]) -> dict[s
     return block
 
 
-def _target(metric: MetricSpec) -> Callable[[FeatureSets], dict[str, MetricValue]]:
+def target_of(metric: MetricSpec) -> Callable[[FeatureSets], dict[str, MetricValue]]:
+    """The function that computes a metric. Raises InputError where it cannot be imported."""
     module, _, name = metric.target.partition(":")
     try:
         found: Callable[[FeatureSets], dict[str, MetricValue]] = getattr(import_module(module), name)

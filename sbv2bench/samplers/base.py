@@ -77,11 +77,11 @@ class Sampler(Protocol):
     """A model that can be asked for images. `generate` may be called from several threads at once."""
 
     spec: ModelSpec
-    resolution: int  # images are resolution x resolution
+    resolution: int  # height of the images, and their width unless the sampler has an attribute `width`
     network_calls: int  # forward passes of the denoiser for one image; a guided step counts two
 
     def generate(self, block: PromptBlock, stopwatch: Stopwatch) -> Images:
-        """uint8 [block size, resolution, resolution, 3], a row for each of the block's, padding included.
+        """uint8 [block size, height, width, 3], a row for each of the block's, padding included.
 
         Raises IntegrityError where a model makes pixels that are not numbers.
         """
@@ -109,6 +109,11 @@ def refuse_unused(spec: ModelSpec, *names: str) -> None:
             raise InputError(
                 f"{spec.id}: {name} is {found}, which `sampler: {spec.sampler}` does not use", f"take {name} out of its spec"
             )
+
+
+def size_of(sampler: Sampler) -> tuple[int, int]:
+    """(height, width) of a sampler's images in pixels; a plugin's sampler may know nothing of widths."""
+    return sampler.resolution, getattr(sampler, "width", None) or sampler.resolution
 
 
 def image_seed(seed: int, caption_index: int) -> int:

@@ -31,7 +31,7 @@ class Components:
     """Loaded parts on one device. Nothing here changes after loading, so threads may share it.
 
     dtype: of the UNet and its inputs, and of the other parts but where a student in training lends its own UNet.
-    scheduler is a template: copy it before use. latent_shape: [C, h, w] of one image.
+    scheduler is a template: copy it before use. resolution, width: of the images. latent_shape: [C, h, w] of one.
     """
 
     unet: UNet2DConditionModel
@@ -41,6 +41,7 @@ class Components:
     scheduler: SchedulerMixin
     prediction_type: diffusion.PredictionType
     resolution: int
+    width: int
     latent_shape: tuple[int, int, int]
     device: torch.device
     dtype: torch.dtype
@@ -80,7 +81,7 @@ class Components:
         return diffusion.guide(unconditional, conditional, guidance_scale)
 
     def sample(self, block: PromptBlock, stopwatch: Stopwatch, guided: bool, denoise: Denoise) -> Images:
-        """A block's images, uint8 [block size, resolution, resolution, 3], each stage timed: what all of our samplers share.
+        """A block's images, uint8 [block size, resolution, width, 3], each stage timed: what all of our samplers share.
 
         denoise(noise [B, C, h, w] float32 on the device, text states, the generators that drew the noise and may draw on)
         gives the clean latents [B, C, h, w], scaled as the UNet sees them.
@@ -158,8 +159,13 @@ def load_components(spec: ModelSpec, device: str, dtype: torch.dtype, registry: 
     check_guidance(spec, unet)
     side, factor = unet.config.sample_size, 2 ** (len(vae.config.block_out_channels) - 1)
     resolution = spec.resolution or side * factor
-    if resolution % factor:
-        raise InputError(f"{spec.id}: resolution {resolution} is not a multiple of {factor}, which its autoencoder needs")
+    width = spec.width or resolution
+    if resolution % factor or width % factor:
+        raise InputError(
+            f"{spec.id}: resolution {resolution}{f'x{width}' if width != resolution else ''} is not a multiple of {factor}, "
+            "which its autoencoder needs",
+            f"--resolution {nearest_size(resolution, width, factor)}",
+        )
     return Components(
         unet=unet.to(device, memory_format=torch.channels_last),
         vae=vae.to(device, memory_format=torch.channels_last),
@@ -168,10 +174,17 @@ def load_components(spec: ModelSpec, device: str, dtype: torch.dtype, registry: 
         scheduler=scheduler,
         prediction_type=stored.prediction_type(scheduler),
         resolution=resolution,
-        latent_shape=(unet.config.in_channels, resolution // factor, resolution // factor),
+        width=width,
+        latent_shape=(unet.config.in_channels, resolution // factor, width // factor),
         device=torch.device(device),
         dtype=dtype,
     )
+
+
+def nearest_size(height: int, width: int, factor: int) -> str:
+    """HEIGHTxWIDTH with both sides the multiples of a factor that are closest, for advice."""
+    sides = [max(1, round(side / factor)) * factor for side in (height, width)]
+    return "x".join(map(str, sides))
 
 
 def load_unet(spec: ModelSpec, dtype: torch.dtype, registry: Registry | None = None) -> UNet2DConditionModel:

@@ -23,17 +23,14 @@ class ImageFolderSampler:
     network_calls = 0
 
     def __init__(self, spec: ModelSpec, device: str, dtype: torch.dtype, registry: Registry | None = None) -> None:
-        """Reads every header. Raises what `ImageFolder` raises, and InputError where the images are not square."""
+        """Reads every header. Raises what `ImageFolder` raises."""
         refuse_unused(spec, "base", "holds", "vae", "merge")
         self.spec = spec
         self.images = ImageFolder(resolve_location(spec.location, spec.revision))
-        width, height = self.images.size
-        if width != height:
-            raise InputError(f"{spec.location}: found images of {width}x{height} pixels, expected square ones")
-        self.resolution = width
+        self.width, self.resolution = self.images.size
 
     def generate(self, block: PromptBlock, stopwatch: Stopwatch) -> Images:
-        """uint8 [block size, resolution, resolution, 3]: files as the block's place in the list says, the last repeated.
+        """uint8 [block size, resolution, width, 3]: files as the block's place in the list says, the last repeated.
 
         Raises IntegrityError where the folder has fewer images than the block needs, or one is broken.
         """

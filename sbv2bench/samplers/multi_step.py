@@ -30,12 +30,13 @@ class MultiStepSampler:
         self._components = load_components(spec, device, dtype, registry)
         self._scheduler = make_scheduler(spec, self._components.scheduler)
         self.resolution = self._components.resolution
+        self.width = self._components.width
         scheduler = self._fresh_scheduler()
         self.network_calls = count_calls(scheduler) * (2 if self._guided else 1)
         check_walk(scheduler, spec, self._components.latent_shape[0])
 
     def generate(self, block: PromptBlock, stopwatch: Stopwatch) -> Images:
-        """uint8 [block size, resolution, resolution, 3]; see `Sampler.generate`."""
+        """uint8 [block size, resolution, width, 3]; see `Sampler.generate`."""
         return self._components.sample(block, stopwatch, self._guided, self._denoise)
 
     def _denoise(self, noise: Tensor, text: Tensor, rngs: list[torch.Generator]) -> Tensor:

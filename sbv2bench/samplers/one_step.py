@@ -54,11 +54,12 @@ class OneStepSampler:
         self.network_calls = 2 if self._guided else 1
         self._components = components
         self.resolution = components.resolution
+        self.width = components.width
         schedule = Schedule.from_config(components.scheduler.config)
         self.alpha_T, self.sigma_T = levels(spec, schedule, components.prediction_type)
 
     def generate(self, block: PromptBlock, stopwatch: Stopwatch) -> Images:
-        """uint8 [block size, resolution, resolution, 3]; see `Sampler.generate`."""
+        """uint8 [block size, resolution, width, 3]; see `Sampler.generate`."""
         return self._components.sample(block, stopwatch, self._guided, self._denoise)
 
     def _denoise(self, noise: Tensor, text: Tensor, rngs: list[torch.Generator]) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import math
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from sbv2bench.data.assets import pickles_allowed, read_json
 from sbv2bench.errors import InputError
 from sbv2bench.samplers.base import Images, PromptBlock, Stopwatch, generators, initial_noise, refuse_unused, to_uint8
-from sbv2bench.samplers.components import check_guidance, embeds_guidance, is_guided
+from sbv2bench.samplers.components import check_guidance, embeds_guidance, is_guided, nearest_size
 from sbv2bench.samplers.networks import StoredModel, check_scaling, quiet
 from sbv2bench.samplers.pipeline_parts import check_whole, proved_parts
 from sbv2bench.samplers.schedulers import load_scheduler, make_scheduler, reading
@@ -58,12 +59,12 @@ class PipelineSampler:
             self._pipeline.scheduler = make_scheduler(spec, scheduler)
         if denoiser := self._denoiser():
             check_guidance(spec, denoiser)
-        self.resolution = _resolution(spec, self._pipeline)
+        self.resolution, self.width = _size(spec, self._pipeline)
         self.network_calls = self._calls(guided)
         self._of_thread = threading.local()
 
     def generate(self, block: PromptBlock, stopwatch: Stopwatch) -> Images:
-        """uint8 [block size, resolution, resolution, 3]; see `Sampler.generate`."""
+        """uint8 [block size, resolution, width, 3]; see `Sampler.generate`."""
         rngs = generators(block.noise_seeds)
         pipeline = self._fresh_pipeline()
         arguments: dict[str, Any] = {
@@ -72,7 +73,7 @@ class PipelineSampler:
             "timesteps": list(self.spec.timesteps) or None,
             "guidance_scale": self.spec.guidance_scale,
             "height": self.resolution,
-            "width": self.resolution,
+            "width": self.width,
             "generator": rngs,
             "latents": self._noise(rngs),
             "output_type": "pt",
@@ -123,8 +124,8 @@ class PipelineSampler:
         unet, factor = getattr(self._pipeline, "unet", None), getattr(self._pipeline, "vae_scale_factor", None)
         if unet is None or factor is None or unet.config.in_channels != self._pipeline.vae.config.latent_channels:
             return None
-        side = self.resolution // factor
-        return initial_noise(rngs, (unet.config.in_channels, side, side)).to(self._device, self._dtype)
+        sides = (self.resolution // factor, self.width // factor)
+        return initial_noise(rngs, (unet.config.in_channels, *sides)).to(self._device, self._dtype)
 
     def _calls(self, guided: bool) -> int:
         """Steps as the scheduler counts them, twice where guided; a network that reads the scale as an input is called once."""
@@ -181,15 +182,26 @@ def _load(stored: StoredModel, dtype: torch.dtype) -> tuple[Path, DiffusionPipel
     return folder, pipeline
 
 
-def _resolution(spec: ModelSpec, pipeline: DiffusionPipeline) -> int:
-    """Side of the images: the spec's, or what the denoiser was made for. Raises InputError where neither says."""
+def _size(spec: ModelSpec, pipeline: DiffusionPipeline) -> tuple[int, int]:
+    """(height, width) of the images: the spec's, or what the denoiser was made for. Raises InputError where neither says.
+
+    diffusers' pipelines take multiples of 8, and of their own factor: they only say so when they are called.
+    """
     if spec.resolution:
-        return spec.resolution
+        height, width = spec.resolution, spec.width or spec.resolution
+        multiple = math.lcm(8, getattr(pipeline, "vae_scale_factor", None) or 1)
+        if height % multiple or width % multiple:
+            raise InputError(
+                f"{spec.id}: found a resolution of {height}x{width}, expected multiples of {multiple}",
+                f"--resolution {nearest_size(height, width, multiple)}",
+            )
+        return height, width
     denoiser = getattr(pipeline, "unet", None) or getattr(pipeline, "transformer", None)
     side = getattr(denoiser.config, "sample_size", None) if denoiser is not None else None
     factor = getattr(pipeline, "vae_scale_factor", None)
     if not isinstance(side, int) or factor is None:
         raise InputError(
-            f"{spec.id}: {type(pipeline).__name__} does not say its resolution, expected resolution: in the model's spec"
+            f"{spec.id}: {type(pipeline).__name__} does not say its resolution, expected resolution: in the model's spec",
+            "--resolution 512",
         )
-    return int(side * factor)
+    return int(side * factor), int(side * factor)

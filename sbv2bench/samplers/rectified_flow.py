@@ -32,10 +32,11 @@ class RectifiedFlowSampler:
         self._guided = is_guided(spec.guidance_scale)
         self._components = load_components(spec, device, dtype, registry)
         self.resolution = self._components.resolution
+        self.width = self._components.width
         self.network_calls = spec.steps * (2 if self._guided else 1)
 
     def generate(self, block: PromptBlock, stopwatch: Stopwatch) -> Images:
-        """uint8 [block size, resolution, resolution, 3]; see `Sampler.generate`."""
+        """uint8 [block size, resolution, width, 3]; see `Sampler.generate`."""
         return self._components.sample(block, stopwatch, self._guided, self._denoise)
 
     def _denoise(self, noise: Tensor, text: Tensor, rngs: list[torch.Generator]) -> Tensor:

@@ -11,8 +11,9 @@ from sbv2bench.cli import app
 SURFACE = {
     "": ["--version", "--install-completion", "--show-completion"],
     "eval": [
-        "--model", "--suite", "--metrics", "--limit", "--seed", "--repeats", "--steps", "--guidance-scale", "--device", "--dtype",
-        "--batch-size", "--results", "--save-images", "--catalog", "--dry-run", "--no-cache", "--json",
+        "--model", "--suite", "--metrics", "--limit", "--seed", "--repeats", "--prompts", "--reference", "--resolution",
+        "--steps", "--guidance-scale", "--device", "--dtype", "--batch-size", "--results", "--save-images", "--catalog",
+        "--dry-run", "--no-cache", "--json",
     ],
     "score": [
         "--images", "--suite", "--prompts", "--reference", "--metrics", "--device", "--results", "--catalog", "--dry-run",

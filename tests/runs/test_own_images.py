@@ -15,7 +15,13 @@ from sbv2bench.data.own_captions import read_own_captions
 from sbv2bench.errors import InputError, IntegrityError
 from sbv2bench.registry import Registry
 from sbv2bench.runs.evaluate import evaluate
-from sbv2bench.runs.own_images import own_suite
+from sbv2bench.runs.options import EvalOptions
+from sbv2bench.runs.own_suite import suite_of_run
+from sbv2bench.specs import SuiteSpec
+
+
+def own_suite(images: Path, base: str, prompts: Path | None, reference: Path | None, registry: Registry) -> SuiteSpec:
+    return suite_of_run(str(images), base, EvalOptions.validated(prompts=prompts, reference=reference), registry)
 
 
 @pytest.fixture(scope="module")
@@ -47,10 +53,12 @@ def test_the_same_captions_and_photographs_give_the_same_numbers_under_another_p
 ) -> None:
     captions = written(tmp_path / "captions.json", json.dumps(CAPTIONS[:GENERATED]))
     suite = own_suite(place / "images", "coco", captions, place / "val2014.zip", paper)
-    own, usual = (evaluate(place / "images", name, registry=paper) for name in (suite.id, "coco"))
+    files = {"prompts": captions, "reference": place / "val2014.zip"}
+    own, usual = (evaluate(place / "images", "coco", registry=paper, **more) for more in (files, {}))
     assert block_of(own) == block_of(usual)
     assert own.suite.fingerprint != usual.suite.fingerprint
-    assert (own.status, own.suite.id) == ("complete", "coco.own")
+    assert (own.status, own.suite.id) == ("complete", "own")
+    assert own.suite.protocol["suite"] == suite.protocol()
 
 
 def test_a_manifest_pairs_by_name_and_not_by_row(place: Path, paper: Registry, names: list[str], tmp_path: Path) -> None:
@@ -60,12 +68,11 @@ def test_a_manifest_pairs_by_name_and_not_by_row(place: Path, paper: Registry, n
     commas = written(tmp_path / "manifest.csv", "file,caption\n" + "\n".join(f'{row["file"]},"{row["caption"]}"' for row in rows))
     assert read_own_captions(lines) == read_own_captions(commas)
     assert list(read_own_captions(lines).captions) == CAPTIONS[:GENERATED]
-    own_suite(place / "images", "coco", lines, None, paper)
-    right = evaluate(place / "images", "coco.own", registry=paper, metrics="clip").metrics["clip_score"].value
+    right = evaluate(place / "images", "coco", registry=paper, metrics="clip", prompts=lines).metrics["clip_score"].value
     assert right == evaluate(place / "images", "coco", registry=paper, metrics="clip").metrics["clip_score"].value
     swapped = written(tmp_path / "swapped.json", json.dumps(CAPTIONS[:GENERATED][::-1]))
-    own_suite(place / "images", "coco", swapped, None, paper)
-    assert evaluate(place / "images", "coco.own", registry=paper, metrics="clip").metrics["clip_score"].value != right
+    other = evaluate(place / "images", "coco", registry=paper, metrics="clip", prompts=swapped).metrics["clip_score"].value
+    assert other != right
 
 
 def test_metrics_that_only_the_suites_own_captions_allow_are_left_out(tmp_path: Path, place: Path) -> None:
