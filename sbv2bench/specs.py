@@ -93,7 +93,7 @@ class ModelSpec(Spec):
             *("aliases", "published_as", "inferred", "guidance", "vae_scaling", "trained_with"),
         }
     )
-    later = frozenset({"holds", "vae", "timesteps", "timestep_spacing", "input_scaling"})
+    later = frozenset({"holds", "vae", "timesteps", "timestep_spacing", "input_scaling", "dtype"})
 
     id: str
     family: Family = "local"
@@ -118,6 +118,7 @@ class ModelSpec(Spec):
     prediction_type: PredictionType | None = None  # None: as the scheduler's config says
     vae_scaling: float | None = None  # the scaling_factor that an AutoencoderKL must have; None: whatever its config says
     resolution: int | None = None  # None: the network's own
+    dtype: Literal["float32", "float16", "bfloat16"] | None = None  # what --dtype auto takes on a GPU; None: float16
     description: str = ""
     origin: str = ""
     licence: str = ""

@@ -15,8 +15,9 @@ from filelock import FileLock
 
 from sbv2bench import catalog, paths
 from sbv2bench.data import transfer
-from sbv2bench.data.assets import hub_folder, offline
+from sbv2bench.data.assets import offline
 from sbv2bench.data.digests import file_digest
+from sbv2bench.data.hub import hub_folder
 from sbv2bench.errors import InputError, IntegrityError, PrerequisiteError
 from sbv2bench.specs import AssetSpec
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from sbv2bench import paths
 from sbv2bench.errors import InputError, IntegrityError, PrerequisiteError
 from sbv2bench.runs.options import EvalOptions
+from sbv2bench.specs import ModelSpec
 
 _BYTES_AN_IMAGE = 16_384  # of cache: a 2048-wide float32 row, kept once in a block and once in the whole
 _SPARE_DISK = 64 * 2**20
@@ -79,8 +80,9 @@ def available_device(wanted: str) -> str:
     return wanted
 
 
-def chosen_dtype(wanted: str, device: str) -> str:
-    """torch's name of the dtype that models run in; auto: float16 on CUDA, else float32."""
+def chosen_dtype(wanted: str, device: str, model: ModelSpec | None = None) -> str:
+    """torch's name of the dtype that a model runs in; auto: on CUDA the model's own, else float16, and elsewhere float32."""
     if wanted != "auto":
         return wanted
-    return "float16" if device.startswith("cuda") else "float32"
+    own = model.dtype if model is not None else None
+    return own or "float16" if device.startswith("cuda") else "float32"

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from sbv2bench.data.chain import model_files
+from sbv2bench.data.hub import nothing_fetched
 from sbv2bench.errors import InputError, PrerequisiteError, SBV2BenchError
 from sbv2bench.registry import Registry
 from sbv2bench.results import prompt_values, store
@@ -78,7 +79,8 @@ def _results_of(name: str, suite: str, folders: Sequence[Path], registry: Regist
 def _weights_of_now(spec: ModelSpec, registry: Registry) -> dict[str, str]:
     """Path -> SHA-256 of a model's files; empty where they are not at hand."""
     try:
-        return {file.path: file.sha256 for file in model_files(spec, registry.model)}
+        with nothing_fetched():
+            return {file.path: file.sha256 for file in model_files(spec, registry.model)}
     except SBV2BenchError:
         return {}
 

@@ -52,8 +52,8 @@ def sample_grid(
     for seed in seeds:
         EvalOptions.validated(seed=seed, device=device, dtype=dtype)  # the words that eval has for them
     check_packages()
-    specs = [_hashed(registry.model(model, chosen), chosen, registry) for model in models]
     place = available_device(device)
+    specs = [_hashed(registry.model(model, chosen), chosen, registry, place, dtype) for model in models]
     prompts = load_prompts(chosen, max(2, max(captions) + 1))
     columns = tuple((number, seed) for number in captions for seed in seeds)
     texts = tuple(prompts.captions[number] for number, _ in columns)
@@ -63,15 +63,16 @@ def sample_grid(
         for text, (number, seed) in zip(texts, columns, strict=True)
     ]
     with exact_arithmetic():
-        images = tuple(_sampled(spec, blocks, place, chosen_dtype(dtype, place), registry) for spec in specs)
+        images = tuple(_sampled(spec, blocks, place, chosen_dtype(dtype, place, spec), registry) for spec in specs)
     return Grid(chosen.id, tuple(specs), columns, texts, images)
 
 
-def _hashed(spec: ModelSpec, suite: SuiteSpec, registry: Registry) -> ModelSpec:
+def _hashed(spec: ModelSpec, suite: SuiteSpec, registry: Registry, device: str, dtype: str) -> ModelSpec:
     """The model with the hashes of its files, by which its images are known for those of a result."""
     if spec.sampler == "image_folder" or not (spec.location or spec.merge):
         return spec
-    return spec.model_copy(update={"weights": model_files(spec, lambda end: registry.model(end, suite))})
+    weights = model_files(spec, lambda end: registry.model(end, suite), chosen_dtype(dtype, device, spec))
+    return spec.model_copy(update={"weights": weights})
 
 
 def _check_captions(numbers: Sequence[int], suite: SuiteSpec) -> None:

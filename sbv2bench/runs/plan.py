@@ -181,12 +181,13 @@ def plan(model_ref: str, suite_ref: str, options: EvalOptions, registry: Registr
     extractors = {role: _resolved(registry.extractor(name), registry) for role, name in suite.roles().items()}
     archive = reference_archive(suite, registry.assets)
     reference_sha256 = None if archive is None else archive.content_sha256()
-    weights = _model_weights(model, declared, prompts, registry)
+    check_packages()
+    device = available_device(options.device)
+    dtype = chosen_dtype(options.dtype, device, model)
+    weights = _model_weights(model, declared, prompts, registry, dtype)
     said = trained_with(model, lambda end: registry.model(end, declared))
     model = model.model_copy(update={"weights": weights, "trained_with": said})
-    check_packages()
     check_disk(len(prompts), options)
-    device = available_device(options.device)
     protocol = {
         "suite": suite.protocol(),
         "prompts_sha256": prompts.sha256,
@@ -204,7 +205,7 @@ def plan(model_ref: str, suite_ref: str, options: EvalOptions, registry: Registr
         seeds=tuple(range(options.seed, options.seed + options.repeats)),
         block_size=options.batch_size or suite.block_size,
         device=device,
-        dtype=chosen_dtype(options.dtype, device),
+        dtype=dtype,
         partial=len(prompts) < declared.num_generated,
         protocol=protocol,
         options=options,
@@ -252,13 +253,15 @@ def _resolved(spec: ExtractorSpec, registry: Registry) -> ExtractorSpec:
     return with_weights(spec)
 
 
-def _model_weights(model: ModelSpec, suite: SuiteSpec, prompts: Prompts, registry: Registry) -> tuple[WeightsFile, ...]:
+def _model_weights(
+    model: ModelSpec, suite: SuiteSpec, prompts: Prompts, registry: Registry, dtype: str
+) -> tuple[WeightsFile, ...]:
     """Every file that decides the model's images, with its hash: its own, its bases', and of a merged model both its ends'."""
     if model.sampler == "image_folder":
         return _image_files(model, suite, prompts)
     if not model.location and model.merge is None:  # drawn by code alone: the world's renderings, a plugin's function
         return ()
-    return model_files(model, lambda end: registry.model(end, suite))
+    return model_files(model, lambda end: registry.model(end, suite), dtype)
 
 
 def _image_files(model: ModelSpec, suite: SuiteSpec, prompts: Prompts) -> tuple[WeightsFile, ...]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import inspect
+import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +15,8 @@ import torch
 from diffusers import DiffusionPipeline, SchedulerMixin
 from transformers import PreTrainedTokenizerBase
 
-from sbv2bench.data.assets import pickles_allowed, read_json
+from sbv2bench.data.assets import pickles_allowed, read_json, selection_in
+from sbv2bench.data.selection import plain_name
 from sbv2bench.errors import InputError
 from sbv2bench.samplers.base import Images, PromptBlock, Stopwatch, generators, initial_noise, to_uint8
 from sbv2bench.samplers.components import check_guidance, embeds_guidance, is_guided
@@ -42,7 +45,7 @@ class PipelineSampler:
         self.spec = spec
         guided = is_guided(spec.guidance_scale)
         self._device, self._dtype = torch.device(device), dtype
-        folder, self._pipeline = _load(StoredModel.find(spec, registry), dtype)
+        folder, self._pipeline = _load(StoredModel.find(spec, registry, dtype), dtype)
         self._pipeline.to(device)
         self._arguments = inspect.signature(self._pipeline.__call__).parameters
         wrong = [f"no {name}" for name in REQUIRED if name not in self._arguments]
@@ -148,9 +151,9 @@ def _load(stored: StoredModel, dtype: torch.dtype) -> tuple[Path, DiffusionPipel
         own["unet"] = stored.unet(dtype)
     if spec.vae:
         own["vae"] = stored.vae(dtype)
-    with quiet(), reading(folder):
+    with quiet(), reading(folder), _as_plain_files(folder, stored) as place:
         pipeline = DiffusionPipeline.from_pretrained(
-            folder,
+            place,
             torch_dtype=dtype,
             use_safetensors=None if pickles_allowed() else True,
             local_files_only=True,
@@ -161,6 +164,24 @@ def _load(stored: StoredModel, dtype: torch.dtype) -> tuple[Path, DiffusionPipel
     if getattr(getattr(pipeline, "vae", None), "config", {}).get("scaling_factor") is not None:
         check_scaling(spec, pipeline.vae, folder / "vae")
     return folder, pipeline
+
+
+@contextmanager
+def _as_plain_files(folder: Path, stored: StoredModel) -> Iterator[Path]:
+    """A pipeline's folder; where variants are read of it, a folder of links in which they have the plain names.
+
+    diffusers takes one variant for a whole pipeline, and repositories have one for some of its networks.
+    """
+    read = selection_in(folder, stored.dtype)
+    if not any(read.variants.values()):
+        yield folder
+        return
+    with tempfile.TemporaryDirectory() as made:
+        for name in read.files:
+            link = Path(made, plain_name(name))
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to((folder / name).resolve())
+        yield Path(made)
 
 
 def _resolution(spec: ModelSpec, pipeline: DiffusionPipeline) -> int:

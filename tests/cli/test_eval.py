@@ -115,7 +115,7 @@ def test_the_variable_changes_the_default_suite(
         ("--model ./pickled", 4, ["pickled", "SBV2BENCH_ALLOW_PICKLE=1"]),
         ("--model ./cut", 4, ["the file was cut"]),
         ("--model ./lacking", 3, ["no weights found"]),
-        ("--model somebody/some-model", 3, ["not on this machine (offline)", "hf download somebody/some-model"]),
+        ("--model somebody/some-model", 3, ["not on this machine (offline)", "sbv2bench download hub:somebody/some-model"]),
         ("", 2, ["Missing option '--model'", "fix: sbv2bench eval --help"]),
         ("--model sd21 --modle x", 2, ["No such option", "--modle"]),
         ("--model sd21 extra", 2, ["extra"]),
