@@ -90,7 +90,7 @@ class ModelSpec(Spec):
     remarks = frozenset(
         {
             *("id", "family", "location", "base", "mirrors", "description", "origin", "licence", "verified"),
-            *("aliases", "published_as", "inferred", "guidance", "vae_scaling", "trained_with"),
+            *("aliases", "published_as", "inferred", "guidance", "vae_scaling", "trained_with", "unstated"),
         }
     )
     later = frozenset({"holds", "vae", "timesteps", "timestep_spacing", "input_scaling", "dtype"})
@@ -123,6 +123,7 @@ class ModelSpec(Spec):
     origin: str = ""
     licence: str = ""
     verified: bool = False
+    unstated: tuple[Literal["steps", "guidance_scale"], ...] = ()  # the pipeline's own are taken when the model is resolved
     inferred: tuple[str, ...] = ()  # fields that the published numbers' source does not state
     aliases: tuple[str, ...] = ()
     trained_with: TrainedWith | None = None  # None: nobody has said

@@ -9,14 +9,21 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import unquote, urlsplit
 
+import pytest
+from huggingface_hub import constants, file_download
+
+from sbv2bench.data import remarks
+
 COMMIT = "c" * 40
+PATIENT = SimpleNamespace(sleep=lambda _: None, time=time.time, monotonic=time.monotonic)  # waits for nothing
 _ERRORS = {401: "", 403: "", "gated": "GatedRepo", "unknown": "RepoNotFound"}
 
 
@@ -137,3 +144,30 @@ def serving(**repositories: Path) -> Iterator[StandinHub]:
         server.shutdown()
         server.server_close()
         thread.join(timeout=5)
+
+
+@pytest.fixture
+def standin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StandinHub]:
+    """A hub that serves nothing yet, asked by this process alone, with a cache of its own."""
+    with serving() as found:
+        monkeypatch.setattr(constants, "ENDPOINT", found.url)
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", found.url + "/{repo_id}/resolve/{revision}/{filename}")
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 2**16)  # 10 MB by default, and what is short of it is not kept
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+        monkeypatch.setattr(file_download, "time", PATIENT)
+        monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+        monkeypatch.setattr(remarks, "_said", set())
+        yield found
+
+
+@pytest.fixture
+def without_network(standin: StandinHub, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """From its call on, this process is offline."""
+
+    def cut() -> None:
+        monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+        standin.repositories.clear()
+
+    return cut

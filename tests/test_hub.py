@@ -5,21 +5,18 @@ from __future__ import annotations
 import errno
 import json
 import shutil
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import huggingface_hub
 import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
-from huggingface_hub import constants, file_download
-from standin_hub import COMMIT, StandinHub, serving
+from standin_hub import COMMIT, PATIENT, StandinHub
 from tiny_models import write_tiny_pipeline
 
-from sbv2bench.data import assets, hub, remarks
+from sbv2bench.data import assets, hub
 from sbv2bench.data.chain import model_files
 from sbv2bench.data.selection import select
 from sbv2bench.errors import InputError, IntegrityError, PrerequisiteError
@@ -29,7 +26,6 @@ from sbv2bench.samplers import load_model
 from sbv2bench.samplers.base import PromptBlock, Stopwatch, image_seed
 
 UNET = "unet/diffusion_pytorch_model"
-PATIENT = SimpleNamespace(sleep=lambda _: None, time=time.time, monotonic=time.monotonic)  # waits for nothing
 NETWORKS = ("text_encoder/model", UNET, "vae/diffusion_pytorch_model")
 
 
@@ -41,33 +37,6 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def pipeline(plain: Path) -> StableDiffusionPipeline:
     return StableDiffusionPipeline.from_pretrained(plain, safety_checker=None)
-
-
-@pytest.fixture
-def standin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StandinHub]:
-    """A hub that serves nothing yet, asked by this process alone, with a cache of its own."""
-    with serving() as found:
-        monkeypatch.setattr(constants, "ENDPOINT", found.url)
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", found.url + "/{repo_id}/resolve/{revision}/{filename}")
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 2**16)  # 10 MB by default, and what is short of it is not kept
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-        monkeypatch.setattr(file_download, "time", PATIENT)
-        monkeypatch.setenv("HF_HUB_OFFLINE", "0")
-        monkeypatch.setattr(remarks, "_said", set())
-        yield found
-
-
-@pytest.fixture
-def without_network(standin: StandinHub, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """From its call on, this process is offline."""
-
-    def cut() -> None:
-        monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-        standin.repositories.clear()
-
-    return cut
 
 
 def half(folder: Path, pipeline: StableDiffusionPipeline, **changes: object) -> Path:

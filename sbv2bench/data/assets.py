@@ -48,14 +48,15 @@ def resolve_location(
     *,
     dtype: str | None = None,
     unused: Collection[str] = (),
+    configs_only: bool = False,
 ) -> Path:
     """The folder or file that a location names.
 
     `package:mini/sd21`, `hub:org/name`, `hub:org/name@revision`, `hub:org/name/a/file`, `home:name` (in
-    $SBV2BENCH_HOME/models), `asset:name`, or a path. revision: of a hub location that names none itself. files: of a hub
-    location, only these are fetched. assets: the declared downloads, by default the built-in ones; an asset's files are
-    verified, and never fetched here. local_only: do not ask the hub either. dtype: what the run computes in; unused: networks
-    whose weights it does not read: of a hub repository only what is read is fetched (data/selection.py).
+    $SBV2BENCH_HOME/models), `asset:name`, or a path. revision: of a hub location that names none itself. assets: the declared
+    downloads, by default the built-in ones; an asset's files are verified, and never fetched here. local_only: do not ask the
+    hub either. Of a hub repository only what is read is fetched: the files, where some are named; for a run in dtype, without
+    the weights of the networks in unused, or without any (configs_only).
     Raises PrerequisiteError where shipped, hub, home or downloaded files are not on this machine, IntegrityError where an
     asset's bytes are not what they must be, InputError where a path does not exist.
     """
@@ -67,7 +68,9 @@ def resolve_location(
         repository, file, revision = hub.parts(location, revision)
         if file:
             return hub.hub_file(repository, file, revision, local_only=local_only)
-        return hub.hub_folder(repository, revision, files, local_only=local_only, dtype=dtype, unused=unused)
+        return hub.hub_folder(
+            repository, revision, files, local_only=local_only, dtype=dtype, unused=unused, configs_only=configs_only
+        )
     if location.startswith(HOME):
         return _home_path(location)
     if location.startswith(ASSET):
@@ -105,7 +108,7 @@ def _home_path(location: str) -> Path:
     path = home_place(location)
     if not path.exists():
         fix = f"mkdir -p '{path.parent}' && cp -r YOUR_COPY '{path}'"
-        raise PrerequisiteError(f"{location}: not on this machine, and no hub has it", fix)
+        raise PrerequisiteError(f"{location}: not on this machine, and no hub has it; put its weights at {path}", fix)
     return path
 
 
@@ -155,6 +158,15 @@ def hash_weights(folder: Path, dtype: str = "float32", unused: Collection[str] =
     if folder.resolve().is_relative_to(paths.package_weights().resolve()):
         _check_manifest(folder, hashed)
     return hashed
+
+
+def hash_configs(folder: Path) -> tuple[WeightsFile, ...]:
+    """Configs and tokenizers alone, for weights that lie elsewhere, as `hash_weights` has them. Raises IntegrityError."""
+    kept = [name for name in selection_in(folder).configs if _is_config(Path(name))]
+    for name in kept:
+        if name.endswith(".json"):
+            read_json(folder / name)
+    return tuple(WeightsFile(path=name, sha256=file_digest(folder / name)) for name in kept)
 
 
 def selection_in(folder: Path, dtype: str = "float32", unused: Collection[str] = ()) -> Selection:

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from sbv2bench.data.assets import HUB, NAMED, hash_file, hash_weights, read_json, resolve_location
+from sbv2bench.data.assets import HOME, HUB, NAMED, hash_configs, hash_file, hash_weights, read_json, resolve_location
 from sbv2bench.data.hub import WITHDRAWN
+from sbv2bench.data.single_file import base_of
 from sbv2bench.errors import InputError, PrerequisiteError
 from sbv2bench.specs import ModelSpec, WeightsFile
 
@@ -26,13 +27,13 @@ UNETS = ("unet", "unet_ema")  # the second is the official checkpoints' name
 class Link:
     """One folder of a chain, or one weights file. location: as it is written where it is named.
 
-    dtype: what the run computes in, which decides what variants of weights are read. unused: networks of the folder whose
-    weights are another link's.
+    holds: what is read of it; a checkpoint is a whole model in one file, which the next link's configs describe. dtype: what
+    the run computes in, which decides what variants of weights are read. unused: networks whose weights are another link's.
     """
 
     location: str
     folder: Path
-    holds: Literal["model", "unet", "lora", "vae"] = "model"
+    holds: Literal["model", "unet", "lora", "vae", "checkpoint", "configs"] = "model"
     dtype: str | None = None
     unused: tuple[str, ...] = ()
 
@@ -40,6 +41,8 @@ class Link:
         """`hash_weights` of what is read of the folder, or the file's hash, with all that they prove."""
         if self.folder.is_file() and self.holds != "model":
             return (hash_file(self.folder),)
+        if self.holds == "configs":
+            return hash_configs(self.folder)
         return hash_weights(self.folder, self.dtype or "float32", self.unused)
 
 
@@ -52,9 +55,14 @@ def chain(spec: ModelSpec, dtype: str | None = None) -> tuple[Link, ...]:
     folder is not there, the chain goes round in a circle, an adapter has no base, or a UNet beside it), PrerequisiteError
     (not on this machine, or no UNet for an adapter).
     """
+    links: list[Link]
     own = _located(spec, dtype)
-    if own.holds == "model":
-        links: list[Link] = []
+    if own.holds == "model" and own.folder.is_file():
+        base = spec.base or base_of(own.folder)
+        folder = _resolve(base, own.folder.parent, dtype, (), configs_only=True)
+        links = [replace(own, holds="checkpoint"), Link(base, folder, "configs", dtype)]
+    elif own.holds == "model":
+        links = []
         _follow(own, spec.base, (), links)
     else:
         if not spec.base:
@@ -79,10 +87,12 @@ def _located(spec: ModelSpec, dtype: str | None) -> Link:
     """A spec's own location, or the first of its mirrors that has files where it has none."""
     try:
         return Link(spec.location, resolve_location(spec.location, spec.revision, dtype=dtype), spec.holds, dtype)
-    except (PrerequisiteError, InputError):
+    except (PrerequisiteError, InputError) as error:
         for mirror in spec.mirrors:
             with suppress(PrerequisiteError, InputError):
                 return Link(mirror, resolve_location(mirror, dtype=dtype), spec.holds, dtype)
+        if isinstance(error, PrerequisiteError) and spec.location.startswith(HOME) and spec.origin:
+            raise PrerequisiteError(f"{error.message}\nmade by: {spec.origin}", error.fix) from error
         raise
 
 
@@ -141,12 +151,12 @@ def _link(base: str, folder: Path, dtype: str | None, unused: tuple[str, ...] = 
     return Link(base, _resolve(base, folder, dtype, unused), "model", dtype, unused)
 
 
-def _resolve(base: str, folder: Path, dtype: str | None, unused: tuple[str, ...]) -> Path:
+def _resolve(base: str, folder: Path, dtype: str | None, unused: tuple[str, ...], *, configs_only: bool = False) -> Path:
     """The folder of a base that is named in a folder."""
     if base.startswith(NAMED):
-        return resolve_location(base, dtype=dtype, unused=unused)
+        return resolve_location(base, dtype=dtype, unused=unused, configs_only=configs_only)
     if base in WITHDRAWN:  # as adapters name their bases; a folder of that name would be a path's first choice
-        return resolve_location(f"{HUB}{base}", dtype=dtype, unused=unused)
+        return resolve_location(f"{HUB}{base}", dtype=dtype, unused=unused, configs_only=configs_only)
     path = folder / Path(base).expanduser()
     if not path.is_dir():
         raise InputError(

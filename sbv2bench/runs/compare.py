@@ -108,7 +108,7 @@ def _best(rows: Sequence[Found], spec: ModelSpec) -> Found:
 
     def weight(row: Found) -> tuple[bool, bool, int, int]:
         result = row[1]
-        as_declared = all(getattr(result.model, name) == getattr(spec, name) for name in _SETTINGS)
+        as_declared = all(name in spec.unstated or getattr(result.model, name) == getattr(spec, name) for name in _SETTINGS)
         return as_declared, result.status == "complete", len(result.metrics), len(result.suite.seeds)
 
     best = max(map(weight, rows))

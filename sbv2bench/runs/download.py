@@ -11,6 +11,7 @@ from pathlib import Path
 from sbv2bench.data import asset_store, assets, caption_files, hub
 from sbv2bench.data.chain import UNETS
 from sbv2bench.data.needs import suite_needs
+from sbv2bench.data.single_file import base_of
 from sbv2bench.errors import InputError, IntegrityError, PrerequisiteError, SBV2BenchError
 from sbv2bench.registry import Registry
 from sbv2bench.runs.checks import available_device, chosen_dtype
@@ -28,6 +29,7 @@ class Wanted:
     unused: tuple[str, ...] = ()
     dtype: str | None = None
     origin: str = ""
+    whole: bool = False  # of a model: one file of it needs the configs of another, which it tells
 
     def bytes_to_fetch(self) -> int | None:
         """What bringing it would fetch now; None where that is not known."""
@@ -61,6 +63,9 @@ def bring(
             else:
                 place, found_there = _first(wanted, registry)
                 found[place] = found_there
+                if wanted.whole and found_there.is_file():
+                    base = base_of(found_there)
+                    found[base] = assets.resolve_location(base, configs_only=True)
         except (PrerequisiteError, IntegrityError) as error:
             failures.append((wanted, error))
     broken = next((error for _, error in failures if isinstance(error, IntegrityError)), None)
@@ -144,7 +149,14 @@ def of_model(registry: Registry, model: ModelSpec, dtype: str = "auto") -> Itera
     """A model's own location, its base and its autoencoder; of a merged model those of both its ends."""
     chosen = _dtype(dtype, model)
     if model.location:
-        yield Wanted(model.location, model.revision, mirrors=model.mirrors, dtype=chosen, origin=model.origin)
+        yield Wanted(
+            model.location,
+            model.revision,
+            mirrors=model.mirrors,
+            dtype=chosen,
+            origin=model.origin,
+            whole=model.holds == "model" and not model.base,
+        )
     unused = UNETS if model.holds == "unet" else ()
     for location, left_out in ((model.base, unused), (model.vae, ())):
         if location:

@@ -71,6 +71,9 @@ def _hashed(spec: ModelSpec, suite: SuiteSpec, registry: Registry, device: str, 
     """The model with the hashes of its files, by which its images are known for those of a result."""
     if spec.sampler == "image_folder" or not (spec.location or spec.merge):
         return spec
+    from sbv2bench.samplers.defaults import settled
+
+    spec = settled(spec, chosen_dtype(dtype, device, spec))
     weights = model_files(spec, lambda end: registry.model(end, suite), chosen_dtype(dtype, device, spec))
     return spec.model_copy(update={"weights": weights})
 

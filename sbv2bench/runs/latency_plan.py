@@ -132,6 +132,9 @@ def _one_dtype(specs: Sequence[ModelSpec], options: LatencyOptions, device: str)
 def _with_weights(spec: ModelSpec, registry: Registry, dtype: str) -> ModelSpec:
     if not spec.location and spec.merge is None:  # a plugin's function
         return spec
+    from sbv2bench.samplers.defaults import settled
+
+    spec = settled(spec, dtype)
     return spec.model_copy(update={"weights": model_files(spec, registry.model, dtype)})
 
 

@@ -184,6 +184,9 @@ def plan(model_ref: str, suite_ref: str, options: EvalOptions, registry: Registr
     check_packages()
     device = available_device(options.device)
     dtype = chosen_dtype(options.dtype, device, model)
+    from sbv2bench.samplers.defaults import settled
+
+    model = settled(model, dtype)
     weights = _model_weights(model, declared, prompts, registry, dtype)
     said = trained_with(model, lambda end: registry.model(end, declared))
     model = model.model_copy(update={"weights": weights, "trained_with": said})
@@ -225,7 +228,8 @@ def with_options(model: ModelSpec, options: EvalOptions) -> ModelSpec:
     if "steps" in changes and model.timesteps:
         asked = ", ".join(map(str, model.timesteps))
         raise InputError(f"--steps: model {model.id} is asked at its own timesteps ({asked}), their number cannot be changed")
-    return model.model_copy(update=changes)
+    unstated = tuple(name for name in model.unstated if name not in changes)
+    return model.model_copy(update={**changes, "unstated": unstated})
 
 
 def _metrics(

@@ -67,8 +67,8 @@ class StoredModel:
 
     @property
     def folders(self) -> tuple[Path, ...]:
-        """The folders of the chain that hold parts of models by their usual names."""
-        return tuple(link.folder for link in self.links if link.holds == "model")
+        """The folders of the chain that hold parts of models, or their configs alone, by their usual names."""
+        return tuple(link.folder for link in self.links if link.holds in {"model", "configs"})
 
     def unet(self, dtype: torch.dtype) -> UNet2DConditionModel:
         """The UNet as the spec says: as stored, merged (weights.interpolate), or with adapters folded in (weights.fold_lora).
@@ -86,6 +86,7 @@ class StoredModel:
             mixed = interpolate(unet.state_dict(), other.state_dict(), self.spec.merge.weight)
             check_finite(mixed, " and ".join(names))
             return _with_state(unet, mixed, dtype)
+        self._refuse_one_file()
         own = self.links[0]
         if own.holds == "lora":
             unet = StoredModel(self.spec, self.links[1:], self.registry, self.dtype).unet(torch.float32)
@@ -181,6 +182,7 @@ class StoredModel:
 
     def require_pipeline(self) -> None:
         """Raises InputError where no folder is a pipeline's, or it is of a kind that only `sampler: pipeline` can run."""
+        self._refuse_one_file()
         index = self.pipeline_folder() / "model_index.json"
         parts = read_json(index)
         beyond = sorted(
@@ -189,6 +191,10 @@ class StoredModel:
         if beyond:
             kind = f"{parts.get('_class_name')} has {some(beyond)}"
             raise InputError(f"{index}: {kind}, which only `sampler: pipeline` can run")
+
+    def _refuse_one_file(self) -> None:
+        if self.links[0].holds == "checkpoint":
+            raise InputError(f"{self.links[0].folder}: a whole model in one file, which only `sampler: pipeline` can run")
 
     def variant(self, folder: Path) -> str | None:
         """The suffix of the weights that are read of a network's folder; None for the plain ones."""

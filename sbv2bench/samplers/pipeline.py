@@ -11,19 +11,22 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import diffusers
 import torch
 from diffusers import DiffusionPipeline, SchedulerMixin
 from transformers import PreTrainedTokenizerBase
 
 from sbv2bench.data.assets import pickles_allowed, read_json, selection_in
 from sbv2bench.data.selection import plain_name
-from sbv2bench.errors import InputError
+from sbv2bench.errors import InputError, IntegrityError
 from sbv2bench.samplers.base import Images, PromptBlock, Stopwatch, generators, initial_noise, to_uint8
 from sbv2bench.samplers.components import check_guidance, embeds_guidance, is_guided
+from sbv2bench.samplers.library_warnings import warn_once
 from sbv2bench.samplers.networks import StoredModel, check_scaling, quiet
 from sbv2bench.samplers.schedulers import load_scheduler, make_scheduler, reading, set_timesteps
 from sbv2bench.samplers.swaps import fold_into
 from sbv2bench.specs import ModelSpec
+from sbv2bench.weights import some
 
 if TYPE_CHECKING:
     from sbv2bench.registry import Registry
@@ -42,6 +45,7 @@ class PipelineSampler:
         """Loads the pipeline; no remote code, no safety checker. Raises InputError where it is not text-to-image by seed."""
         if spec.merge:
             raise InputError(f"{spec.id}: `sampler: pipeline` cannot merge, expected multi_step or one_step")
+        warn_once()
         self.spec = spec
         guided = is_guided(spec.guidance_scale)
         self._device, self._dtype = torch.device(device), dtype
@@ -147,10 +151,13 @@ def _load(stored: StoredModel, dtype: torch.dtype) -> tuple[Path, DiffusionPipel
         scheduler = load_scheduler(folder / "scheduler")
         stored.prediction_type(scheduler)
         own["scheduler"] = scheduler
-    if "unet" in parts and not stored.unet_is_in(folder):
+    one_file = stored.links[0].holds == "checkpoint"
+    if "unet" in parts and not one_file and not stored.unet_is_in(folder):
         own["unet"] = stored.unet(dtype)
     if spec.vae:
         own["vae"] = stored.vae(dtype)
+    if one_file:
+        return folder, _of_one_file(stored.links[0].folder, folder, str(parts.get("_class_name")), dtype, own)
     with quiet(), reading(folder), _as_plain_files(folder, stored) as place:
         pipeline = DiffusionPipeline.from_pretrained(
             place,
@@ -164,6 +171,25 @@ def _load(stored: StoredModel, dtype: torch.dtype) -> tuple[Path, DiffusionPipel
     if getattr(getattr(pipeline, "vae", None), "config", {}).get("scaling_factor") is not None:
         check_scaling(spec, pipeline.vae, folder / "vae")
     return folder, pipeline
+
+
+def _of_one_file(file: Path, configs: Path, name: str, dtype: torch.dtype, own: dict[str, Any]) -> DiffusionPipeline:
+    """A whole model in one file, translated by diffusers as the configs say; the network is not asked.
+
+    Raises InputError for a pipeline that has no such translation, IntegrityError where a network gets no weights from it.
+    """
+    kind = getattr(diffusers, name, None)
+    if not hasattr(kind, "from_single_file"):
+        raise InputError(f"{configs}: {name} of diffusers reads no model from one file")
+    with quiet(), reading(file):
+        pipeline: DiffusionPipeline = kind.from_single_file(
+            str(file), config=str(configs), torch_dtype=dtype, local_files_only=True, **own
+        )
+    for part, network in pipeline.components.items():
+        lost = [key for key, value in network.named_parameters() if value.is_meta] if isinstance(network, torch.nn.Module) else []
+        if lost:
+            raise IntegrityError(f"{file}: {len(lost)} weights of {part} are missing ({some(lost)})", "download the whole file")
+    return pipeline
 
 
 @contextmanager
