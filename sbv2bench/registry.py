@@ -151,7 +151,7 @@ class Registry:
             raise only_published(found)
         if wanted is not None and found.family not in ("local", wanted.family):
             own = f"{wanted.family}/{found.id.partition('/')[2]}"
-            fix = f"--model {own}" if own in self.models else f"sbv2bench list models shows those of family {wanted.family}"
+            fix = f"sbv2bench eval --model {own} --suite {wanted.id}" if own in self.models else "sbv2bench list models"
             raise InputError(
                 f"model {found.id} is of family {found.family}, expected family {wanted.family} for suite {wanted.id}", fix
             )

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Literal
 
 from sbv2bench.data.single_file import is_whole_model
 from sbv2bench.errors import InputError
 from sbv2bench.specs import ModelSpec
 
-UNSTATED = ("steps", "guidance_scale")
+UNSTATED: tuple[Literal["steps", "guidance_scale"], ...] = ("steps", "guidance_scale")
 BY_DEFAULTS = "sampled by its own pipeline's defaults"
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w.-]+)?(/[\w./-]+\.(safetensors|ckpt))?")
 

@@ -170,6 +170,7 @@ def _alone(target: Path) -> FileLock:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise PrerequisiteError(
-            f"{target.parent}: the cache cannot be written ({error.strerror})", "set SBV2BENCH_HOME to a folder you may write"
+            f"{target.parent}: the cache cannot be written ({error.strerror})",
+            "export SBV2BENCH_HOME=~/sbv2bench, or another folder that you may write",
         ) from error
     return FileLock(target.with_name(f"{target.name}.lock"))

@@ -181,7 +181,7 @@ def list_repository(repository: str, revision: str | None, kind: str) -> Listing
         )
     except Exception as error:  # of httpx, which is no OSError, and of huggingface_hub; what is neither passes through
         raise explained(error, repository, revision) from error
-    return Listing(str(info.sha), {file.rfilename: int(file.size or 0) for file in info.siblings or ()})
+    return Listing(str(info.sha), {file.rfilename: int(file.size or 0) for file in getattr(info, "siblings", None) or ()})
 
 
 def _fetched(repository: str, revision: str | None, kind: str, listing: Listing, wanted: list[str]) -> Path:
@@ -300,9 +300,9 @@ def _check_room(size: int) -> None:
 
 
 def _cache_root() -> Path:
-    import huggingface_hub
+    from huggingface_hub import constants
 
-    return Path(huggingface_hub.constants.HF_HUB_CACHE)
+    return Path(constants.HF_HUB_CACHE)
 
 
 def _cache(repository: str, kind: str) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -65,7 +66,9 @@ class ImageFolder:
         if len(self) < prompts or (len(self) > prompts and not limited):
             raise IntegrityError(
                 f"image folder: {self.path} holds {len(self)} images for {prompts} prompts, expected one each, in order",
-                f"--limit {len(self)}" if len(self) < prompts else "keep only the images of these prompts",
+                f"sbv2bench eval --model {shlex.quote(str(self.path))} --limit {len(self)}"
+                if len(self) < prompts
+                else "keep only the images of these prompts",
             )
 
 

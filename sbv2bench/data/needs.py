@@ -66,5 +66,12 @@ def require(suite: SuiteSpec, needs: Iterable[Need]) -> None:
         switch = "HF_HUB_OFFLINE=0 SBV2BENCH_OFFLINE=0 " if assets.offline() else ""
         raise PrerequisiteError(
             f"suite {suite.id}: {offline}{len(missing)} of {len(needs)} files are not on this machine\nmissing: {listed}",
-            f"{switch}sbv2bench download {suite.id}",
+            " && ".join(f"{switch}sbv2bench download {name}" for name in _downloadable(suite, missing)),
         )
+
+
+def _downloadable(suite: SuiteSpec, missing: Iterable[Need]) -> list[str]:
+    """What to name to `download`: the suite, or, of one that only this command knows, what it lacks."""
+    if suite.id != "own" and not suite.id.endswith(".own"):
+        return [suite.id]
+    return [need.location.removeprefix(assets.ASSET) for need in missing]

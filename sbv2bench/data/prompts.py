@@ -49,7 +49,7 @@ def load_prompts(suite: SuiteSpec, limit: int | None = None, assets: Mapping[str
     if not 2 <= count <= suite.num_generated:  # there is no covariance of one image
         raise InputError(
             f"--limit: found {limit}, expected 2 to {suite.num_generated}, the number of captions of suite {suite.id}",
-            fix=f"sbv2bench eval --suite {suite.id} --limit {min(200, suite.num_generated)}",
+            fix=f"--limit {min(200, suite.num_generated)}",
         )
     wanted = suite.prompts
     if wanted.kind == "coco2014":

@@ -115,12 +115,12 @@ class FeatureCache:
         except Timeout as error:
             raise IntegrityError(
                 f"{error.lock_file}: another process has held the cache's lock for {LOCK_SECONDS} s",
-                "end that process (it may be stopped), set SBV2BENCH_HOME, or --no-cache",
+                "end that process (it may be stopped), or export SBV2BENCH_HOME=FOLDER, another one",
             ) from error
         except OSError as error:
             raise IntegrityError(
                 f"{place}: the cache cannot be written ({error.strerror or error})",
-                "free the disk, set SBV2BENCH_HOME, or --no-cache",
+                "export SBV2BENCH_HOME=FOLDER, on a disk with room",
             ) from error
 
 

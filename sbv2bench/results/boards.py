@@ -17,6 +17,7 @@ from typing import Any
 from sbv2bench.errors import InputError, IntegrityError
 from sbv2bench.registry import Registry
 from sbv2bench.results import latency_board, published, store
+from sbv2bench.results.commands import eval_command
 from sbv2bench.results.published import PrintedRow
 from sbv2bench.results.records import EvalResult, MetricValue
 from sbv2bench.specs import fingerprint
@@ -119,11 +120,6 @@ def date_of(result: EvalResult) -> str:
     return str(result.provenance.get("date_utc") or "")
 
 
-def eval_command(result: EvalResult) -> str:
-    """What makes a result of this kind again, whole."""
-    return f"sbv2bench eval --model {result.model.id} --suite {result.suite.id}, without --limit"
-
-
 def admit(path: Path) -> EvalResult:
     """A result that may be on a leaderboard.
 
@@ -139,7 +135,7 @@ def admit(path: Path) -> EvalResult:
     if is_for_choosing(result):
         raise InputError(
             f"{path}: suite {result.suite.id} has captions for choosing settings, a leaderboard takes reporting captions only",
-            f"sbv2bench eval --model {result.model.id} --suite mini-5k",
+            eval_command(result, suite="mini-5k"),
         )
     return result
 

@@ -14,7 +14,7 @@ from sbv2bench.specs import ModelSpec
 
 _BYTES_AN_IMAGE = 16_384  # of cache: a 2048-wide float32 row, kept once in a block and once in the whole
 _SPARE_DISK = 64 * 2**20
-_ELSEWHERE = "free the disk, set SBV2BENCH_HOME to another folder, or --no-cache"
+_ELSEWHERE = "export SBV2BENCH_HOME=FOLDER, on a disk with room"
 
 
 def check_results_folder(folder: Path) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from sbv2bench.data.chain import model_files
 from sbv2bench.data.hub import nothing_fetched
 from sbv2bench.errors import InputError, PrerequisiteError, SBV2BenchError
-from sbv2bench.registry import Registry
+from sbv2bench.registry import IMAGE_SUFFIXES, Registry
 from sbv2bench.results import prompt_values, store
 from sbv2bench.results.differences import Comparison, Contestant, compare_results
 from sbv2bench.results.records import EvalResult
@@ -39,7 +40,10 @@ def compare(
     `evaluate` is None; IntegrityError for files that were changed.
     """
     registry = Registry.load() if registry is None else registry
-    suite_id = registry.suite(suite).id
+    # A suite of one's own captions is known by the files that were measured on it, and by no registry.
+    suite_id = (
+        suite if all(Path(model).exists() for model in models) and suite not in registry.suites else registry.suite(suite).id
+    )
     folders = [Path(results), *([COMMITTED] if COMMITTED.is_dir() and Path(results) != COMMITTED else [])]
     found: list[Found] = []
     for model in models:
@@ -56,9 +60,10 @@ def _results_of(name: str, suite: str, folders: Sequence[Path], registry: Regist
             (result.model.id, result.model.fingerprint()): (file, result) for file, result in _of_suite(store.find(path), suite)
         }
         if not newest:
-            raise InputError(
-                f"compare: folder {path} has no result of suite {suite}", f"sbv2bench eval --suite {suite} --model ID"
-            )
+            others = sorted({store.load(file).suite.id for file in store.find(path) if not store.is_latency(file)})
+            has = f", it has those of {', '.join(others)}" if others else ""
+            fix = f"--suite {others[0]}" if others else f"sbv2bench eval --model sd21 --suite {suite} --results {path}"
+            raise InputError(f"compare: folder {path} has no result of suite {suite}{has}", fix)
         return list(newest.values())
     spec = registry.model(name, registry.suite(suite))
     now = _weights_of_now(spec, registry)
@@ -70,7 +75,7 @@ def _results_of(name: str, suite: str, folders: Sequence[Path], registry: Regist
         where = " or ".join(map(str, folders))
         raise PrerequisiteError(
             f"compare: no result of {spec.id} on suite {suite} in {where}",
-            f"sbv2bench eval --model {name} --suite {suite}, or add --run",
+            f"sbv2bench eval --model {shlex.quote(name)} --suite {suite} --results {shlex.quote(str(folders[0]))}",
         )
     result, file = evaluate(name)
     return [(file, result)]
@@ -91,8 +96,9 @@ def _same_weights(result: EvalResult, now: dict[str, str]) -> bool:
 
 
 def _is_model(folder: Path) -> bool:
-    """Whether a folder holds a model and not results."""
-    return any((folder / name).exists() for name in ("sbv2bench.json", "model_index.json", "unet", "config.json"))
+    """Whether a folder holds a model, or images, and not results."""
+    images = any(file.suffix.lower() in IMAGE_SUFFIXES for file in folder.iterdir())
+    return images or any((folder / name).exists() for name in ("sbv2bench.json", "model_index.json", "unet", "config.json"))
 
 
 def _of_suite(files: Sequence[Path], suite: str) -> list[Found]:

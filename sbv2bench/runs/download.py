@@ -51,7 +51,9 @@ def bring(
     """
     if source is not None:
         if name not in registry.assets:
-            raise InputError(f"--from: {name!r} is not an asset, expected one of {', '.join(registry.assets)}")
+            raise InputError(
+                f"--from: {name!r} is not an asset, expected one of {', '.join(registry.assets)}", f"sbv2bench download {name}"
+            )
         return {f"{assets.ASSET}{name}": take(registry.asset(name), source)}
     found: dict[str, Path] = {}
     failures: list[tuple[Wanted, SBV2BenchError]] = []

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from sbv2bench.data.assets import resolve_location
 from sbv2bench.data.chain import model_files
+from sbv2bench.data.images import ImageFolder
 from sbv2bench.data.prompts import load_prompts
 from sbv2bench.errors import InputError
 from sbv2bench.registry import Registry
@@ -54,6 +56,9 @@ def sample_grid(
     check_packages()
     place = available_device(device)
     specs = [_hashed(registry.model(model, chosen), chosen, registry, place, dtype) for model in models]
+    for spec in specs:
+        if spec.sampler == "image_folder":
+            _check_images(spec, captions)
     prompts = load_prompts(chosen, max(2, max(captions) + 1))
     columns = tuple((number, seed) for number in captions for seed in seeds)
     texts = tuple(prompts.captions[number] for number, _ in columns)
@@ -76,6 +81,14 @@ def _hashed(spec: ModelSpec, suite: SuiteSpec, registry: Registry, device: str, 
     spec = settled(spec, chosen_dtype(dtype, device, spec))
     weights = model_files(spec, lambda end: registry.model(end, suite), chosen_dtype(dtype, device, spec))
     return spec.model_copy(update={"weights": weights})
+
+
+def _check_images(spec: ModelSpec, captions: Sequence[int]) -> None:
+    """Raises InputError for a caption beyond a folder's images."""
+    count = len(ImageFolder(resolve_location(spec.location)))
+    if max(captions) >= count:
+        here = ",".join(str(number) for number in range(min(count, 6)))
+        raise InputError(f"--captions: found {max(captions)}, {spec.location} has images 0 to {count - 1}", f"--captions {here}")
 
 
 def _check_captions(numbers: Sequence[int], suite: SuiteSpec) -> None:

@@ -22,6 +22,7 @@ from sbv2bench.features.cache import FeatureCache
 from sbv2bench.registry import Registry
 from sbv2bench.runs.checks import available_device, check_disk, check_packages, check_results_folder, chosen_dtype
 from sbv2bench.runs.options import EvalOptions
+from sbv2bench.runs.score import NEIGHBOURS
 from sbv2bench.specs import ROLES, ExtractorSpec, MetricSpec, ModelSpec, SuiteSpec, WeightsFile, fingerprint
 
 ROWS = ROLES  # what can be measured of an image, a row by each extractor; attributes come with the features
@@ -247,6 +248,13 @@ def _metrics(
         if lacking:
             who = f"model {model.id}, which no network generates," if lacking == ["latency"] else f"suite {suite.id}"
             raise InputError(f"--metrics {metric.id}: it needs {', '.join(lacking)}, which {who} does not have", "--metrics all")
+    of_neighbours = [metric.id for metric in chosen if any("recall" in key for key in metric.keys)]
+    if of_neighbours and len(prompts) <= NEIGHBOURS:
+        others = [metric.id for metric in chosen if metric.id not in of_neighbours]
+        raise InputError(
+            f"{of_neighbours[0]} looks at {NEIGHBOURS} neighbours of an image: found {len(prompts)} images, expected more",
+            f"--metrics {','.join(others)}" if others else None,
+        )
     return chosen
 
 

@@ -127,7 +127,7 @@ def to_uint8(images_BCHW: Tensor) -> Images:
         rows = (~finite).nonzero().flatten().tolist()
         raise IntegrityError(
             f"{len(rows)} of {len(finite)} images of a block (rows {rows[:3]}...) hold pixels that are not numbers",
-            "sample in float32: --dtype float32",
+            "--dtype float32",
         )
     levels = (images_BCHW.clamp(0, 1) * 255 + 0.5).floor().to(torch.uint8)
     return levels.permute(0, 2, 3, 1).contiguous().cpu().numpy()

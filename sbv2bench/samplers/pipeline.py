@@ -178,7 +178,7 @@ def _of_one_file(file: Path, configs: Path, name: str, dtype: torch.dtype, own: 
 
     Raises InputError for a pipeline that has no such translation, IntegrityError where a network gets no weights from it.
     """
-    kind = getattr(diffusers, name, None)
+    kind: Any = getattr(diffusers, name, None)
     if not hasattr(kind, "from_single_file"):
         raise InputError(f"{configs}: {name} of diffusers reads no model from one file")
     with quiet(), reading(file):

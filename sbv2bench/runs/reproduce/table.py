@@ -70,7 +70,7 @@ class Reproduction:
                 f"{self.name}: {len(outside)} of {len(self.cells())} numbers are outside under the paper's protocol\n"
                 f"the first: {line.printed.method}, {cell.metric}: found {cell.measured:.5g}, expected {cell.published:g} within "
                 f"{cell.allowed:.3g}",
-                f"sbv2bench show {line.model}, and compare its weights and settings with the paper's",
+                f"sbv2bench show {line.model}",
             )
 
     def document(self) -> dict[str, Any]:
