@@ -40,10 +40,7 @@ def compare(
     `evaluate` is None; IntegrityError for files that were changed.
     """
     registry = Registry.load() if registry is None else registry
-    # A suite of one's own captions is known by the files that were measured on it, and by no registry.
-    suite_id = (
-        suite if all(Path(model).exists() for model in models) and suite not in registry.suites else registry.suite(suite).id
-    )
+    suite_id = suite if _measured_on(suite, models) else registry.suite(suite).id
     folders = [Path(results), *([COMMITTED] if COMMITTED.is_dir() and Path(results) != COMMITTED else [])]
     found: list[Found] = []
     for model in models:
@@ -93,6 +90,15 @@ def _weights_of_now(spec: ModelSpec, registry: Registry) -> dict[str, str]:
 def _same_weights(result: EvalResult, now: dict[str, str]) -> bool:
     """Whether a result is of the weights that its name means today; where they are not at hand, it is taken to be."""
     return all(now.get(file.path, file.sha256) == file.sha256 for file in result.model.weights)
+
+
+def _measured_on(suite: str, models: Sequence[str | Path]) -> bool:
+    """Whether every file or folder named has results of a suite: one of somebody's own captions is known by them alone."""
+    for path in map(Path, models):
+        files = [path] if path.suffix == ".json" and path.is_file() else store.find(path) if path.is_dir() else []
+        if not _of_suite([file for file in files if not store.is_latency(file)], suite):
+            return False
+    return True
 
 
 def _is_model(folder: Path) -> bool:
