@@ -20,7 +20,8 @@ from sbv2bench.data.needs import Need, suite_needs
 from sbv2bench.errors import InputError, SBV2BenchError
 from sbv2bench.registry import Registry
 from sbv2bench.runs.architecture_flops import stage_gflop
-from sbv2bench.runs.checks import available_device, cache_bytes, chosen_dtype
+from sbv2bench.runs.checks import available_device, chosen_dtype
+from sbv2bench.runs.disk import cache_bytes
 from sbv2bench.runs.download import Wanted, of_model
 from sbv2bench.runs.options import EvalOptions
 from sbv2bench.runs.plan import EvalPlan, rows_of, with_options
@@ -93,7 +94,7 @@ class Work:
         return {
             "forward_passes": passes,
             "tflop": {name: float(f"{cost:.4g}") for name, cost in tflop.items()},
-            "disk_bytes": cache_bytes(self.images) if cache else 0,
+            "disk_bytes": self._disk() if cache else 0,
             "memory_bytes": self._memory(registry, dtype),
             "estimated_seconds": _estimated_seconds(tflop, passes, device, dtype),
             "download_bytes": _downloads(wanted, needs),
@@ -103,6 +104,11 @@ class Work:
             "missing": _missing(self.model, registry) + [f"{need.location} ({need.what})" for need in needs if need.missing],
             "licences": {self.model.id: self.model.licence or "not stated"},
         }
+
+    def _disk(self) -> int:
+        seeds = self.images // max(1, self.captions)
+        references = [self.extractors[row] for row in dict.fromkeys(self.references) if row in self.extractors]
+        return cache_bytes([*self.extractors.values()], self.captions, seeds, references, self.suite.num_reference)
 
     def _memory(self, registry: Registry, dtype: str) -> dict[str, int]:
         """Bytes of weights as they are held, and of rows; activations of a block come on top."""

@@ -20,7 +20,8 @@ from sbv2bench.data.training import trained_with
 from sbv2bench.errors import InputError
 from sbv2bench.features.cache import FeatureCache
 from sbv2bench.registry import Registry
-from sbv2bench.runs.checks import available_device, check_disk, check_packages, check_results_folder, chosen_dtype
+from sbv2bench.runs.checks import available_device, check_packages, check_results_folder, chosen_dtype
+from sbv2bench.runs.disk import cache_bytes, check_disk, image_bytes
 from sbv2bench.runs.options import EvalOptions
 from sbv2bench.runs.score import NEIGHBOURS
 from sbv2bench.specs import ROLES, ExtractorSpec, MetricSpec, ModelSpec, SuiteSpec, WeightsFile, fingerprint
@@ -76,7 +77,8 @@ class EvalPlan:
         """What any computed array depends on besides its inputs: code, libraries, machine."""
         libraries = {name: provenance.library_version(package) for name, package in provenance.LIBRARIES.items()}
         machine = provenance.device_name(self.device)
-        return {"code": provenance.code_fingerprint(), "libraries": libraries, "device": self.device, "machine": machine}
+        kind = self.device.partition(":")[0]  # processes of one run have a GPU each
+        return {"code": provenance.code_fingerprint(), "libraries": libraries, "device": kind, "machine": machine}
 
     def generated_key(self, seed: int, rows: tuple[str, ...] | None = None) -> str:
         """Cache key (64 hex digits) of the measured rows of every image of a seed. rows: other measurements than `self.rows`."""
@@ -89,7 +91,6 @@ class EvalPlan:
                 "rows": {row: self.extractors[row].protocol() for row in rows},
                 "preparation": self.suite.preparation,
                 "seed": seed,
-                "block_size": self.block_size,
                 "dtype": self.dtype,
             }
         )
@@ -118,6 +119,18 @@ class EvalPlan:
         """Forward passes of the denoiser for one image, guidance pairs counted."""
         guided = self.model.has_network() and self.model.guidance_scale > 1.0 and self.model.guidance != "embedded"
         return self.model.network_evaluations() * (2 if guided else 1)
+
+    def cache_bytes(self) -> int:
+        """Bytes of cache that the run writes, at its fullest."""
+        missing = sum(not self.is_cached(seed) for seed in self.seeds) if self.rows else 0
+        references = [self.extractors[row] for row in self.reference_rows if not self.reference_is_cached(row)]
+        rows = [self.extractors[row] for row in self.rows]
+        return cache_bytes(rows, len(self.prompts), missing, references, self.suite.num_reference)
+
+    def saved_bytes(self) -> int:
+        """Bytes of the images that it saves."""
+        side = self.model.resolution or (32 if self.suite.family == "mini" else 512)
+        return image_bytes({"none": 0, "sample": 32, "all": len(self.prompts)}[self.options.save_images], side)
 
     def is_cached(self, seed: int) -> bool:
         """Whether every image of a seed was measured before."""
@@ -191,7 +204,6 @@ def plan(model_ref: str, suite_ref: str, options: EvalOptions, registry: Registr
     weights = _model_weights(model, declared, prompts, registry, dtype)
     said = trained_with(model, lambda end: registry.model(end, declared))
     model = model.model_copy(update={"weights": weights, "trained_with": said})
-    check_disk(len(prompts), options)
     protocol = {
         "suite": suite.protocol(),
         "prompts_sha256": prompts.sha256,
@@ -200,7 +212,7 @@ def plan(model_ref: str, suite_ref: str, options: EvalOptions, registry: Registr
     }
     if reference_sha256 is not None:
         protocol["reference_sha256"] = reference_sha256
-    return EvalPlan(
+    planned = EvalPlan(
         model=model,
         suite=suite,
         extractors=extractors,
@@ -217,6 +229,8 @@ def plan(model_ref: str, suite_ref: str, options: EvalOptions, registry: Registr
         archive=archive,
         reference_sha256=reference_sha256,
     )
+    check_disk(planned.cache_bytes(), planned.saved_bytes(), options)
+    return planned
 
 
 def with_options(model: ModelSpec, options: EvalOptions) -> ModelSpec:

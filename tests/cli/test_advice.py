@@ -24,11 +24,13 @@ PROGRAMS = {"sbv2bench": typer.main.get_command(app), "python -m reference_train
 # Advice of one option alone is about the command that was typed: which commands can show it, by the file that says it.
 BARE = {
     "sbv2bench/cli.py": ["grid"], "sbv2bench/compare_cli.py": ["compare"], "sbv2bench/report/picture.py": ["grid"],
-    "sbv2bench/runs/grid.py": ["grid"], "sbv2bench/runs/generate.py": ["eval"], "sbv2bench/data/prompts.py": ["eval"],
-    "sbv2bench/runs/checks.py": ["eval", "score", "latency"], "sbv2bench/runs/plan.py": ["eval", "score"],
+    "sbv2bench/runs/grid.py": ["grid"], "sbv2bench/data/prompts.py": ["eval"],
+    "sbv2bench/runs/checks.py": ["eval", "score", "latency"], "sbv2bench/runs/devices.py": ["eval", "score", "latency", "grid"],
+    "sbv2bench/runs/block_size.py": ["eval", "score"], "sbv2bench/runs/plan.py": ["eval", "score"],
     "sbv2bench/runs/latency_plan.py": ["latency"], "sbv2bench/runs/latency.py": ["latency"],
     "sbv2bench/samplers/base.py": ["eval", "grid", "latency"], "sbv2bench/runs/compare.py": ["compare"],
-    "sbv2bench/runs/evaluate.py": ["eval"], "sbv2bench/data/asset_store.py": ["download"],
+    "sbv2bench/runs/evaluate.py": ["eval"], "sbv2bench/runs/saved_images.py": ["eval"], "sbv2bench/runs/disk.py": ["eval"],
+    "sbv2bench/data/asset_store.py": ["download"],
     "reference_trainer/__main__.py": ["train"], "reference_trainer/continuation.py": ["train"],
     "reference_trainer/devices.py": ["train"], "reference_trainer/loop.py": ["train"], "reference_trainer/step.py": ["train"],
     "reference_trainer/sweep.py": ["sweep"], "reference_trainer/merge.py": ["merge"],
