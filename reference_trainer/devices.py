@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -13,6 +12,7 @@ from accelerate import Accelerator, InitProcessGroupKwargs
 
 from reference_trainer.config import Recipe
 from sbv2bench.errors import InputError, PrerequisiteError
+from sbv2bench.runs import devices
 
 # What `accelerate launch` passes on in the environment, what stands for "not asked for", and where a recipe says it instead.
 _LAUNCHED = {
@@ -30,7 +30,6 @@ _LAUNCHED = {
 }
 # Longer than rank 0 needs to export or to measure while the others wait; NCCL's own ten minutes are not.
 _PATIENCE = timedelta(hours=2)
-DEVICES = "auto, cpu, cuda, cuda:N or mps"
 
 
 @dataclass(frozen=True)
@@ -73,28 +72,7 @@ def find_place(wanted: str, recipe: Recipe) -> Place:
 
 def choose_device(wanted: str, environment: Mapping[str, str]) -> torch.device:
     """The device that a process with this environment trains on; see `find_place`."""
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?|mps", wanted):
-        raise InputError(f"--device: found {wanted!r}, expected {DEVICES}", "--device auto")
-    several = int(environment.get("WORLD_SIZE", "1")) > 1
-    kind, _, number = wanted.partition(":")
-    if number and several:
-        raise InputError(f"--device {wanted}: each of several processes takes a GPU of its own, by LOCAL_RANK", "--device cuda")
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    mps = torch.backends.mps.is_available()
-    if kind == "auto":
-        kind = "cuda" if count else "mps" if mps and not several else "cpu"
-    if kind == "cpu":
-        return torch.device("cpu")
-    if kind == "mps":
-        if not mps:
-            raise PrerequisiteError("--device mps: torch sees no such device here", "--device cpu")
-        return torch.device("mps")
-    mine = int(environment.get("LOCAL_RANK", "0")) if several else int(number or 0)
-    if mine >= count:
-        who = f"process {mine} of this machine has no GPU of its own" if several else "torch sees no such device here"
-        fix = f"--nproc_per_node {count}" if several and count else "--device cpu"
-        raise PrerequisiteError(f"--device {wanted}: {who} ({count} found)", fix)
-    return torch.device("cuda", mine)
+    return torch.device(devices.choose_device(wanted, environment, mps_by_itself=True))
 
 
 def refuse_unhonoured(environment: Mapping[str, str], recipe: Recipe) -> None:

@@ -173,15 +173,20 @@ def _carry_out(models: list[str], names: Any, options: Any, registry: Any, as_js
 
 @app.command()
 def download(
-    name: Annotated[list[str], typer.Argument(metavar="SUITE|ID|ASSET...", help="Suites, models, extractors or assets.")],
+    name: Annotated[
+        list[str], typer.Argument(metavar="SUITE|ID|ASSET...", help="Suites, groups, models, extractors, assets or hub:ID.")
+    ],
     source: Annotated[Path | None, typer.Option("--from", help="A file that you have already; taken if it hashes right.")] = None,
+    dtype: Annotated[str, typer.Option(help="What models will run in: its variant of their weights is fetched.")] = "auto",
     catalog: Catalog = None,
     as_json: Json = False,
 ) -> None:
     """Fetch what a suite or a model needs, verified by hash; an interrupted download goes on from where it broke off."""
     from sbv2bench.report import terminal
     from sbv2bench.runs import download as downloads
+    from sbv2bench.runs.options import EvalOptions
 
+    dtype = EvalOptions.validated(dtype=dtype).dtype
     console, registry = terminal.stderr_console(), _registry(catalog)
     with redirect_stdout(sys.stderr), terminal.progress_bars(console) as progress:
         if source is not None and len(name) > 1:
@@ -190,7 +195,7 @@ def download(
         def told(what: str, done: int, total: int) -> None:
             progress(f"{what} (bytes)", done, total)
 
-        found = {location: path for one in name for location, path in downloads.bring(registry, one, source, told).items()}
+        found = {place: path for one in name for place, path in downloads.bring(registry, one, source, told, dtype).items()}
     for location, path in found.items():
         terminal.say(console, f"{location}: {path}")
     if as_json:
@@ -198,7 +203,11 @@ def download(
 
 
 def _dry_run(pairs: list[tuple[str, Any]], options: Any, registry: Any, console: Any) -> list[dict[str, Any]]:
-    """Print what each run would cost. Of one that lacks files the outline is printed, then the error is raised."""
+    """Print what each run would cost, fetching nothing.
+
+    Of one that lacks files the outline is printed; then the error is raised, unless a run would fetch them from the hub itself.
+    """
+    from sbv2bench.data.hub import nothing_fetched
     from sbv2bench.report import terminal
     from sbv2bench.runs import costs
     from sbv2bench.runs.plan import plan
@@ -207,11 +216,12 @@ def _dry_run(pairs: list[tuple[str, Any]], options: Any, registry: Any, console:
     lacking: PrerequisiteError | None = None
     for pair in pairs:
         try:
-            planned = plan(*pair, options, registry)
+            with nothing_fetched():
+                planned = plan(*pair, options, registry)
             documents.append(planned.describe() | costs.describe(planned, registry))
         except PrerequisiteError as error:
             documents.append(costs.outline(*pair, options, registry))
-            lacking = lacking or error
+            lacking = lacking or (None if documents[-1]["fetched_when_run"] else error)
         terminal.print_plan(console, documents[-1])
     if lacking is not None:
         raise lacking

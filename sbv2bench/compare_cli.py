@@ -65,5 +65,5 @@ def compare(  # noqa: PLR0917  # the options of design.md
         try:
             write_whole(output, text)
         except OSError as error:
-            raise InputError(f"compare --output {output}: {error.strerror}", "--output FILE in a folder that exists") from error
+            raise InputError(f"compare --output {output}: {error.strerror}", f"--output ./{output.name}") from error
         terminal.say(console, f"written: {output}")

@@ -131,7 +131,10 @@ def _disk() -> Iterator[Check]:
             pass
     except OSError as error:
         yield Check(
-            "home folder", "broken", f"{home} cannot be written ({error.strerror})", "export SBV2BENCH_HOME=FOLDER you may write"
+            "home folder",
+            "broken",
+            f"{home} cannot be written ({error.strerror})",
+            "export SBV2BENCH_HOME=~/sbv2bench, or another folder that you may write",
         )
         return
     yield Check("home folder", "ok", f"{home} can be written")

@@ -16,8 +16,11 @@ from pathlib import Path
 from typing import Any, cast, get_args
 
 from sbv2bench import catalog
+from sbv2bench.data.hub import WITHDRAWN
+from sbv2bench.data.remarks import say_once
 from sbv2bench.errors import InputError, PrerequisiteError, SBV2BenchError
 from sbv2bench.specs import AssetSpec, ExtractorSpec, Family, GroupSpec, MetricSpec, ModelSpec, SamplerSpec, Spec, SuiteSpec
+from sbv2bench.unlisted import BY_DEFAULTS, UNSTATED, is_hub_id, model_in_file, model_on_hub
 
 PLUGINS = "sbv2bench.plugins"  # entry-point group: a module with register(registry)
 BUILT_IN = "built-in"
@@ -168,7 +171,7 @@ class Registry:
             raise only_published(found)
         if wanted is not None and found.family not in ("local", wanted.family):
             own = f"{wanted.family}/{found.id.partition('/')[2]}"
-            fix = f"--model {own}" if own in self.models else f"sbv2bench list models shows those of family {wanted.family}"
+            fix = f"sbv2bench eval --model {own} --suite {wanted.id}" if own in self.models else "sbv2bench list models"
             raise InputError(
                 f"model {found.id} is of family {found.family}, expected family {wanted.family} for suite {wanted.id}", fix
             )
@@ -219,7 +222,9 @@ class Registry:
             if candidate in self.models:
                 return self.models[candidate]
         for spec in self.models.values():
-            if reference in spec.aliases:
+            if reference.removeprefix("hub:") in spec.aliases and not Path(reference).exists():
+                if (gone := reference.removeprefix("hub:")) in WITHDRAWN:
+                    say_once(f"{gone} was withdrawn from the hub; {spec.id} is its copy")
                 return spec
         folder = Path(reference).expanduser()
         if folder.exists() and reference:
@@ -229,9 +234,8 @@ class Registry:
         hub = reference.removeprefix("hub:")
         close = suggestion(reference, [*self.models, *(name for s in self.models.values() for name in s.aliases)])
         known_family = hub.partition("/")[0] in get_args(Family)
-        if re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w.-]+)?", hub) and (hub != reference or not (known_family or close)):
-            return ModelSpec(id=f"local/{re.sub('[/@]', '--', hub)}", sampler="pipeline", location=f"hub:{hub}",
-                             origin=f"hub:{hub}", description=_by_defaults("a hub model that no catalog names"))  # fmt: skip
+        if is_hub_id(hub) and (hub != reference or not (known_family or close)):
+            return model_on_hub(hub)
         raise self._unknown("model", reference)
 
     def _find(self, kind: str, name: str) -> Any:
@@ -297,22 +301,13 @@ def _user_catalog(given: Path | None) -> Path | None:
     return path
 
 
-def _by_defaults(what: str) -> str:
-    fields = ModelSpec.model_fields
-    steps, guidance = fields["steps"].default, fields["guidance_scale"].default
-    return f"{what}; sampled by defaults: its own pipeline, {steps} steps, guidance {guidance:g}"
-
-
 def model_in_folder(folder: Path) -> ModelSpec:
     """What a folder is: as its sbv2bench.json says, else a diffusers pipeline by stated defaults, else a folder of images.
 
     Raises InputError if it is none of these.
     """
     if not folder.is_dir():
-        raise InputError(
-            f"model: {folder} is a file, expected a model's folder, an id or a hub id",
-            "declare it in a catalog: {location: FILE, holds: unet or lora, base: MODEL, sampler: one_step, steps: 1}",
-        )
+        return model_in_file(folder)
     name = re.sub(r"[^\w.+-]", "_", folder.resolve().name).lstrip(".+-") or "folder"
     identity = {"id": f"local/{name}", "family": "local", "location": str(folder)}
     declared = folder / "sbv2bench.json"
@@ -325,7 +320,8 @@ def model_in_folder(folder: Path) -> ModelSpec:
             raise InputError(f"{declared}: found {type(fields).__name__}, expected the fields of a ModelSpec")
         return catalog.parse(ModelSpec, {**fields, **identity}, str(declared))
     if (folder / "model_index.json").is_file():
-        return ModelSpec.model_validate({**identity, "sampler": "pipeline", "description": _by_defaults("a pipeline folder")})
+        own = {"description": f"a pipeline folder; {BY_DEFAULTS}", "unstated": UNSTATED}
+        return ModelSpec.model_validate({**identity, "sampler": "pipeline", **own})
     from sbv2bench.data.images import shows_pictures  # numpy and PIL, which the other names do without
 
     if shows_pictures(folder):

@@ -69,10 +69,10 @@ class ModelSpec(Spec):
     remarks = frozenset(
         {
             *("id", "family", "location", "base", "mirrors", "description", "origin", "licence", "verified"),
-            *("aliases", "published_as", "inferred", "provisional", "guidance", "vae_scaling", "trained_with"),
+            *("aliases", "published_as", "inferred", "provisional", "guidance", "vae_scaling", "trained_with", "unstated"),
         }
     )
-    later = frozenset({"holds", "vae", "timesteps", "timestep_spacing", "input_scaling", "width"})
+    later = frozenset({"holds", "vae", "timesteps", "timestep_spacing", "input_scaling", "width", "dtype"})
 
     id: str
     family: Family = "local"
@@ -98,10 +98,12 @@ class ModelSpec(Spec):
     vae_scaling: float | None = None  # the scaling_factor that an AutoencoderKL must have; None: whatever its config says
     resolution: int | None = None  # height, and width too unless that is said; None: the network's own
     width: int | None = None  # of images that are not square
+    dtype: Literal["float32", "float16", "bfloat16"] | None = None  # what --dtype auto takes on a GPU; None: float16
     description: str = ""
     origin: str = ""
     licence: str = ""
     verified: bool = False
+    unstated: tuple[Literal["steps", "guidance_scale"], ...] = ()  # the pipeline's own are taken when the model is resolved
     inferred: tuple[str, ...] = ()  # fields that the published numbers' source does not state
     provisional: str = ""  # why it may not be the model of the published numbers; "" where it is
     aliases: tuple[str, ...] = ()

@@ -11,6 +11,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # huggingface_hub reads it when it is first 
 if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores: one thread each, before torch asks
     os.environ["OMP_NUM_THREADS"] = "1"
 
+pytest_plugins = ["standin_hub"]  # the fixtures standin and without_network
+
 
 @pytest.fixture(autouse=True)
 def own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:

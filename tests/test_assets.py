@@ -53,7 +53,7 @@ def test_a_hub_model_offline_is_a_prerequisite_with_the_command() -> None:
     with pytest.raises(PrerequisiteError, match="offline") as caught:
         assets.resolve_location("hub:somebody/some-model", "abc123")
     assert caught.value.fix is not None
-    assert "hf download somebody/some-model --revision abc123" in caught.value.fix
+    assert "sbv2bench download hub:somebody/some-model@abc123" in caught.value.fix
 
 
 def test_hashes_are_of_everything_that_decides_the_output(tmp_path: Path) -> None:

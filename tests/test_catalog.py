@@ -60,6 +60,7 @@ def test_models_with_results_keep_their_fingerprints(name: str) -> None:
 def test_a_newer_field_counts_where_it_is_said(field: str) -> None:
     values = {
         "holds": "lora", "vae": "x", "timesteps": (999,), "timestep_spacing": "leading", "input_scaling": "sigma", "width": 640,
+        "dtype": "bfloat16",
     }  # fmt: skip
     plain = MODELS["mini/sd-turbo"]
     assert plain.model_copy(update={field: values[field]}).fingerprint() != plain.fingerprint()

@@ -100,7 +100,7 @@ def test_folders(registry: Registry, tmp_path: Path) -> None:
     assert [spec.id for spec in found] == ["local/pipeline", "local/declared", "local/images"]
     assert [spec.location for spec in found] == [str(pipeline), str(declared), str(images)]
     assert found[1].timestep == 749
-    assert "25 steps, guidance 1" in found[0].description
+    assert "by its own pipeline's defaults" in found[0].description and found[0].unstated == ("steps", "guidance_scale")
     with pytest.raises(InputError, match="found nothing in it"):
         registry.model(str(empty), "mini")
     (empty / "notes.txt").write_text("")

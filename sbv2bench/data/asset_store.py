@@ -15,8 +15,9 @@ from filelock import FileLock
 
 from sbv2bench import catalog, paths
 from sbv2bench.data import transfer
-from sbv2bench.data.assets import hub_folder, offline
+from sbv2bench.data.assets import offline
 from sbv2bench.data.digests import file_digest
+from sbv2bench.data.hub import hub_folder
 from sbv2bench.errors import InputError, IntegrityError, PrerequisiteError
 from sbv2bench.specs import AssetSpec
 
@@ -169,6 +170,7 @@ def _alone(target: Path) -> FileLock:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise PrerequisiteError(
-            f"{target.parent}: the cache cannot be written ({error.strerror})", "set SBV2BENCH_HOME to a folder you may write"
+            f"{target.parent}: the cache cannot be written ({error.strerror})",
+            "export SBV2BENCH_HOME=~/sbv2bench, or another folder that you may write",
         ) from error
     return FileLock(target.with_name(f"{target.name}.lock"))

@@ -8,29 +8,24 @@ from __future__ import annotations
 import json
 import os
 import struct
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from sbv2bench import paths
 from sbv2bench.data.digests import file_digest
+from sbv2bench.data.selection import Selection, networks, select
 from sbv2bench.errors import InputError, IntegrityError, PrerequisiteError
 from sbv2bench.specs import AssetSpec, WeightsFile
 
 PACKAGE, HUB, HOME, ASSET = "package:", "hub:", "home:", "asset:"
 NAMED = (PACKAGE, HUB, HOME, ASSET)  # locations that mean the same wherever they are written
 PICKLES = frozenset({".bin", ".pt", ".ckpt", ".pth", ".pkl"})
-# What is fetched of a model's hub repository: networks in their folders or by their libraries' names, and every config and
-# tokenizer. Repositories also hold single-file checkpoints of many gigabytes and second precisions, which nothing here reads.
-MODEL_FILES = (
-    *("*.json", "*.txt", "*/*.safetensors", "*/*.model", "diffusion_pytorch_model*.safetensors", "adapter_model.safetensors"),
-    *("pytorch_lora_weights.safetensors", "model*.safetensors", "open_clip_*.safetensors"),
-)
-OTHER_PRECISIONS = ("*.fp16.safetensors", "*.fp16-*.safetensors", "*.non_ema.safetensors", "*.non_ema-*.safetensors")
 # Besides weights, every file that decides what a network computes: configs, schedulers, tokenizers.
-TOKENIZER_FILES = frozenset({"merges.txt", "vocab.txt"})
+TOKENIZER_FILES = frozenset({"merges.txt", "vocab.txt", "spiece.model", "tokenizer.model"})
 NOT_CONFIGS = frozenset({"sbv2bench.json", "manifest.json", "merge.json", "training.json"})
 ALLOW_PICKLE = "SBV2BENCH_ALLOW_PICKLE"
+COPY_WHOLE = "copy or download the whole model"
 REINSTALL = "in a clone of sbv2bench: pip install --force-reinstall --no-deps ."
 
 
@@ -50,27 +45,32 @@ def resolve_location(
     files: tuple[str, ...] = (),
     assets: Mapping[str, AssetSpec] | None = None,
     local_only: bool = False,
+    *,
+    dtype: str | None = None,
+    unused: Collection[str] = (),
+    configs_only: bool = False,
 ) -> Path:
     """The folder or file that a location names.
 
     `package:mini/sd21`, `hub:org/name`, `hub:org/name@revision`, `hub:org/name/a/file`, `home:name` (in
-    $SBV2BENCH_HOME/models), `asset:name`, or a path. revision: of a hub location that names none itself. files: of a hub
-    location, only these are fetched. assets: the declared downloads, by default the built-in ones; an asset's files are
-    verified, and never fetched here. local_only: do not ask the hub either. Raises PrerequisiteError where shipped, hub, home
-    or downloaded files are not on this machine, IntegrityError where an asset's bytes are not what they must be, InputError
-    where a path does not exist.
+    $SBV2BENCH_HOME/models), `asset:name`, or a path. revision: of a hub location that names none itself. assets: the declared
+    downloads, by default the built-in ones; an asset's files are verified, and never fetched here. local_only: do not ask the
+    hub either. Of a hub repository only what is read is fetched: the files, where some are named; for a run in dtype, without
+    the weights of the networks in unused, or without any (configs_only).
+    Raises PrerequisiteError where shipped, hub, home or downloaded files are not on this machine, IntegrityError where an
+    asset's bytes are not what they must be, InputError where a path does not exist.
     """
     if location.startswith(PACKAGE):
         return _package_folder(location)
     if location.startswith(HUB):
-        organisation, _, rest = location.removeprefix(HUB).partition("/")
-        name, _, file = rest.partition("/")
-        name, _, pinned = name.partition("@")
-        revision = pinned or revision
-        repository = f"{organisation}/{name}" if rest else organisation
+        from sbv2bench.data import hub
+
+        repository, file, revision = hub.parts(location, revision)
         if file:
-            return _hub_file(repository, file, revision, local_only)
-        return hub_folder(repository, revision, files, local_only=local_only)
+            return hub.hub_file(repository, file, revision, local_only=local_only)
+        return hub.hub_folder(
+            repository, revision, files, local_only=local_only, dtype=dtype, unused=unused, configs_only=configs_only
+        )
     if location.startswith(HOME):
         return _home_path(location)
     if location.startswith(ASSET):
@@ -95,96 +95,24 @@ def _package_folder(location: str) -> Path:
     return folder
 
 
-def hub_folder(
-    repository: str,
-    revision: str | None,
-    files: tuple[str, ...] = (),
-    *,
-    kind: str = "model",
-    local_only: bool = False,
-    pickles: bool = False,
-) -> Path:
-    """The snapshot of a hub repository in huggingface_hub's cache, fetched unless offline or local_only.
-
-    files: only those of these that there are; none named means MODEL_FILES of a model, all of a dataset. kind: "model" or
-    "dataset". pickles: fetch them too: whoever asks knows their hash. Raises InputError (no such id), PrerequisiteError
-    (not here).
-    """
-    import huggingface_hub
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
-
-    options = (["--revision", revision] if revision else []) + (["--repo-type", kind] if kind != "model" else [])
-    fetch = " ".join(["HF_HUB_OFFLINE=0 hf download", repository, *files, *options])
-    allowed = pickles or pickles_allowed()
-    ignored = [] if allowed else [f"*{suffix}" for suffix in sorted(PICKLES)]
-    wanted = list(files)
-    if not files and kind == "model":
-        wanted = [*MODEL_FILES, *([f"*/*{suffix}" for suffix in sorted(PICKLES)] if allowed else [])]
-        ignored += OTHER_PRECISIONS
-    local = offline() or local_only
-    try:
-        found = huggingface_hub.snapshot_download(
-            repository, revision=revision, repo_type=kind, local_files_only=local, ignore_patterns=ignored or None,
-            allow_patterns=wanted or None,
-        )  # fmt: skip
-    except HFValidationError as error:
-        raise InputError(f"hub id: found {repository!r}, expected ORG/NAME") from error
-    except (RepositoryNotFoundError, RevisionNotFoundError) as error:
-        raise InputError(
-            f"hub:{repository}: the hub has no such {kind}, or no access to it (revision {revision or 'main'})"
-        ) from error
-    except (HfHubHTTPError, OSError) as error:  # LocalEntryNotFoundError and lost connections are among these
-        why = "not downloaded" if local_only and not offline() else _why(error)
-        raise PrerequisiteError(f"hub:{repository}: its files are not on this machine ({why})", fetch) from error
-    return Path(found)
-
-
-def _hub_file(repository: str, name: str, revision: str | None, local_only: bool) -> Path:
-    """One file of a hub repository, which may hold hundreds of gigabytes besides."""
-    import huggingface_hub
-    from huggingface_hub.errors import (
-        EntryNotFoundError,
-        HfHubHTTPError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
-
-    where = f"hub:{repository}/{name}"
-    if Path(name).suffix in PICKLES and not pickles_allowed():
-        raise _pickled(where)
-    fetch = f"HF_HUB_OFFLINE=0 hf download {repository} {name}" + (f" --revision {revision}" if revision else "")
-    try:
-        return Path(
-            huggingface_hub.hf_hub_download(repository, name, revision=revision, local_files_only=offline() or local_only)
-        )
-    except HFValidationError as error:
-        raise InputError(f"hub id: found {repository!r}, expected ORG/NAME/FILE") from error
-    except LocalEntryNotFoundError as error:
-        raise PrerequisiteError(f"{where}: the file is not on this machine ({_why(error)})", fetch) from error
-    except (RepositoryNotFoundError, RevisionNotFoundError, EntryNotFoundError) as error:
-        raise InputError(f"{where}: the hub has no such file, or no access to it (revision {revision or 'main'})") from error
-    except (HfHubHTTPError, OSError) as error:
-        raise PrerequisiteError(f"{where}: the file is not on this machine ({_why(error)})", fetch) from error
-
-
-def _why(error: Exception) -> str:
-    return "offline" if offline() else type(error).__name__
+def home_place(location: str) -> Path:
+    """Where the folder or file of a home: location lies, or would. Raises InputError where it is not home:NAME."""
+    name = location.removeprefix(HOME)
+    if not name or ".." in Path(name).parts or Path(name).is_absolute():
+        raise InputError(f"location: found {location!r}, expected home:NAME")
+    return paths.models_dir() / name
 
 
 def _home_path(location: str) -> Path:
     """A folder or file that the user has put beside the cache."""
-    name = location.removeprefix(HOME)
-    if not name or ".." in Path(name).parts or Path(name).is_absolute():
-        raise InputError(f"location: found {location!r}, expected home:NAME")
-    path = paths.models_dir() / name
+    path = home_place(location)
     if not path.exists():
-        raise PrerequisiteError(f"{location}: not on this machine, and no hub has it", f"put its weights at {path}")
+        fix = f"mkdir -p '{path.parent}' && cp -r YOUR_COPY '{path}'"
+        raise PrerequisiteError(f"{location}: not on this machine, and no hub has it; put its weights at {path}", fix)
     return path
 
 
-def _pickled(where: Path | str) -> IntegrityError:
+def pickled(where: Path | str) -> IntegrityError:
     return IntegrityError(
         f"{where}: found pickled weights, expected *.safetensors; reading a pickle can run any code that is in it",
         f"convert it to safetensors, or set {ALLOW_PICKLE}=1 if you trust its author",
@@ -196,38 +124,66 @@ def hash_file(path: Path) -> WeightsFile:
     if path.suffix == ".safetensors":
         _check_whole(path)
     elif path.suffix in PICKLES and not pickles_allowed():
-        raise _pickled(path)
+        raise pickled(path)
     elif path.suffix not in PICKLES:
         raise InputError(f"{path}: expected a weights file, *.safetensors")
     return WeightsFile(path=path.name, sha256=file_digest(path))
 
 
-def hash_weights(folder: Path) -> tuple[WeightsFile, ...]:
+def hash_weights(folder: Path, dtype: str = "float32", unused: Collection[str] = ()) -> tuple[WeightsFile, ...]:
     """Every file of a model that decides its output (safetensors, configs, tokenizers), sorted, with its SHA-256.
 
-    Also proves what can be proved without loading: safetensors files are whole, no folder's only weights are pickles,
-    every network of a diffusers folder has weights, and shipped weights are the bytes that were shipped.
+    dtype, unused: as in `select`: what is not read is not hashed. Also proves what can be proved without loading: safetensors
+    files are whole, no network's only weights are pickles, every network of a diffusers folder has weights, and shipped
+    weights are the bytes that were shipped.
     Raises InputError (not a folder), PrerequisiteError (weights missing), IntegrityError (broken, pickled or changed).
     """
     if not folder.is_dir():
         raise InputError(f"model folder: {folder} is not a folder")
-    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and not _hidden(path, folder)]
-    kept = [path for path in files if path.suffix == ".safetensors" or _is_config(path)]
-    for path in kept:
-        if path.suffix == ".safetensors":
-            _check_whole(path)
-        elif path.suffix == ".json":
-            read_json(path)
-    _refuse_pickles(folder, files)
-    _check_components(folder)
-    if pickles_allowed():
-        kept = sorted([*kept, *(path for path in files if path.suffix in PICKLES)])
-    if not any(path.suffix == ".safetensors" or path.suffix in PICKLES for path in kept):
+    read = selection_in(folder, dtype, unused)
+    kept = sorted([*read.weights, *(name for name in read.configs if _is_config(Path(name)))], key=lambda name: Path(name).parts)
+    for name in kept:
+        if name.endswith(".safetensors"):
+            _check_whole(folder / name)
+        elif name.endswith(".json"):
+            read_json(folder / name)
+    if read.pickled:
+        raise pickled(folder / read.pickled[0])
+    if read.cut:
+        raise PrerequisiteError(f"{folder}: its weights are not whole: {read.cut[0]}", COPY_WHOLE)
+    _check_components(folder, read, unused)
+    if not read.weights:
         raise PrerequisiteError(f"{folder}: no weights found, expected *.safetensors")
-    hashed = tuple(WeightsFile(path=path.relative_to(folder).as_posix(), sha256=file_digest(path)) for path in kept)
+    hashed = tuple(WeightsFile(path=name, sha256=file_digest(folder / name)) for name in kept)
     if folder.resolve().is_relative_to(paths.package_weights().resolve()):
         _check_manifest(folder, hashed)
     return hashed
+
+
+def hash_configs(folder: Path) -> tuple[WeightsFile, ...]:
+    """Configs and tokenizers alone, for weights that lie elsewhere, as `hash_weights` has them. Raises IntegrityError."""
+    kept = [name for name in selection_in(folder).configs if _is_config(Path(name))]
+    for name in kept:
+        if name.endswith(".json"):
+            read_json(folder / name)
+    return tuple(WeightsFile(path=name, sha256=file_digest(folder / name)) for name in kept)
+
+
+def selection_in(folder: Path, dtype: str = "float32", unused: Collection[str] = ()) -> Selection:
+    """Which files of a model's folder are read, as `select` says. Raises IntegrityError where its model_index.json is broken."""
+    names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file() and not _hidden(path, folder)]
+    return select(names, dtype, model_index(folder), unused=unused, pickles=pickles_allowed())
+
+
+def model_index(folder: Path) -> dict[str, Any] | None:
+    """The content of a folder's model_index.json; None where it has none. Raises IntegrityError where it is no JSON object."""
+    path = folder / "model_index.json"
+    if not path.is_file():
+        return None
+    entries = read_json(path)
+    if not isinstance(entries, dict):
+        raise IntegrityError(f"{path}: found {type(entries).__name__}, expected a JSON object")
+    return entries
 
 
 def _hidden(path: Path, folder: Path) -> bool:
@@ -268,37 +224,14 @@ def read_json(path: Path) -> Any:
         raise IntegrityError(f"{path}: found text that is not JSON ({error})", "copy or download the file again") from error
 
 
-def _refuse_pickles(folder: Path, files: list[Path]) -> None:
-    """IntegrityError where a folder's only weights are pickles: reading one can run anybody's code."""
-    if pickles_allowed():
-        return
-    pipeline = (folder / "model_index.json").is_file()
-    safe = {path.parent for path in files if path.suffix == ".safetensors"}
-    for path in files:
-        beside_a_pipeline = pipeline and path.parent == folder  # stray checkpoints there are never read
-        if path.suffix in PICKLES and path.parent not in safe and not beside_a_pipeline:
-            raise _pickled(path)
-
-
-def _check_components(folder: Path) -> None:
+def _check_components(folder: Path, read: Selection, unused: Collection[str]) -> None:
     """Every network named by a diffusers `model_index.json` has its folder, its config and weights."""
-    index = folder / "model_index.json"
-    if not index.is_file():
-        return
-    entries = read_json(index)
-    if not isinstance(entries, dict):
-        raise IntegrityError(f"{index}: found {type(entries).__name__}, expected a JSON object")
-    for name, entry in entries.items():
-        if name.startswith("_") or not isinstance(entry, list) or entry[:1] in ([], [None]):
-            continue
+    for name in networks(model_index(folder) or {}):
         component = folder / name
         if not component.is_dir():
-            raise PrerequisiteError(
-                f"{folder}: model_index.json names {name}, found no folder {name}/", "copy or download the whole model"
-            )
-        network = (component / "config.json").is_file()
-        if network and not any(path.suffix == ".safetensors" or path.suffix in PICKLES for path in component.iterdir()):
-            raise PrerequisiteError(f"{component}: no weights found, expected *.safetensors", "copy or download the whole model")
+            raise PrerequisiteError(f"{folder}: model_index.json names {name}, found no folder {name}/", COPY_WHOLE)
+        if (component / "config.json").is_file() and name not in unused and not read.has(name):
+            raise PrerequisiteError(f"{component}: no weights found, expected *.safetensors", COPY_WHOLE)
 
 
 def manifest() -> dict[str, dict[str, Any]]:

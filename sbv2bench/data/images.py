@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import struct
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
@@ -88,7 +89,9 @@ class ImageFolder:
         if len(self) < prompts or (len(self) > prompts and not limited):
             raise IntegrityError(
                 f"image folder: {self.path} holds {len(self)} images for {prompts} prompts, expected one each, in order",
-                f"--limit {len(self)}" if len(self) < prompts else "keep only the images of these prompts",
+                f"sbv2bench eval --model {shlex.quote(str(self.path))} --limit {len(self)}"
+                if len(self) < prompts
+                else "keep only the images of these prompts",
             )
 
     def _read(self, path: Path) -> NDArray[np.uint8]:

@@ -1,7 +1,7 @@
 """A store of arrays by content key: what was measured once is never measured again, and never taken for something else.
 
 An entry is a folder `<key>/` with arrays.safetensors and, written last, manifest.json with the arrays' SHA-256. Blocks of
-an unfinished run lie in `<key>.blocks/<number>/` in the same form. Whatever does not fit its manifest is a miss and a note.
+an unfinished run lie in `<key>.blocks/<first row>/` in the same form. Whatever does not fit its manifest is a miss and a note.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -80,14 +81,35 @@ class FeatureCache:
             write_whole(place / "arrays.safetensors", content)
             write_whole(place / "manifest.json", json.dumps(stored, indent=1, sort_keys=True))
 
-    def put_block(self, key: str, number: int, arrays: Arrays) -> None:
-        """Keep a finished block of the run that will end as `put(key, ...)`."""
-        self.put(_block(key, number), arrays, {})
+    def put_block(self, key: str, number: int, arrays: Arrays, manifest: dict[str, Any] | None = None) -> None:
+        """Keep a finished block of the run that will end as `put(key, ...)`. number: of its first row."""
+        self.put(_block(key, number), arrays, manifest or {})
 
     def get_block(self, key: str, number: int) -> Arrays | None:
         """A finished block of an unfinished run, or None."""
         entry = self.get(_block(key, number))
         return None if entry is None else entry.arrays
+
+    def get_rows(self, key: str, numbers: Sequence[int], rows: range) -> tuple[Arrays, set[int]] | None:
+        """Rows of finished blocks, whatever their size was, and those sizes; None where one of the rows is in none.
+
+        numbers: of the blocks, rising, as `block_numbers` gives them.
+        """
+        parts: list[Arrays] = []
+        sizes: set[int] = set()
+        at = rows.start
+        while at < rows.stop:
+            before = bisect_right(numbers, at)
+            entry = self.get(_block(key, numbers[before - 1])) if before else None
+            start = at - numbers[before - 1] if before else 0
+            found = {} if entry is None else {name: array[start : start + rows.stop - at] for name, array in entry.arrays.items()}
+            length = min((len(array) for array in found.values()), default=0)
+            if entry is None or not length:
+                return None
+            parts.append(found)
+            sizes |= {size for size in (entry.manifest.get("block_size"),) if isinstance(size, int)}
+            at += length
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}, sizes
 
     def has(self, key: str) -> bool:
         """Whether there is an entry, whole or broken."""
@@ -115,12 +137,12 @@ class FeatureCache:
         except Timeout as error:
             raise IntegrityError(
                 f"{error.lock_file}: another process has held the cache's lock for {LOCK_SECONDS} s",
-                "end that process (it may be stopped), set SBV2BENCH_HOME, or --no-cache",
+                "end that process (it may be stopped), or export SBV2BENCH_HOME=FOLDER, another one",
             ) from error
         except OSError as error:
             raise IntegrityError(
                 f"{place}: the cache cannot be written ({error.strerror or error})",
-                "free the disk, set SBV2BENCH_HOME, or --no-cache",
+                "export SBV2BENCH_HOME=FOLDER, on a disk with room",
             ) from error
 
 

@@ -265,7 +265,7 @@ def _picture(path: Path, boards: Sequence[measured.Board]) -> Picture:
     except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
         raise IntegrityError(
             f"{path}: found no grid in it ({type(error).__name__}), expected a PNG that `sbv2bench grid` wrote",
-            f"sbv2bench grid A B --output {path}",
+            f"sbv2bench grid sd21 sbv2-merged --output {path}",
         ) from error
     board = next((board for board in boards if board.name == suite), None)
     alt = f"Images of {', '.join(model.id for model in models)}, a row each, for captions of {suite}: {'; '.join(captions)}."

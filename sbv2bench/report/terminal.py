@@ -24,6 +24,7 @@ from sbv2bench.specs import MetricSpec, ModelSpec, SuiteSpec
 _WIDE = 200  # columns where there is no terminal to fit: a log file has room
 _NARROW = 160
 _UNCUT = 2000  # columns that no row needs, so that grep finds whole rows
+_UNITS = {"GB": 10**9, "MB": 10**6, "kB": 10**3}
 _LISTED = 8  # entries of a long list that are shown
 
 
@@ -161,8 +162,38 @@ def print_plan(console: Console, description: Mapping[str, Any]) -> None:
     shown.add_column("fact")
     shown.add_column("value", overflow="fold")
     for key, value in description.items():
-        shown.add_row(key.replace("_", " "), escape(_words(value)))
+        shown.add_row(key.replace("_", " "), escape(_measured(key, value)))
+    if seconds := (description.get("estimated_seconds") or {}).get("networks"):
+        shown.caption = f"{about(seconds)} on {'this CPU' if description.get('device') == 'cpu' else description.get('device')}"
+        shown.caption_justify = "left"
     console.print(shown)
+
+
+def _measured(key: str, value: object) -> str:
+    """A plan's fact as people read it: bytes and seconds in their everyday units."""
+    if key == "estimated_seconds" and isinstance(value, Mapping):
+        unknown = f"; not known of {', '.join(value['unknown'])}" if value.get("unknown") else ""
+        return f"{about(value['networks'])}, by a matrix product's {value['rate_gflops']:,.0f} GFLOP/s{unknown}"
+    if key.endswith("_bytes"):
+        if isinstance(value, Mapping):
+            return ", ".join(f"{name} {_size(size)}" for name, size in value.items()) or "nothing"
+        return _size(value)
+    return _words(value)
+
+
+def _size(value: object) -> str:
+    if not isinstance(value, int):
+        return "of unknown size"
+    unit = next((unit for unit in ("GB", "MB", "kB") if value >= _UNITS[unit]), "")
+    return f"{value / _UNITS[unit]:.3g} {unit}" if unit else f"{value} bytes"
+
+
+def about(seconds: float) -> str:
+    """A duration in words that claim no more than is known: "about 6 days"."""
+    for unit, length in (("day", 86400), ("hour", 3600), ("minute", 60)):
+        if seconds >= 1.5 * length:
+            return f"about {round(seconds / length)} {unit}s"
+    return f"about {max(1, round(seconds))} second{'s' if seconds >= 1.5 else ''}"
 
 
 def _words(value: object) -> str:

@@ -16,7 +16,8 @@ from typing import Any
 
 from sbv2bench.errors import InputError, IntegrityError
 from sbv2bench.registry import OWN_SUITE, Registry
-from sbv2bench.results import again, latency_board, published, store
+from sbv2bench.results import latency_board, published, store
+from sbv2bench.results.commands import eval_command
 from sbv2bench.results.conditions import Identity, identity
 from sbv2bench.results.published import PrintedRow
 from sbv2bench.results.records import EvalResult, MetricValue
@@ -121,11 +122,6 @@ def date_of(result: EvalResult) -> str:
     return str(result.provenance.get("date_utc") or "")
 
 
-def eval_command(result: EvalResult) -> str:
-    """What makes a result of this kind again, whole."""
-    return f"{again.eval_command(result, result.model.id)}, without --limit"
-
-
 def admit(path: Path) -> EvalResult:
     """A result that may be on a leaderboard.
 
@@ -147,7 +143,7 @@ def admit(path: Path) -> EvalResult:
     if is_for_choosing(result):
         raise InputError(
             f"{path}: suite {result.suite.id} has captions for choosing settings, a leaderboard takes reporting captions only",
-            f"sbv2bench eval --model {result.model.id} --suite mini-5k",
+            eval_command(result, suite="mini-5k"),
         )
     return result
 

@@ -15,7 +15,7 @@ from sbv2bench.errors import InputError
 from sbv2bench.metrics.blocks import BLOCKS
 from sbv2bench.metrics.comparison import Difference, Mean, holm, paired, spread_of, welch
 from sbv2bench.results import conditions
-from sbv2bench.results.again import eval_command
+from sbv2bench.results.commands import eval_command
 from sbv2bench.results.prompt_values import Values
 from sbv2bench.results.records import EvalResult, MetricValue
 
@@ -100,7 +100,7 @@ def compare_results(contestants: Sequence[Contestant], *, all_pairs: bool = Fals
     numbers of images, and where no metric is in all of them.
     """
     if len(contestants) < 2:
-        raise InputError(f"compare: found {len(contestants)} result, expected at least two", "sbv2bench compare A B")
+        raise InputError(f"compare: found {len(contestants)} result, expected at least two", "sbv2bench compare sd21 sbv2-merged")
     for other in contestants[1:]:
         _same_protocol(contestants[0], other)
     comparison = Comparison(tuple(contestants), (), tuple(_notes(contestants)))
@@ -119,15 +119,16 @@ def _same_protocol(first: Contestant, other: Contestant) -> None:
         raise InputError(
             f"compare: {first.name} has {suites[0].num_generated} images, {other.name} {suites[1].num_generated}; "
             "metrics of different N are different metrics",
-            eval_command(first.result, other.result.model.id)
-            + (f" --limit {suites[0].num_generated}" if first.result.status == "partial" else ""),
+            eval_command(
+                first.result, other.result.model, limit=suites[0].num_generated if first.result.status == "partial" else None
+            ),
         )
     if suites[0].fingerprint != suites[1].fingerprint:
         protocols = suites[0].protocol | {"suite id": suites[0].id}, suites[1].protocol | {"suite id": suites[1].id}
         fields = ", ".join(f"{name} ({a!r:.40} / {b!r:.40})" for name, a, b in differing(*protocols)[:6])
         raise InputError(
             f"compare: {first.name} and {other.name} were measured by different protocols: {fields}",
-            eval_command(first.result, other.result.model.id),
+            eval_command(first.result, other.result.model),
         )
 
 

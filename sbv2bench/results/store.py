@@ -154,7 +154,7 @@ def _content(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text("utf-8"))
     except OSError as error:
-        raise InputError(f"result file {path}: {error.strerror}", "sbv2bench eval --model ID writes one") from error
+        raise InputError(f"result file {path}: {error.strerror}", "sbv2bench eval --model sd21") from error
     except ValueError as error:
         raise IntegrityError(
             f"result file {path}: found text that is not JSON ({error})", "copy the file again, or evaluate again"
@@ -164,9 +164,7 @@ def _content(path: Path) -> dict[str, Any]:
         newer = isinstance(version, int) and version > SCHEMA_VERSION
         raise InputError(
             f"result file {path}: found schema_version {version!r}, expected {SCHEMA_VERSION}",
-            "pip install --upgrade sbv2bench, since a newer one wrote it"
-            if newer
-            else "sbv2bench eval --model ID writes it again",
+            "pip install --upgrade sbv2bench, since a newer one wrote it" if newer else "sbv2bench eval --model sd21",
         )
     assert isinstance(content, dict)
     return content

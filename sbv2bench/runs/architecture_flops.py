@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sbv2bench.data.chain import chain
+from sbv2bench.data.hub import nothing_fetched
 from sbv2bench.errors import SBV2BenchError
 from sbv2bench.registry import Registry
 from sbv2bench.specs import ModelSpec
@@ -21,7 +22,8 @@ def stage_gflop(spec: ModelSpec, registry: Registry) -> dict[str, float]:
     merge = spec.merge
     own = spec if merge is None or spec.location else registry.model(merge.a)
     try:
-        folders = [link.folder for link in chain(own)]
+        with nothing_fetched():
+            folders = [link.folder for link in chain(own)]
     except SBV2BenchError:
         return {}
     configs = [_config(folders, name) for name in ("unet", "text_encoder", "vae")]

@@ -1,25 +1,21 @@
-"""What can be known of this machine before a run begins: folders, packages, disk, device. torch is asked last."""
+"""What can be known of this machine before a run begins: folders, packages, device. torch is asked last."""
 
 from __future__ import annotations
 
 import importlib.util
-import shutil
-import tempfile
+import os
 from pathlib import Path
 
-from sbv2bench import paths
-from sbv2bench.errors import InputError, IntegrityError, PrerequisiteError
-from sbv2bench.runs.options import EvalOptions
-
-_BYTES_AN_IMAGE = 16_384  # of cache: a 2048-wide float32 row, kept once in a block and once in the whole
-_SPARE_DISK = 64 * 2**20
-_ELSEWHERE = "free the disk, set SBV2BENCH_HOME to another folder, or --no-cache"
+from sbv2bench.errors import InputError, PrerequisiteError
+from sbv2bench.runs.devices import choose_device
+from sbv2bench.runs.disk import existing, write_something
+from sbv2bench.specs import ModelSpec
 
 
 def check_results_folder(folder: Path) -> None:
     """Raises InputError unless a file can be written into the folder, or into what would become its parent."""
     try:
-        _write_something(_existing(folder))
+        write_something(existing(folder))
     except OSError as error:
         raise InputError(f"--results: {folder} cannot be written ({error.strerror})", "--results ./results") from error
 
@@ -32,55 +28,19 @@ def check_packages() -> None:
             raise PrerequisiteError(f"the package {package} is not installed", f"pip install {package}")
 
 
-def check_disk(images: int, options: EvalOptions) -> None:
-    """Raises IntegrityError where the cache's disk has no room for what the run will keep, PrerequisiteError if it is locked."""
-    if not options.use_cache:
-        return
-    try:
-        place = _existing(paths.features_dir())
-        free = shutil.disk_usage(place).free
-        _write_something(place)
-    except OSError as error:
-        raise PrerequisiteError(f"{paths.features_dir()}: the cache cannot be written ({error.strerror})", _ELSEWHERE) from error
-    needed = cache_bytes(images * options.repeats)
-    if free < needed:
-        raise IntegrityError(f"{place}: found {free // 2**20} MB free, expected {needed // 2**20} MB for the cache", _ELSEWHERE)
-
-
-def cache_bytes(images: int) -> int:
-    """Bytes of cache that measurements of so many images take at most."""
-    return images * _BYTES_AN_IMAGE + _SPARE_DISK
-
-
-def _existing(folder: Path) -> Path:
-    """The folder, or the nearest of its parents that is there."""
-    place = folder.absolute()
-    while not place.exists():
-        place = place.parent
-    return place
-
-
-def _write_something(folder: Path) -> None:
-    with tempfile.TemporaryFile(dir=folder):
-        pass
-
-
 def available_device(wanted: str) -> str:
-    """The device to run on, torch's name of it. Raises PrerequisiteError where this machine has no such device."""
-    import torch
+    """The device to run on, torch's name of it: of several processes each has its own GPU.
 
-    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
-    if wanted == "auto":
-        return "cuda" if cuda else "cpu"
-    number = int(wanted.partition(":")[2] or 0)
-    there = {"cpu": True, "cuda": cuda and number < torch.cuda.device_count(), "mps": mps}[wanted.partition(":")[0]]
-    if not there:
-        raise PrerequisiteError(f"--device {wanted}: torch {torch.__version__} sees no such device here", "--device cpu")
-    return wanted
+    Raises PrerequisiteError where this machine has no such device.
+    """
+    found = choose_device(wanted, os.environ)
+    alone = int(os.environ.get("WORLD_SIZE", "1")) == 1 and ":" not in wanted
+    return found.partition(":")[0] if alone else found
 
 
-def chosen_dtype(wanted: str, device: str) -> str:
-    """torch's name of the dtype that models run in; auto: float16 on CUDA, else float32."""
+def chosen_dtype(wanted: str, device: str, model: ModelSpec | None = None) -> str:
+    """torch's name of the dtype that a model runs in; auto: on CUDA the model's own, else float16, and elsewhere float32."""
     if wanted != "auto":
         return wanted
-    return "float16" if device.startswith("cuda") else "float32"
+    own = model.dtype if model is not None else None
+    return own or "float16" if device.startswith("cuda") else "float32"

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from sbv2bench.data.assets import resolve_location
 from sbv2bench.data.chain import model_files
+from sbv2bench.data.hub import nothing_fetched
 from sbv2bench.data.images import SUFFIXES, ImageFolder
 from sbv2bench.errors import InputError, PrerequisiteError, SBV2BenchError
 from sbv2bench.registry import OWN_SUITE, Registry
 from sbv2bench.results import prompt_values, store
+from sbv2bench.results.commands import eval_command
 from sbv2bench.results.conditions import dtype_of, dtypes, identity
 from sbv2bench.results.differences import Comparison, Contestant, compare_results
 from sbv2bench.results.records import EvalResult
@@ -78,7 +81,9 @@ def _results_of(
             others = [other for other in _suites_in(path) if other != suite]
             raise InputError(
                 f"compare: folder {path} has no result of suite {suite}" + (f", but of {', '.join(others)}" if others else ""),
-                f"--suite {others[0]}" if others else f"sbv2bench eval --suite {suite} --model ID",
+                f"--suite {others[0]}"
+                if others
+                else f"sbv2bench eval --model sd21 --suite {suite} --results {shlex.quote(str(path))}",
             )
         return list(newest.values())
     spec = registry.model(name, declared)
@@ -92,7 +97,7 @@ def _results_of(
         others = sorted({other for folder in folders if folder.is_dir() for other in _suites_of(folder, spec.id)} - {suite})
         raise PrerequisiteError(
             f"compare: no result of {spec.id} on suite {suite} in {where}" + (f", but of {', '.join(others)}" if others else ""),
-            f"--suite {OWN_SUITE}" if OWN_SUITE in others else _made_by(name, suite, declared),
+            f"--suite {OWN_SUITE}" if OWN_SUITE in others else _made_by(name, (suite, declared), spec, folders),
         )
     result, file = evaluate(name)
     return [(file, result)]
@@ -104,11 +109,13 @@ def _suites_of(folder: Path, model: str) -> list[str]:
     return [place.name.partition("@")[0] for place in own if f"{place.parent.parent.name}/{place.parent.name}" == model]
 
 
-def _made_by(name: str, suite: str, declared: SuiteSpec | None) -> str:
-    """The command that makes a result that is not there."""
-    if declared is None:
-        return f"sbv2bench eval --model {name} with the --prompts and --reference of the other results"
-    return f"sbv2bench eval --model {name} --suite {suite}, or add --run"
+def _made_by(name: str, wanted: tuple[str, SuiteSpec | None], spec: ModelSpec, folders: Sequence[Path]) -> str | None:
+    """The command that makes a result that is not there; on data of somebody's own, as another result there was made."""
+    suite, declared = wanted
+    if declared is not None:
+        return f"sbv2bench eval --model {shlex.quote(name)} --suite {suite} --results {shlex.quote(str(folders[0]))}"
+    others = [row for folder in folders if folder.is_dir() for row in _of_suite(store.find(folder), suite)]
+    return f"{eval_command(others[-1][1], spec)} --results {shlex.quote(str(folders[0]))}" if others else None
 
 
 def _weights_of_now(spec: ModelSpec, registry: Registry) -> dict[str, str]:
@@ -116,7 +123,8 @@ def _weights_of_now(spec: ModelSpec, registry: Registry) -> dict[str, str]:
     try:
         if spec.sampler == "image_folder":
             return {file.path: file.sha256 for file in image_files(ImageFolder(resolve_location(spec.location)))}
-        return {file.path: file.sha256 for file in model_files(spec, registry.model)}
+        with nothing_fetched():
+            return {file.path: file.sha256 for file in model_files(spec, registry.model)}
     except SBV2BenchError:
         return {}
 
@@ -146,7 +154,7 @@ def _best(rows: Sequence[Found], spec: ModelSpec) -> Found:
 
     def weight(row: Found) -> tuple[bool, bool, int, int, bool]:
         result = row[1]
-        as_declared = all(getattr(result.model, name) == getattr(spec, name) for name in _SETTINGS)
+        as_declared = all(name in spec.unstated or getattr(result.model, name) == getattr(spec, name) for name in _SETTINGS)
         return (
             as_declared,
             result.status == "complete",

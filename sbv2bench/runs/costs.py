@@ -8,19 +8,22 @@ that is neither has no figure, and none is made up.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sbv2bench.data.assets import resolve_location
+from sbv2bench.data.assets import ASSET, HUB, offline, resolve_location
 from sbv2bench.data.chain import model_files
-from sbv2bench.data.needs import rows_of
+from sbv2bench.data.hub import nothing_fetched
+from sbv2bench.data.needs import Need, rows_of
 from sbv2bench.errors import InputError, SBV2BenchError
 from sbv2bench.registry import Registry
 from sbv2bench.runs.architecture_flops import stage_gflop
-from sbv2bench.runs.checks import available_device, cache_bytes, chosen_dtype
+from sbv2bench.runs.checks import available_device, chosen_dtype
 from sbv2bench.runs.choice import chosen_metrics
+from sbv2bench.runs.disk import cache_bytes
+from sbv2bench.runs.download import Wanted, of_model
 from sbv2bench.runs.options import EvalOptions
 from sbv2bench.runs.own_suite import suite_of_run
 from sbv2bench.runs.plan import EvalPlan, needs_of_run, with_options
@@ -93,16 +96,25 @@ class Work:
         passes = self.forward_passes()
         tflop = self.teraflop(passes, stage_gflop(self.model, registry) if self.model.has_network() else {})
         needs = needs_of_run(self.model, self.suite, self.metrics, registry)
+        wanted = _wanted(self.model, needs, registry, dtype)
         return {
             "forward_passes": passes,
             "tflop": {name: float(f"{cost:.4g}") for name, cost in tflop.items()},
-            "disk_bytes": cache_bytes(self.images) if cache else 0,
+            "disk_bytes": self._disk() if cache else 0,
             "memory_bytes": self._memory(registry, dtype),
             "estimated_seconds": _estimated_seconds(tflop, passes, device, dtype),
+            "download_bytes": _downloads(wanted, needs),
+            # What else is missing has to be brought by hand, or by `download`, before a run.
+            "fetched_when_run": not offline() and all(item.location.startswith(HUB) for item in wanted if _absent(item)),
             "needs": [f"{need.location} ({need.what}), {need.licence or 'licence not stated'}" for need in needs],
             "missing": _missing(self.model, registry) + [f"{need.location} ({need.what})" for need in needs if need.missing],
             "licences": {self.model.id: self.model.licence or "not stated"},
         }
+
+    def _disk(self) -> int:
+        seeds = self.images // max(1, self.captions)
+        references = [self.extractors[row] for row in dict.fromkeys(self.references) if row in self.extractors]
+        return cache_bytes([*self.extractors.values()], self.captions, seeds, references, self.suite.num_reference)
 
     def _memory(self, registry: Registry, dtype: str) -> dict[str, int]:
         """Bytes of weights as they are held, and of rows; activations of a block come on top."""
@@ -123,7 +135,7 @@ def outline(model_ref: str, suite_ref: str | SuiteSpec | None, options: EvalOpti
     work = whole_work(with_options(registry.model(model_ref, suite), options), suite, options, registry)
     device = available_device(options.device)
     head = {"model": work.model.id, "suite": f"{suite.id}@v{suite.version}", "images": work.images, "device": device}
-    return head | work.describe(registry, device, chosen_dtype(options.dtype, device), cache=options.use_cache)
+    return head | work.describe(registry, device, chosen_dtype(options.dtype, device, work.model), cache=options.use_cache)
 
 
 def whole_work(model: ModelSpec, suite: SuiteSpec, options: EvalOptions, registry: Registry) -> Work:
@@ -144,11 +156,37 @@ def whole_work(model: ModelSpec, suite: SuiteSpec, options: EvalOptions, registr
     )
 
 
+def _wanted(model: ModelSpec, needs: Sequence[Need], registry: Registry, dtype: str) -> list[Wanted]:
+    """The locations that a run reads: the model's, and of the suite's those that are not here."""
+    files = {spec.location: spec.files for spec in registry.extractors.values()}
+    own = [*of_model(registry, model, dtype)] if model.has_network() and model.sampler != "published" else []
+    return own + [Wanted(need.location, files=files.get(need.location, ())) for need in needs if need.missing is not None]
+
+
+def _downloads(wanted: Sequence[Wanted], needs: Sequence[Need]) -> dict[str, int | None]:
+    """Location -> bytes that a run has to fetch of it; None where that is not known."""
+    known = {need.location: need.bytes for need in needs}
+    found = {item.location: item.bytes_to_fetch() for item in wanted if item.location.startswith(HUB)}
+    found |= {item.location: known.get(item.location) for item in wanted if item.location.startswith(ASSET)}
+    here = {item.location for item in wanted if not _absent(item)}
+    return {location: size for location, size in found.items() if size or (size is None and location not in here)}
+
+
+def _absent(wanted: Wanted) -> bool:
+    try:
+        with nothing_fetched():
+            resolve_location(wanted.location, wanted.revision, wanted.files, unused=wanted.unused)
+    except SBV2BenchError:
+        return True
+    return False
+
+
 def _missing(model: ModelSpec, registry: Registry) -> list[str]:
     """The model's files that are not on this machine, in words."""
     try:
         if model.has_network() and (model.location or model.merge):
-            model_files(model, registry.model)
+            with nothing_fetched():
+                model_files(model, registry.model)
     except InputError:
         raise
     except SBV2BenchError as error:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,24 +13,24 @@ import torch
 
 from sbv2bench import paths, provenance
 from sbv2bench.data.digests import trusting
-from sbv2bench.errors import InterruptedRun, PrerequisiteError
+from sbv2bench.errors import InterruptedRun
 from sbv2bench.features.cache import Entry, FeatureCache
 from sbv2bench.registry import OWN_SUITE, Registry
 from sbv2bench.results import prompt_values, store
 from sbv2bench.results.records import EvalResult, ModelRecord, SuiteRecord
+from sbv2bench.runs.block_size import BlockSize, enough_memory, is_out_of_memory
 from sbv2bench.runs.caption_cuts import cut_captions, with_cuts
-from sbv2bench.runs.generate import blocks, save_images, saved_count
-from sbv2bench.runs.measure import Measurer, Rows, measure_reference
+from sbv2bench.runs.generate import blocks, saved_count
+from sbv2bench.runs.measure import REFERENCE_BLOCK, Measurer, Rows, measure_reference
 from sbv2bench.runs.options import EvalOptions, Progress
 from sbv2bench.runs.plan import EvalPlan, plan
 from sbv2bench.runs.quick_latency import quick_latency
+from sbv2bench.runs.saved_images import SavedImages
 from sbv2bench.runs.score import FeatureSets, are_alike, score
 from sbv2bench.runs.workers import Processes, cores, each, exact_arithmetic, joined_processes
 from sbv2bench.samplers import load_sampler
-from sbv2bench.samplers.base import Images, PromptBlock, Sampler, Stopwatch, size_of
+from sbv2bench.samplers.base import PromptBlock, Sampler, Stopwatch, size_of
 from sbv2bench.specs import fingerprint
-
-_IMAGES_AT_HAND = 2**30  # bytes of images that wait in memory to be saved; beyond it they are sampled again
 
 
 def evaluate(
@@ -82,7 +81,7 @@ def evaluate_and_store(plan: EvalPlan, registry: Registry, progress: Progress | 
     path = store.write(result, plan.options.results, values)
     if saved_count(plan):
         with exact_arithmetic():
-            save_images(plan, run.sampler, run.at_hand, path.with_name(f"{path.stem}-images"))
+            run.saved.finish(lambda: run.sampler, path.with_name(f"{path.stem}-images"))
     return result, path
 
 
@@ -94,11 +93,14 @@ class Run:
     registry: Registry
     processes: Processes
     progress: Progress | None = None
-    at_hand: dict[int, Images] = field(default_factory=dict)  # images by block, where they will be saved
 
     def __post_init__(self) -> None:
         self.cache = FeatureCache(paths.features_dir(), self.plan.options.use_cache)
         self.workers = cores() if self.plan.device == "cpu" else 1
+        self.block_size = BlockSize(self.plan.block_size, self.plan.device)
+        self.saved = SavedImages(self.plan)
+        if self.plan.device.startswith("cuda:"):
+            torch.cuda.set_device(self.plan.device)
         self.seconds = {"generate": 0.0, "features": 0.0, "metrics": 0.0}
         self.found: list[str] = []  # for each seed: hit, resumed or miss
         self.found_reference = "none"
@@ -111,13 +113,15 @@ class Run:
     @cached_property
     def sampler(self) -> Sampler:
         """The model, loaded."""
-        with trusting(self.plan.options.use_cache):
+        loading = f"while {self.plan.model.id} was loaded in {self.plan.dtype}"
+        with trusting(self.plan.options.use_cache), enough_memory(self.plan.device, loading):
             return load_sampler(self.plan.model, self.plan.device, getattr(torch, self.plan.dtype), self.registry)
 
     @cached_property
     def measurer(self) -> Measurer:
         """The extractors, loaded, with the captions embedded."""
-        return Measurer(self.plan, size_of(self.sampler))
+        with enough_memory(self.plan.device, "while the extractors were loaded"):
+            return Measurer(self.plan, size_of(self.sampler))
 
     def result(self) -> EvalResult:
         """Rows of every seed, the reference, the clock, the score: made on rank 0, returned by every process."""
@@ -143,55 +147,78 @@ class Run:
         if self.processes.broadcast(entry is not None):
             self.found.append("hit")
             self.advance(self.mine)
+            self.block_size.used |= set() if entry is None else {*entry.manifest.get("block_sizes", ())}
             return {} if entry is None else entry.arrays
         key = self.plan.generated_key(seed)
         mine = [block for block in blocks(self.plan, self.plan.prompts, seed) if self.processes.owns(block.index)]
-        kept = {block.index: rows for block in mine if (rows := self.cache.get_block(key, block.index)) is not None}
+        kept = self.kept_rows(key, mine)
         resumed = sum(block.count for block in mine if block.index in kept)
         self.advance(resumed)
         missing = [block for block in mine if block.index not in kept]
         made = self.generate_and_measure(key, missing, keep_images=seed == self.plan.seeds[0])
-        parts = self.processes.gather((kept | made, resumed))
+        parts = self.processes.gather((kept | made, resumed, self.block_size.used))
         if not parts:
             return {}
-        self.found.append("resumed" if any(count for _, count in parts) else "miss")
-        self.resumed_images += sum(count for _, count in parts)
-        by_block = {number: rows for part, _ in parts for number, rows in part.items()}
+        self.found.append("resumed" if any(count for _, count, _ in parts) else "miss")
+        self.resumed_images += sum(count for _, count, _ in parts)
+        self.block_size.used = {size for _, _, sizes in parts for size in sizes}
+        by_block = {number: rows for part, _, _ in parts for number, rows in part.items()}
         rows = {name: np.concatenate([by_block[number][name] for number in sorted(by_block)]) for name in by_block[0]}
-        self.cache.put(key, rows, {"model": self.plan.model.id, "suite": self.plan.suite.id, "seed": seed})
+        made_with = {"block_sizes": sorted(self.block_size.used, reverse=True)}
+        self.cache.put(key, rows, {"model": self.plan.model.id, "suite": self.plan.suite.id, "seed": seed} | made_with)
         self.cache.drop_blocks(key)
         return rows
+
+    def kept_rows(self, key: str, mine: list[PromptBlock]) -> dict[int, Rows]:
+        """Rows by block of an earlier run that was cut short, with blocks of whatever size."""
+        numbers, kept = self.cache.block_numbers(key), {}
+        for block in mine:
+            found = self.cache.get_rows(key, numbers, range(block.place, block.place + block.count)) if numbers else None
+            if found is not None:
+                kept[block.index], sizes = found
+                self.block_size.used |= sizes
+        return kept
 
     def generate_and_measure(self, key: str, missing: list[PromptBlock], keep_images: bool) -> dict[int, Rows]:
         """Rows by block: each block is sampled, measured while its images are in memory, and stored as it is finished.
 
-        keep_images: hold on to those that will be saved.
+        Where memory runs out, what is finished stays and the rest is made in smaller blocks. keep_images: write those that are
+        to be saved.
         """
         if not missing:
             return {}
         sampler, measurer = self.sampler, self.measurer
-        wanted = min(saved_count(self.plan), _IMAGES_AT_HAND // (3 * math.prod(size_of(sampler)))) if keep_images else 0
 
         def work(block: PromptBlock) -> tuple[Rows, float, float]:
-            began = time.perf_counter()
-            images = sampler.generate(block, Stopwatch(self.plan.device))
-            sampled = time.perf_counter()
-            rows = measurer.measure_block(images, block)
-            self.cache.put_block(key, block.index, rows)
-            if block.first - self.plan.prompts.first_index < wanted:
-                self.at_hand[block.index] = images
-            return rows, sampled - began, time.perf_counter() - sampled
+            parts: list[Rows] = []
+            generated = 0.0
+            started = time.perf_counter()
+            for piece in self.block_size.pieces(block):
+                began = time.perf_counter()
+                images = sampler.generate(piece, Stopwatch(self.plan.device))
+                generated += time.perf_counter() - began
+                rows = measurer.measure_block(images, piece)
+                self.cache.put_block(key, piece.place, rows, {"block_size": len(piece.captions)})
+                if keep_images:
+                    self.saved.keep(piece, images)
+                self.block_size.used.add(len(piece.captions))
+                parts.append(rows)
+            rows = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if len(parts) > 1 else parts[0]
+            return rows, generated, time.perf_counter() - started - generated
 
         began, made, spent = time.perf_counter(), {}, np.zeros(2)
-        try:
-            for block, (rows, *shares) in each(work, missing, self.workers):
-                made[block.index] = rows
-                spent += shares
-                self.advance(block.count)
-        except torch.OutOfMemoryError as error:
-            size = self.plan.block_size
-            fix = f"--batch-size {max(1, size // 2)}"
-            raise PrerequisiteError(f"{self.plan.device}: out of memory with {size} images at a time", fix) from error
+        left = missing
+        while left:
+            try:
+                for block, (rows, *shares) in each(work, left, self.workers):
+                    made[block.index] = rows
+                    spent += shares
+                    self.advance(block.count)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                self.block_size.halve(error, f"{self.done} images are kept" if self.cache.enabled else "")
+            left = [block for block in left if block.index not in made]
         # Threads overlap: the wall time is split by the share of each kind of work.
         wall = (time.perf_counter() - began) * spent / spent.sum()
         self.seconds["generate"] += float(wall[0])
@@ -209,7 +236,7 @@ class Run:
         self.found_reference = "miss" if missing else "hit"
         if missing:
             began = time.perf_counter()
-            for row, entry in measure_reference(self.plan, missing, self.workers, self.progress).items():
+            for row, entry in self.measured_reference(missing).items():
                 self.cache.put(self.plan.reference_key(row), entry.arrays, entry.manifest)
                 entries[row] = entry
             self.seconds["features"] += time.perf_counter() - began
@@ -219,10 +246,22 @@ class Run:
                 arrays[name if row == "features" else {"features": row}.get(name, f"{row}_{name}")] = array
         return Entry(arrays, next(iter(entries.values())).manifest)
 
+    def measured_reference(self, rows: tuple[str, ...]) -> dict[str, Entry]:
+        """`measure_reference`, in smaller blocks where memory runs out."""
+        size = BlockSize(REFERENCE_BLOCK, self.plan.device)
+        while True:
+            try:
+                return measure_reference(self.plan, rows, self.workers, self.progress, size.size)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                size.halve(error, "what was measured of the generated images is kept")
+
     def latency(self) -> dict[str, Any]:
         """The clock, on an otherwise idle process."""
         began = time.perf_counter()
-        found = quick_latency(self.sampler, self.plan.prompts, self.plan.seeds[0], self.plan.device)
+        with enough_memory(self.plan.device, "while single images were timed", "what was measured is kept"):
+            found = quick_latency(self.sampler, self.plan.prompts, self.plan.seeds[0], self.plan.device)
         self.seconds["latency"] = time.perf_counter() - began
         return found
 
@@ -258,6 +297,7 @@ class Run:
             seconds=self.seconds | {"total": time.perf_counter() - began},
             provenance=provenance.environment(plan.device)
             | {"dtype": plan.dtype, "threads": self.workers, "cache": cache, "cut_captions": cuts}
+            | {"block_sizes": sorted(self.block_size.used, reverse=True), "world_size": self.processes.size}
             | ({"seeds_alike": True} if are_alike(generated) else {})
             | ({"declared_anew": anew} if (anew := self.registry.declared_anew(plan.suite)) else {})
             | own,
@@ -286,6 +326,6 @@ class Run:
         kept = 0
         for seed in self.plan.seeds:
             key, parts = self.plan.generated_key(seed), blocks(self.plan, self.plan.prompts, seed)
-            whole = self.cache.has(key)
-            kept += sum(parts[number].count for number in ([*range(len(parts))] if whole else self.cache.block_numbers(key)))
+            found = parts if self.cache.has(key) else [parts[number] for number in self.kept_rows(key, parts)]
+            kept += sum(block.count for block in found)
         return InterruptedRun(f"interrupted: {kept} of {asked} images are kept", "run the same command again to go on from there")

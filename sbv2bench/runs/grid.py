@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from sbv2bench.data.assets import resolve_location
 from sbv2bench.data.chain import model_files
+from sbv2bench.data.images import ImageFolder
 from sbv2bench.data.prompts import load_prompts
 from sbv2bench.errors import InputError
 from sbv2bench.registry import Registry
@@ -52,8 +54,11 @@ def sample_grid(
     for seed in seeds:
         EvalOptions.validated(seed=seed, device=device, dtype=dtype)  # the words that eval has for them
     check_packages()
-    specs = [_hashed(registry.model(model, chosen), chosen, registry) for model in models]
     place = available_device(device)
+    specs = [_hashed(registry.model(model, chosen), chosen, registry, place, dtype) for model in models]
+    for spec in specs:
+        if spec.sampler == "image_folder":
+            _check_images(spec, captions)
     prompts = load_prompts(chosen, max(2, max(captions) + 1))
     columns = tuple((number, seed) for number in captions for seed in seeds)
     texts = tuple(prompts.captions[number] for number, _ in columns)
@@ -63,15 +68,27 @@ def sample_grid(
         for text, (number, seed) in zip(texts, columns, strict=True)
     ]
     with exact_arithmetic():
-        images = tuple(_sampled(spec, blocks, place, chosen_dtype(dtype, place), registry) for spec in specs)
+        images = tuple(_sampled(spec, blocks, place, chosen_dtype(dtype, place, spec), registry) for spec in specs)
     return Grid(chosen.id, tuple(specs), columns, texts, images)
 
 
-def _hashed(spec: ModelSpec, suite: SuiteSpec, registry: Registry) -> ModelSpec:
+def _hashed(spec: ModelSpec, suite: SuiteSpec, registry: Registry, device: str, dtype: str) -> ModelSpec:
     """The model with the hashes of its files, by which its images are known for those of a result."""
     if spec.sampler == "image_folder" or not (spec.location or spec.merge):
         return spec
-    return spec.model_copy(update={"weights": model_files(spec, lambda end: registry.model(end, suite))})
+    from sbv2bench.samplers.defaults import settled
+
+    spec = settled(spec, chosen_dtype(dtype, device, spec))
+    weights = model_files(spec, lambda end: registry.model(end, suite), chosen_dtype(dtype, device, spec))
+    return spec.model_copy(update={"weights": weights})
+
+
+def _check_images(spec: ModelSpec, captions: Sequence[int]) -> None:
+    """Raises InputError for a caption beyond a folder's images."""
+    count = len(ImageFolder(resolve_location(spec.location)))
+    if max(captions) >= count:
+        here = ",".join(str(number) for number in range(min(count, 6)))
+        raise InputError(f"--captions: found {max(captions)}, {spec.location} has images 0 to {count - 1}", f"--captions {here}")
 
 
 def _check_captions(numbers: Sequence[int], suite: SuiteSpec) -> None:

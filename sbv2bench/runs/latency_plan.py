@@ -84,23 +84,23 @@ def plan_latency(models: Sequence[str], options: LatencyOptions, registry: Regis
     IntegrityError (hashes).
     """
     check_results_folder(options.results)
+    check_packages()
+    specs = [_timeable(registry.model(name)) for name in models]
+    device = available_device(options.device)
+    dtype = _one_dtype(specs, options, device)
     rows: dict[str, ModelSpec] = {}
     notes = []
-    for name in models:
-        spec = _timeable(registry.model(name))
-        own = _with_weights(spec, registry)
+    for spec in specs:
+        own = _with_weights(spec, registry, dtype)
         rows.setdefault(own.fingerprint(), own)
         tiny = with_tiny_decoder(spec, registry) if options.protocol.id == "full" else None
         if tiny is not None:
             try:
-                found = _with_weights(tiny, registry)
+                found = _with_weights(tiny, registry, dtype)
             except PrerequisiteError as error:  # nobody asked for it by name
                 notes.append(f"{spec.id} with the tiny decoder {tiny.vae} is left out: {' '.join(error.message.split())}")
             else:
                 rows.setdefault(found.fingerprint(), found)
-    check_packages()
-    device = available_device(options.device)
-    dtype = chosen_dtype(options.dtype if options.protocol.id == "full" else "auto", device)
     if options.protocol.id == "paper" and options.dtype not in ("auto", dtype):
         where = "a GPU" if dtype == "float16" else f"device {device}"
         raise InputError(f"--dtype {options.dtype}: protocol paper is {dtype} on {where}", "--protocol full")
@@ -118,10 +118,24 @@ def _timeable(spec: ModelSpec) -> ModelSpec:
     return spec
 
 
-def _with_weights(spec: ModelSpec, registry: Registry) -> ModelSpec:
+def _one_dtype(specs: Sequence[ModelSpec], options: LatencyOptions, device: str) -> str:
+    """The dtype of all rows. Raises InputError where `auto` means several."""
+    if options.protocol.id != "full":
+        return chosen_dtype("auto", device)
+    found = {chosen_dtype(options.dtype, device, spec): spec.id for spec in specs}
+    if len(found) > 1:
+        kinds = ", ".join(f"{dtype} of {name}" for dtype, name in found.items())
+        raise InputError(f"--dtype auto: found {kinds}, expected one for all that is timed together", f"--dtype {min(found)}")
+    return next(iter(found), chosen_dtype(options.dtype, device))
+
+
+def _with_weights(spec: ModelSpec, registry: Registry, dtype: str) -> ModelSpec:
     if not spec.location and spec.merge is None:  # a plugin's function
         return spec
-    return spec.model_copy(update={"weights": model_files(spec, registry.model)})
+    from sbv2bench.samplers.defaults import settled
+
+    spec = settled(spec, dtype)
+    return spec.model_copy(update={"weights": model_files(spec, registry.model, dtype)})
 
 
 def with_tiny_decoder(spec: ModelSpec, registry: Registry) -> ModelSpec | None:

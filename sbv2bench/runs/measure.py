@@ -24,7 +24,7 @@ from sbv2bench.runs.score import NEIGHBOURS
 from sbv2bench.runs.workers import cores, each
 from sbv2bench.samplers.base import PromptBlock
 
-_REFERENCE_BLOCK = 100
+REFERENCE_BLOCK = 100
 _TEXT_ROWS = ("clip", "hps", "hps_v21")
 
 Rows = dict[str, NDArray[Any]]
@@ -92,18 +92,20 @@ class Measurer:
         return {"features": features[:n], "attributes": attributes_right(read[:n], named[captions])}
 
 
-def measure_reference(plan: EvalPlan, rows: tuple[str, ...], workers: int, progress: Progress | None = None) -> dict[str, Entry]:
+def measure_reference(
+    plan: EvalPlan, rows: tuple[str, ...], workers: int, progress: Progress | None = None, size: int = REFERENCE_BLOCK
+) -> dict[str, Entry]:
     """The suite's M reference images measured in one pass: for each of the rows an entry of "features" [M, D] float32, in
     the images' order, and "radii" [M] float64 where precision and recall look at it.
 
-    Images are decoded once, a block at a time, and none is kept. The manifest has "reference_fingerprint": the SHA-256 of the
-    world's pixels, or of the files.
+    Images are decoded once, size of them at a time, and none is kept. The manifest has "reference_fingerprint": the SHA-256 of
+    the world's pixels, or of the files.
     """
     networks = {row: load_extractor(plan.extractors[row], plan.device) for row in rows}
     archive, count = plan.archive, plan.suite.num_reference
-    digest, drawn = hashlib.sha256(), reference_blocks(plan.suite, _REFERENCE_BLOCK)
+    digest, drawn = hashlib.sha256(), reference_blocks(plan.suite, size)
     side = None if plan.suite.preparation is None else side_of(plan.suite.preparation)
-    blocks = [range(start, min(start + _REFERENCE_BLOCK, count)) for start in range(0, count, _REFERENCE_BLOCK)]
+    blocks = [range(start, min(start + size, count)) for start in range(0, count, size)]
     threads = 1 if plan.device == "cpu" else cores()  # on a CPU, several blocks are at work at once
 
     def measured(block: range) -> dict[str, NDArray[Any]]:
@@ -124,7 +126,7 @@ def measure_reference(plan: EvalPlan, rows: tuple[str, ...], workers: int, progr
     for block, features in each(measured, blocks, workers):
         found[block.start] = features
         if progress is not None and archive is not None:  # the world's take no time
-            progress("reference", min(len(found) * _REFERENCE_BLOCK, count), count)
+            progress("reference", min(len(found) * size, count), count)
     manifest = {"reference_fingerprint": plan.reference_sha256 or digest.hexdigest(), "num_reference": count}
     entries = {}
     for row in rows:

@@ -22,8 +22,9 @@ from sbv2bench.data.training import trained_with
 from sbv2bench.errors import InputError, SBV2BenchError
 from sbv2bench.features.cache import FeatureCache
 from sbv2bench.registry import Registry
-from sbv2bench.runs.checks import available_device, check_disk, check_packages, check_results_folder, chosen_dtype
+from sbv2bench.runs.checks import available_device, check_packages, check_results_folder, chosen_dtype
 from sbv2bench.runs.choice import check_enough, chosen_metrics
+from sbv2bench.runs.disk import cache_bytes, check_disk, image_bytes
 from sbv2bench.runs.options import EvalOptions
 from sbv2bench.runs.own_suite import suite_of_run
 from sbv2bench.specs import ROLES, ExtractorSpec, MetricSpec, ModelSpec, SuiteSpec, WeightsFile, fingerprint
@@ -79,7 +80,8 @@ class EvalPlan:
         """What any computed array depends on besides its inputs: code, libraries, machine."""
         libraries = {name: provenance.library_version(package) for name, package in provenance.LIBRARIES.items()}
         machine = provenance.device_name(self.device)
-        return {"code": provenance.code_fingerprint(), "libraries": libraries, "device": self.device, "machine": machine}
+        kind = self.device.partition(":")[0]  # processes of one run have a GPU each
+        return {"code": provenance.code_fingerprint(), "libraries": libraries, "device": kind, "machine": machine}
 
     def generated_key(self, seed: int, rows: tuple[str, ...] | None = None) -> str:
         """Cache key (64 hex digits) of the measured rows of every image of a seed. rows: other measurements than `self.rows`."""
@@ -92,7 +94,6 @@ class EvalPlan:
                 "rows": {row: self.extractors[row].protocol() for row in rows},
                 "preparation": self.suite.preparation,
                 "seed": seed,
-                "block_size": self.block_size,
                 "dtype": self.dtype,
             }
         )
@@ -122,6 +123,18 @@ class EvalPlan:
         """Forward passes of the denoiser for one image, guidance pairs counted."""
         guided = self.model.has_network() and self.model.guidance_scale > 1.0 and self.model.guidance != "embedded"
         return self.model.network_evaluations() * (2 if guided else 1)
+
+    def cache_bytes(self) -> int:
+        """Bytes of cache that the run writes, at its fullest."""
+        missing = sum(not self.is_cached(seed) for seed in self.seeds) if self.rows else 0
+        references = [self.extractors[row] for row in self.reference_rows if not self.reference_is_cached(row)]
+        rows = [self.extractors[row] for row in self.rows]
+        return cache_bytes(rows, len(self.prompts), missing, references, self.suite.num_reference)
+
+    def saved_bytes(self) -> int:
+        """Bytes of the images that it saves."""
+        side = self.model.resolution or (32 if self.suite.family == "mini" else 512)
+        return image_bytes({"none": 0, "sample": 32, "all": len(self.prompts)}[self.options.save_images], side)
 
     def is_cached(self, seed: int) -> bool:
         """Whether every image of a seed was measured before."""
@@ -189,12 +202,15 @@ def _plan(model_ref: str, suite_ref: str | SuiteSpec | None, options: EvalOption
     at_hand = suite.reference is not None and _is_here(suite.reference.location, registry)
     archive = reference_archive(suite, registry.assets) if compared or at_hand else None
     reference_sha256 = archive.content_sha256() if archive is not None else _declared_reference(suite)
-    weights = _model_weights(model, declared, prompts, registry)
+    check_packages()
+    device = available_device(options.device)
+    dtype = chosen_dtype(options.dtype, device, model)
+    from sbv2bench.samplers.defaults import settled
+
+    model = settled(model, dtype)
+    weights = _model_weights(model, declared, prompts, registry, dtype)
     said = trained_with(model, lambda end: registry.model(end, declared))
     model = model.model_copy(update={"weights": weights, "trained_with": said})
-    check_packages()
-    check_disk(len(prompts), options)
-    device = available_device(options.device)
     protocol = {
         "suite": suite.protocol(),
         "prompts_sha256": prompts.sha256,
@@ -203,7 +219,7 @@ def _plan(model_ref: str, suite_ref: str | SuiteSpec | None, options: EvalOption
     }
     if reference_sha256 is not None:
         protocol["reference_sha256"] = reference_sha256
-    made = EvalPlan(
+    planned = EvalPlan(
         model=model,
         suite=suite,
         extractors=extractors,
@@ -212,7 +228,7 @@ def _plan(model_ref: str, suite_ref: str | SuiteSpec | None, options: EvalOption
         seeds=tuple(range(options.seed, options.seed + options.repeats)),
         block_size=options.batch_size or suite.block_size,
         device=device,
-        dtype=chosen_dtype(options.dtype, device),
+        dtype=dtype,
         partial=len(prompts) < declared.num_generated,
         protocol=protocol,
         options=options,
@@ -220,9 +236,10 @@ def _plan(model_ref: str, suite_ref: str | SuiteSpec | None, options: EvalOption
         archive=archive,
         reference_sha256=reference_sha256,
     )
-    if archive is not None and not all(made.reference_is_cached(row) for row in made.reference_rows):
+    if archive is not None and not all(planned.reference_is_cached(row) for row in planned.reference_rows):
         archive.check_headers()
-    return made
+    check_disk(planned.cache_bytes(), planned.saved_bytes(), options)
+    return planned
 
 
 def needs_of_run(model: ModelSpec, suite: SuiteSpec, metrics: Sequence[MetricSpec], registry: Registry) -> list[Need]:
@@ -268,7 +285,8 @@ def with_options(model: ModelSpec, options: EvalOptions) -> ModelSpec:
             raise InputError(f"--resolution: model {model.id} is sampled by {model.sampler}, which has no such setting")
         height, width = options.resolution
         changes |= {"resolution": height, "width": None if width == height else width}
-    return model.model_copy(update=changes)
+    unstated = tuple(name for name in model.unstated if name not in changes)
+    return model.model_copy(update={**changes, "unstated": unstated})
 
 
 def _resolved(spec: ExtractorSpec, registry: Registry, needed: bool) -> ExtractorSpec:
@@ -283,13 +301,15 @@ def _resolved(spec: ExtractorSpec, registry: Registry, needed: bool) -> Extracto
     return with_weights(spec)
 
 
-def _model_weights(model: ModelSpec, suite: SuiteSpec, prompts: Prompts, registry: Registry) -> tuple[WeightsFile, ...]:
+def _model_weights(
+    model: ModelSpec, suite: SuiteSpec, prompts: Prompts, registry: Registry, dtype: str
+) -> tuple[WeightsFile, ...]:
     """Every file that decides the model's images, with its hash: its own, its bases', and of a merged model both its ends'."""
     if model.sampler == "image_folder":
         return _image_files(model, suite, prompts)
     if not model.location and model.merge is None:  # drawn by code alone: the world's renderings, a plugin's function
         return ()
-    return model_files(model, lambda end: registry.model(end, suite))
+    return model_files(model, lambda end: registry.model(end, suite), dtype)
 
 
 def _image_files(model: ModelSpec, suite: SuiteSpec, prompts: Prompts) -> tuple[WeightsFile, ...]:

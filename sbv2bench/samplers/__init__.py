@@ -25,8 +25,10 @@ def load_sampler(spec: ModelSpec, device: str, dtype: torch.dtype, registry: Reg
     finds its models there. Raises InputError for what cannot be sampled, and what the kind's class raises.
     """
     from sbv2bench.registry import Registry
+    from sbv2bench.samplers.defaults import settled
 
     registry = registry or Registry.load()
+    spec = settled(spec, str(dtype).removeprefix("torch."))
     target = registry.sampler(spec.sampler).target
     module, _, name = target.partition(":")
     try:

@@ -33,9 +33,9 @@ Stage = Literal["text", "denoise", "decode"]
 class PromptBlock:
     """A fixed number of consecutive prompts, computed together.
 
-    index: number of the block; all blocks have the same length, so its first prompt is number index * length of the list.
-    first: the caption index of that prompt, which numbers its image. count: how many of the rows are real; captions and
-    noise_seeds have the full length, padded by repeating the last row.
+    index: number of the block; blocks have the same length, so its first prompt is number index * length of the list, or, where
+    a block was cut smaller, number row. first: the caption index of that prompt, which numbers its image. count: how many of
+    the rows are real; captions and noise_seeds have the full length, padded by repeating the last row.
     """
 
     index: int
@@ -43,6 +43,12 @@ class PromptBlock:
     count: int
     captions: tuple[str, ...]
     noise_seeds: tuple[int, ...]
+    row: int | None = None
+
+    @property
+    def place(self) -> int:
+        """Number of its first prompt in the list."""
+        return self.index * len(self.captions) if self.row is None else self.row
 
 
 def wait_for(device: torch.device) -> None:
@@ -142,7 +148,7 @@ def to_uint8(images_BCHW: Tensor) -> Images:
         rows = (~finite).nonzero().flatten().tolist()
         raise IntegrityError(
             f"{len(rows)} of {len(finite)} images of a block (rows {rows[:3]}...) hold pixels that are not numbers",
-            "sample in float32: --dtype float32",
+            "--dtype float32",
         )
     levels = (images_BCHW.clamp(0, 1) * 255 + 0.5).floor().to(torch.uint8)
     return levels.permute(0, 2, 3, 1).contiguous().cpu().numpy()

@@ -151,7 +151,7 @@ def load_components(spec: ModelSpec, device: str, dtype: torch.dtype, registry: 
     Raises InputError (no diffusers folder, or a kind that only `sampler: pipeline` can run), PrerequisiteError (a part is
     missing), IntegrityError (broken, pickled, or not fitting each other).
     """
-    stored = StoredModel.find(spec, registry)
+    stored = StoredModel.find(spec, registry, dtype)
     stored.require_pipeline()
     scheduler = stored.scheduler()
     unet, vae, text_encoder, tokenizer = stored.unet(dtype), stored.vae(dtype), stored.text_encoder(dtype), stored.tokenizer()
@@ -189,7 +189,7 @@ def nearest_size(height: int, width: int, factor: int) -> str:
 
 def load_unet(spec: ModelSpec, dtype: torch.dtype, registry: Registry | None = None) -> UNet2DConditionModel:
     """A model's UNet alone, as `load_components` has it but on the CPU and not channels-last. Raises what that raises."""
-    return StoredModel.find(spec, registry).unet(dtype)
+    return StoredModel.find(spec, registry, dtype).unet(dtype)
 
 
 def _check_fit(

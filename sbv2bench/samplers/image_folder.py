@@ -35,7 +35,7 @@ class ImageFolderSampler:
         Raises IntegrityError where the folder has fewer images than the block needs, or one is broken.
         """
         size = len(block.captions)
-        start = block.index * size
+        start = block.place
         stop = start + block.count
         if stop > len(self.images):
             self.images.require_count(stop)

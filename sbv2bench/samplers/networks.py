@@ -19,7 +19,7 @@ import transformers
 from diffusers import AutoencoderKL, AutoencoderTiny, SchedulerMixin, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from sbv2bench.data.assets import pickles_allowed, read_json
+from sbv2bench.data.assets import pickles_allowed, read_json, selection_in
 from sbv2bench.data.chain import Link, autoencoder, chain, hash_chain
 from sbv2bench.data.parts import ADAPTER, REPLACEABLE, UNETS, index_parts
 from sbv2bench.errors import InputError, IntegrityError, PrerequisiteError
@@ -46,25 +46,30 @@ class StoredModel:
     spec: ModelSpec
     links: tuple[Link, ...]
     registry: Registry | None = None
+    dtype: str = "float32"
 
     @classmethod
-    def find(cls, spec: ModelSpec, registry: Registry | None = None) -> StoredModel:
-        """Raises InputError, PrerequisiteError or IntegrityError where a folder or a file is not as it must be."""
+    def find(cls, spec: ModelSpec, registry: Registry | None = None, dtype: torch.dtype = torch.float32) -> StoredModel:
+        """The model's files for a run in a dtype, which decides what variants of its weights are read.
+
+        Raises InputError, PrerequisiteError or IntegrityError where a folder or a file is not as it must be.
+        """
+        name = str(dtype).removeprefix("torch.")
         if spec.merge:
-            ends = [cls.find(_named(end, registry), registry) for end in (spec.merge.a, spec.merge.b)]
+            ends = [cls.find(_named(end, registry), registry, dtype) for end in (spec.merge.a, spec.merge.b)]
             check_shared_parts(spec.merge.a, ends[0].shared_parts(), spec.merge.b, ends[1].shared_parts())
             if not spec.location:  # its parts besides the UNet are its first end's
-                vae = autoencoder(spec)
+                vae = autoencoder(spec, name)
                 kept = tuple(link for link in ends[0].links if not vae or link.holds != "vae")
-                return cls(spec, (*kept, *vae), registry)
-        links = chain(spec)
+                return cls(spec, (*kept, *vae), registry, name)
+        links = chain(spec, name)
         hash_chain(links)
-        return cls(spec, links, registry)
+        return cls(spec, links, registry, name)
 
     @property
     def folders(self) -> tuple[Path, ...]:
-        """The folders of the chain that hold parts of models by their usual names."""
-        return tuple(link.folder for link in self.links if link.holds == "model")
+        """The folders of the chain that hold parts of models, or their configs alone, by their usual names."""
+        return tuple(link.folder for link in self.links if link.holds in {"model", "configs"})
 
     def unet(self, dtype: torch.dtype) -> UNet2DConditionModel:
         """The UNet as the spec says: as stored, merged (weights.interpolate), or with adapters folded in (weights.fold_lora).
@@ -73,29 +78,33 @@ class StoredModel:
         """
         if self.spec.merge:
             names = (self.spec.merge.a, self.spec.merge.b)
-            unet, other = (StoredModel.find(_named(end, self.registry), self.registry).unet(torch.float32) for end in names)
+            stored = getattr(torch, self.dtype)
+            unet, other = (
+                StoredModel.find(_named(end, self.registry), self.registry, stored).unet(torch.float32) for end in names
+            )
             for name, network in zip(names, (unet, other), strict=True):
                 check_finite(network.state_dict(), name)
             mixed = interpolate(unet.state_dict(), other.state_dict(), self.spec.merge.weight)
             check_finite(mixed, " and ".join(names))
             return _with_state(unet, mixed, dtype)
+        self._refuse_one_file()
         own = self.links[0]
         if own.holds == "lora":
-            unet = StoredModel(self.spec, self.links[1:], self.registry).unet(torch.float32)
+            unet = StoredModel(self.spec, self.links[1:], self.registry, self.dtype).unet(torch.float32)
             fold_into(unet, own.folder)
             with quiet():
                 return unet.to(dtype)
         if own.holds == "unet":
             if own.folder.is_dir():
-                return _load_network(UNet2DConditionModel, own.folder, dtype)
+                return self._load(UNet2DConditionModel, own.folder, dtype)
             with quiet():
                 return unet_of_file(own.folder, self._slot(*UNETS), dtype)
         folder = self._slot(*UNETS)
         outer = self.folders[: self.folders.index(folder.parent)]
         adapters = [above / ADAPTER for above in outer if (above / ADAPTER).is_dir()]
         if not adapters:
-            return _load_network(UNet2DConditionModel, folder, dtype)
-        unet = _load_network(UNet2DConditionModel, folder, torch.float32)
+            return self._load(UNet2DConditionModel, folder, dtype)
+        unet = self._load(UNet2DConditionModel, folder, torch.float32)
         state: StateDict = unet.state_dict()
         for adapter in reversed(adapters):
             state = _folded(state, adapter, folder)
@@ -107,7 +116,7 @@ class StoredModel:
         name = read_json(folder / "config.json").get("_class_name") if (folder / "config.json").is_file() else None
         if name not in AUTOENCODERS:
             raise InputError(f"{folder}/config.json: _class_name is {name!r}, expected {' or '.join(AUTOENCODERS)}")
-        vae = _load_network(AUTOENCODERS[name], folder, dtype)
+        vae = self._load(AUTOENCODERS[name], folder, dtype)
         check_scaling(self.spec, vae, folder)
         return vae
 
@@ -122,6 +131,7 @@ class StoredModel:
                 folder,
                 local_files_only=True,
                 use_safetensors=_safetensors_only(),
+                variant=self.variant(folder),
                 ignore_mismatched_sizes=True,  # so that they are listed
                 output_loading_info=True,
             )
@@ -183,6 +193,7 @@ class StoredModel:
 
     def require_pipeline(self) -> None:
         """Raises InputError where no folder is a pipeline's, or it is of a kind that only `sampler: pipeline` can run."""
+        self._refuse_one_file()
         index = self.pipeline_folder() / "model_index.json"
         parts = read_json(index)
         beyond = sorted(
@@ -191,6 +202,34 @@ class StoredModel:
         if beyond:
             kind = f"{parts.get('_class_name')} has {some(beyond)}"
             raise InputError(f"{index}: {kind}, which only `sampler: pipeline` can run")
+
+    def _refuse_one_file(self) -> None:
+        if self.links[0].holds == "checkpoint":
+            raise InputError(f"{self.links[0].folder}: a whole model in one file, which only `sampler: pipeline` can run")
+
+    def variant(self, folder: Path) -> str | None:
+        """The suffix of the weights that are read of a network's folder; None for the plain ones."""
+        return selection_in(folder, self.dtype).variants.get("") or None
+
+    def _load(self, kind: Any, folder: Path, dtype: torch.dtype) -> Any:
+        """A diffusers network in eval mode; every parameter from the file, and every tensor of the file used."""
+        with quiet(), reading(folder):
+            network, found = kind.from_pretrained(
+                folder,
+                torch_dtype=dtype,
+                local_files_only=True,
+                use_safetensors=_safetensors_only(),
+                variant=self.variant(folder),
+                output_loading_info=True,
+            )
+        if any(key.startswith(WRAPPERS) for key in found["unexpected_keys"]):
+            file = next(iter(sorted(folder.glob("*.safetensors"))), folder)
+            raise IntegrityError(
+                f"{folder}: the names of its weights begin with {some(sorted(found['unexpected_keys'])[:1])}, not with a layer's",
+                f"location: {file}, holds: unet, in a spec whose base has the other parts: a file's names are read without it",
+            )
+        _check_loaded(folder, missing=found["missing_keys"], extra=found["unexpected_keys"])
+        return network.eval().requires_grad_(False)
 
     def _slot(self, *names: str) -> Path:
         """The folder of a part: that of a link that holds it alone, else the first that has it under one of its names.
@@ -244,22 +283,6 @@ def _folded(state: StateDict, adapter: Path, base: Path) -> StateDict:
         raise IntegrityError(
             f"{adapter}: does not fit {base}: {error.message}", "name the model that it was trained on as its base"
         ) from error
-
-
-def _load_network(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
-    """A diffusers network in eval mode; every parameter from the file, and every tensor of the file used."""
-    with quiet(), reading(folder):
-        network, found = kind.from_pretrained(
-            folder, torch_dtype=dtype, local_files_only=True, use_safetensors=_safetensors_only(), output_loading_info=True
-        )
-    if any(key.startswith(WRAPPERS) for key in found["unexpected_keys"]):
-        file = next(iter(sorted(folder.glob("*.safetensors"))), folder)
-        raise IntegrityError(
-            f"{folder}: the names of its weights begin with {some(sorted(found['unexpected_keys'])[:1])}, not with a layer's",
-            f"location: {file}, holds: unet, in a spec whose base has the other parts: a file's names are read without it",
-        )
-    _check_loaded(folder, missing=found["missing_keys"], extra=found["unexpected_keys"])
-    return network.eval().requires_grad_(False)
 
 
 def _check_loaded(folder: Path, **wrong: Any) -> None:

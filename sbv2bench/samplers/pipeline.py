@@ -5,24 +5,30 @@ from __future__ import annotations
 import copy
 import inspect
 import math
+import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import diffusers
 import torch
 from diffusers import DiffusionPipeline, SchedulerMixin
 from transformers import PreTrainedTokenizerBase
 
-from sbv2bench.data.assets import pickles_allowed, read_json
-from sbv2bench.errors import InputError
+from sbv2bench.data.assets import pickles_allowed, read_json, selection_in
+from sbv2bench.data.selection import plain_name
+from sbv2bench.errors import InputError, IntegrityError
 from sbv2bench.samplers.base import Images, PromptBlock, Stopwatch, generators, initial_noise, refuse_unused, to_uint8
 from sbv2bench.samplers.components import check_guidance, embeds_guidance, is_guided, nearest_size
+from sbv2bench.samplers.library_warnings import warn_once
 from sbv2bench.samplers.networks import StoredModel, check_scaling, quiet
 from sbv2bench.samplers.pipeline_parts import check_whole, proved_parts
 from sbv2bench.samplers.schedulers import load_scheduler, make_scheduler, reading
 from sbv2bench.samplers.timesteps import check_walk, count_calls, set_timesteps
 from sbv2bench.specs import ModelSpec
+from sbv2bench.weights import some
 
 if TYPE_CHECKING:
     from sbv2bench.registry import Registry
@@ -42,10 +48,11 @@ class PipelineSampler:
         if spec.merge:
             raise InputError(f"{spec.id}: `sampler: pipeline` cannot merge, expected multi_step or one_step")
         refuse_unused(spec, "timestep", "alpha_T", "input_scaling")
+        warn_once()
         self.spec = spec
         guided = is_guided(spec.guidance_scale)
         self._device, self._dtype = torch.device(device), dtype
-        folder, self._pipeline = _load(StoredModel.find(spec, registry), dtype)
+        folder, self._pipeline = _load(StoredModel.find(spec, registry, dtype), dtype)
         self._pipeline.to(device)
         self._arguments = inspect.signature(self._pipeline.__call__).parameters
         wrong = [f"no {name}" for name in REQUIRED if name not in self._arguments]
@@ -167,10 +174,13 @@ def _load(stored: StoredModel, dtype: torch.dtype) -> tuple[Path, DiffusionPipel
     if "vae" in parts and scheduler.is_dir():
         own["scheduler"] = load_scheduler(scheduler)
         stored.prediction_type(own["scheduler"])
+    if stored.links[0].holds == "checkpoint":
+        own |= {"vae": stored.vae(dtype)} if spec.vae else {}
+        return folder, _of_one_file(stored.links[0].folder, folder, str(parts.get("_class_name")), dtype, own)
     own |= proved_parts(stored, folder, dtype)
-    with quiet(), reading(folder):
+    with quiet(), reading(folder), _as_plain_files(folder, stored) as place:
         pipeline = DiffusionPipeline.from_pretrained(
-            folder,
+            place,
             torch_dtype=dtype,
             use_safetensors=None if pickles_allowed() else True,
             local_files_only=True,
@@ -180,6 +190,43 @@ def _load(stored: StoredModel, dtype: torch.dtype) -> tuple[Path, DiffusionPipel
         check_scaling(spec, pipeline.vae, folder / "vae")
     check_whole(folder, pipeline)
     return folder, pipeline
+
+
+def _of_one_file(file: Path, configs: Path, name: str, dtype: torch.dtype, own: dict[str, Any]) -> DiffusionPipeline:
+    """A whole model in one file, translated by diffusers as the configs say; the network is not asked.
+
+    Raises InputError for a pipeline that has no such translation, IntegrityError where a network gets no weights from it.
+    """
+    kind: Any = getattr(diffusers, name, None)
+    if not hasattr(kind, "from_single_file"):
+        raise InputError(f"{configs}: {name} of diffusers reads no model from one file")
+    with quiet(), reading(file):
+        pipeline: DiffusionPipeline = kind.from_single_file(
+            str(file), config=str(configs), torch_dtype=dtype, local_files_only=True, **own
+        )
+    for part, network in pipeline.components.items():
+        lost = [key for key, value in network.named_parameters() if value.is_meta] if isinstance(network, torch.nn.Module) else []
+        if lost:
+            raise IntegrityError(f"{file}: {len(lost)} weights of {part} are missing ({some(lost)})", "download the whole file")
+    return pipeline
+
+
+@contextmanager
+def _as_plain_files(folder: Path, stored: StoredModel) -> Iterator[Path]:
+    """A pipeline's folder; where variants are read of it, a folder of links in which they have the plain names.
+
+    diffusers takes one variant for a whole pipeline, and repositories have one for some of its networks.
+    """
+    read = selection_in(folder, stored.dtype)
+    if not any(read.variants.values()):
+        yield folder
+        return
+    with tempfile.TemporaryDirectory() as made:
+        for name in read.files:
+            link = Path(made, plain_name(name))
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to((folder / name).resolve())
+        yield Path(made)
 
 
 def _size(spec: ModelSpec, pipeline: DiffusionPipeline) -> tuple[int, int]:

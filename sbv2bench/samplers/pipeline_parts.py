@@ -48,7 +48,7 @@ def _unet(stored: StoredModel, folder: Path, dtype: torch.dtype) -> Any:
     """The UNet as the spec says; an adapter alone is folded in the run's dtype: a large UNet in float32 besides is too much."""
     if stored.spec.holds != "lora" or not stored.unet_is_in(folder):
         return stored.unet(dtype)
-    unet = StoredModel(stored.spec, stored.links[1:], stored.registry).unet(dtype)
+    unet = StoredModel(stored.spec, stored.links[1:], stored.registry, stored.dtype).unet(dtype)
     fold_into(unet, stored.links[0].folder)
     return unet
 

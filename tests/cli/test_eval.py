@@ -83,7 +83,7 @@ def test_the_variable_changes_the_default_suite(
     [
         ("--model sd12", 2, ["unknown model 'sd12'", "did you mean 'sd21'", "fix: sbv2bench list models"]),
         ("--model sd21 --model sd12", 2, ["unknown model 'sd12'"]),
-        ("--model full/sd21", 2, ["of family full", "fix: --model mini/sd21"]),
+        ("--model full/sd21", 2, ["of family full", "fix: sbv2bench eval --model mini/sd21 --suite mini"]),
         (
             "--model full/gigagan",
             3,
@@ -115,7 +115,7 @@ def test_the_variable_changes_the_default_suite(
         ("--model ./pickled", 4, ["pickled", "SBV2BENCH_ALLOW_PICKLE=1"]),
         ("--model ./cut", 4, ["the file was cut"]),
         ("--model ./lacking", 3, ["no weights found"]),
-        ("--model somebody/some-model", 3, ["not on this machine (offline)", "hf download somebody/some-model"]),
+        ("--model somebody/some-model", 3, ["not on this machine (offline)", "sbv2bench download hub:somebody/some-model"]),
         ("", 2, ["Missing option '--model'", "fix: sbv2bench eval --help"]),
         ("--model sd21 --modle x", 2, ["No such option", "--modle"]),
         ("--model sd21 extra", 2, ["extra"]),

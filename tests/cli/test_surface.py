@@ -28,7 +28,7 @@ SURFACE = {
     "grid": ["models", "--suite", "--captions", "--seeds", "--output", "--device", "--dtype", "--catalog"],
     "list": ["what", "--catalog", "--json"],
     "show": ["name", "--catalog", "--json"],
-    "download": ["name", "--from", "--catalog", "--json"],
+    "download": ["name", "--from", "--dtype", "--catalog", "--json"],
     "doctor": ["--json"],
     "reproduce": ["target", "--suite", "--results", "--plan", "--catalog", "--json"],
     "leaderboard": ["files", "--add", "--check", "--dir"],

@@ -11,6 +11,7 @@ import torch
 from running import Watched, block_of, cache_of, interrupt_after, nothing, run
 from tiny_suite import BLOCK, GENERATED, write_tiny_suite
 
+from sbv2bench.data import remarks
 from sbv2bench.errors import IntegrityError, InterruptedRun, PrerequisiteError
 from sbv2bench.features.cache import FeatureCache
 from sbv2bench.registry import Registry
@@ -86,13 +87,72 @@ def test_an_error_in_a_block_is_told_and_the_others_are_kept(registry: Registry,
     assert run(registry).resumed_images >= BLOCK
 
 
-def test_out_of_memory_says_which_batch_to_try(registry: Registry, watch: Watch) -> None:
+def too_small_for(most: int) -> Callable[[PromptBlock, int], None]:
+    """A device that has no room for more images than that at a time."""
+
     def full(block: PromptBlock, begun: int) -> None:
+        if len(block.captions) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    return full
+
+
+def test_out_of_memory_halves_the_block_and_keeps_what_was_made(
+    registry: Registry, watch: Watch, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remarks, "_said", set())
+    expected = run(registry, use_cache=False)
+    watch(too_small_for(2))
+    found = run(registry)
+    assert found.provenance["block_sizes"] == [1]
+    assert "too little memory for 6 images at a time; going on with 3" in capsys.readouterr().err
+    assert found.metrics["fid"].value == pytest.approx(expected.metrics["fid"].value, rel=1e-3)
+    watch(nothing)
+    again = run(registry)  # the size of a block is no part of the key
+    assert cache_of(again)[0] == "hit" and block_of(again) == block_of(found)
+    assert again.provenance["block_sizes"] == found.provenance["block_sizes"]
+
+
+def test_a_run_goes_on_with_another_block_size(registry: Registry, watch: Watch) -> None:
+    """What was finished with the larger size is kept, and both sizes are in the result."""
+    watch(interrupt_after(3))
+    with pytest.raises(InterruptedRun):
+        run(registry)
+    watch(nothing)
+    found = run(registry, batch_size=4)
+    assert found.resumed_images >= 4
+    assert found.provenance["block_sizes"] == [BLOCK, 4]
+    assert found.metrics["fid"].value == pytest.approx(run(registry, use_cache=False).metrics["fid"].value, rel=1e-3)
+
+
+def test_one_image_that_does_not_fit_is_said(registry: Registry, watch: Watch) -> None:
+    watch(too_small_for(0))
+    with pytest.raises(PrerequisiteError, match="out of memory for one image"):
+        run(registry)
+
+
+def test_memory_that_runs_out_elsewhere(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While loading there is nothing to halve; the reference is measured in smaller blocks; timing keeps what was made."""
+
+    def full(*_: object, **__: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    watch(full)
-    with pytest.raises(PrerequisiteError, match="--batch-size 3"):
-        run(registry)
+    real, sizes = spine.measure_reference, []
+
+    def small(plan: Any, rows: Any, workers: int, progress: Any, size: int) -> Any:
+        sizes.append(size)
+        return full() if size > 30 else real(plan, rows, workers, progress, size)
+
+    monkeypatch.setattr(spine, "measure_reference", small)
+    assert run(registry, metrics="fid").metrics["fid"].value == pytest.approx(run(registry).metrics["fid"].value, rel=1e-12)
+    assert sizes == [100, 50, 25]
+    monkeypatch.setattr(spine, "quick_latency", full)
+    with pytest.raises(PrerequisiteError, match="while single images were timed; what was measured is kept"):
+        run(registry, metrics="fid,latency")
+    assert cache_of(run(registry, metrics="fid"))[0] == "hit"
+    monkeypatch.setattr(spine, "load_sampler", full)
+    with pytest.raises(PrerequisiteError, match=r"while local/student was loaded in float32"):
+        run(registry, "student")
 
 
 def test_a_hit_loads_no_network(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:

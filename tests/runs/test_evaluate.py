@@ -116,8 +116,8 @@ def test_another_block_size_is_within_the_tolerance(registry: Registry, watch: W
     monkeypatch.setattr(measuring.Measurer, "measure_block", keep)
     base = run(registry)
     for size in (1, 5, 40):
-        other = run(registry, batch_size=size)
-        assert other.suite.block_size == size
+        other = run(registry, batch_size=size, use_cache=False)
+        assert other.suite.block_size == size and other.provenance["block_sizes"] == [size]
         assert cache_of(other)[0] == "miss"
         assert other.suite.fingerprint == base.suite.fingerprint
         difference = np.abs(np.stack([images[size][i].astype(int) - images[BLOCK][i] for i in range(GENERATED)]))
@@ -276,7 +276,7 @@ def test_a_process_makes_its_own_blocks_only(registry: Registry, watch: Watch, h
     rows = spine.Run(planned, registry, processes, lambda *step: steps.append(step)).seed_rows(0)
     assert rows == {}  # they are on rank 0
     assert loaded[0].begun == 2
-    assert FeatureCache(home / "features").block_numbers(planned.generated_key(0)) == [1, 3]
+    assert FeatureCache(home / "features").block_numbers(planned.generated_key(0)) == [BLOCK, 3 * BLOCK]
     assert sorted(processes.__dict__["sent"][0]) == [1, 3]
     assert steps[-1] == ("generate", 2 * BLOCK, 2 * BLOCK)
 

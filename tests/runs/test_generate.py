@@ -7,16 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from tiny_suite import GENERATED
+from tiny_suite import BLOCK, GENERATED
 
 from sbv2bench.data.prompts import Prompts, load_prompts
 from sbv2bench.data.reference import pixels_sha256, reference_blocks, reference_fingerprint
 from sbv2bench.errors import InputError, IntegrityError
 from sbv2bench.mini import world
 from sbv2bench.registry import Registry
-from sbv2bench.runs.generate import SAMPLE, blocks, save_images
+from sbv2bench.runs.generate import SAMPLE, blocks
 from sbv2bench.runs.options import EvalOptions
 from sbv2bench.runs.plan import EvalPlan, plan
+from sbv2bench.runs.saved_images import SavedImages
 from sbv2bench.samplers.base import PromptBlock, Stopwatch, image_seed
 
 
@@ -100,20 +101,24 @@ def saved(folder: Path) -> dict[str, int]:
 
 
 def test_saved_images_are_named_by_caption(registry: Registry, tmp_path: Path) -> None:
-    sampler = Numbered()
-    at_hand = {1: sampler.generate(blocks(planned(registry), planned(registry).prompts, 0)[1], Stopwatch())}
+    """One block was written as it was made; the others are sampled when the run is done."""
+    sampler, plan = Numbered(), planned(registry, save_images="all", results=str(tmp_path / "results"))
+    saved_images = SavedImages(plan)
+    block = blocks(plan, plan.prompts, 0)[1]
+    saved_images.keep(block, sampler.generate(block, Stopwatch()))
+    assert len(list(saved_images.folder.iterdir())) == BLOCK
     sampler.asked.clear()
-    save_images(planned(registry, save_images="all"), sampler, at_hand, tmp_path / "images")  # type: ignore[arg-type]
+    SavedImages(plan).finish(lambda: sampler, tmp_path / "images")  # type: ignore[arg-type, return-value]
     assert saved(tmp_path / "images") == {f"{i:08d}.png": i for i in range(GENERATED)}
     assert sampler.asked == [0, 2, 3, 4]
-    assert [path.name for path in tmp_path.iterdir() if "images" in path.name] == ["images"]
+    assert [path.name for path in tmp_path.rglob("*images*")] == ["images"]
 
 
 def test_a_sample_is_32_images_of_the_first_blocks(registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert SAMPLE == 32
     monkeypatch.setattr("sbv2bench.runs.generate.SAMPLE", 8)
     sampler = Numbered()
-    save_images(planned(registry, save_images="sample"), sampler, {}, tmp_path / "images")  # type: ignore[arg-type]
+    SavedImages(planned(registry, save_images="sample")).finish(lambda: sampler, tmp_path / "images")  # type: ignore[arg-type, return-value]
     assert saved(tmp_path / "images") == {f"{i:08d}.png": i for i in range(8)}
     assert sampler.asked == [0, 1]
 
@@ -124,5 +129,5 @@ def test_images_that_cannot_be_saved_leave_nothing(registry: Registry, tmp_path:
 
     monkeypatch.setattr(Image.Image, "save", full)
     with pytest.raises(IntegrityError, match="No space left"):
-        save_images(planned(registry, save_images="all"), Numbered(), {}, tmp_path / "images")  # type: ignore[arg-type]
-    assert not [path for path in tmp_path.iterdir() if "images" in path.name]
+        SavedImages(planned(registry, save_images="all")).finish(Numbered, tmp_path / "images")  # type: ignore[arg-type]
+    assert not (tmp_path / "images").exists()

@@ -7,19 +7,22 @@ import shutil
 import subprocess
 import sys
 from collections import namedtuple
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from PIL import Image
 from tiny_suite import BLOCK, GENERATED, write_tiny_suite
 
 from sbv2bench.errors import InputError, IntegrityError, PrerequisiteError, SBV2BenchError
 from sbv2bench.registry import Registry
-from sbv2bench.runs import checks
+from sbv2bench.runs import checks, disk
 from sbv2bench.runs import evaluate as evaluate_module
 from sbv2bench.runs import plan as plan_module
+from sbv2bench.runs.checks import available_device, chosen_dtype
 from sbv2bench.runs.options import EvalOptions
 from sbv2bench.runs.plan import EvalPlan, plan
 from sbv2bench.specs import ModelSpec, TrainedWith
@@ -124,7 +127,7 @@ def test_results_folder_is_proven_writable(registry: Registry, tmp_path: Path) -
 
 def test_full_disk(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(checks.shutil, "disk_usage", lambda place: usage(10**9, 10**9, 2**20))
+    monkeypatch.setattr(disk.shutil, "disk_usage", lambda place: usage(10**9, 10**9, 2**20))
     with pytest.raises(IntegrityError, match="found 1 MB free"):
         planned(registry)
     planned(registry, use_cache=False)
@@ -208,15 +211,14 @@ def test_keys_change_with_what_can_change_a_number(registry: Registry) -> None:
         "seed": planned(registry, "teacher").generated_key(1),
         "guidance": planned(registry, "teacher", guidance_scale=3.0).generated_key(0),
         "steps": planned(registry, "teacher", steps=4).generated_key(0),
-        "block": planned(registry, "teacher", batch_size=5).generated_key(0),
         "dtype": planned(registry, "teacher", dtype="bfloat16").generated_key(0),
         "limit": planned(registry, "teacher", limit=20).generated_key(0),
         "metrics": planned(registry, "teacher", metrics="fid").generated_key(0),
         "model": planned(registry, "student").generated_key(0),
     }
     assert len({base, *others.values()}) == len(others) + 1
-    # where the files lie, and what the results folder is called, changes nothing
-    assert planned(registry, "teacher", results="elsewhere").generated_key(0) == base
+    # where the files lie, what the results folder is called, and how many are made at a time, changes nothing
+    assert planned(registry, "teacher", results="elsewhere", batch_size=5).generated_key(0) == base
 
 
 def test_code_and_machine_are_in_every_key(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -246,3 +248,39 @@ def test_images_that_exist_have_no_seeds(registry: Registry, tmp_path: Path, opt
     with pytest.raises(InputError, match="exist already and have no seeds") as caught:
         planned(registry, str(tmp_path), **{option: value})
     assert f"--{option}" in str(caught.value)
+
+
+def test_each_process_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """G1: under torchrun by LOCAL_RANK; alone "cuda" is the current one, as it was; the GPU's number is in no key."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert [available_device(word) for word in ("auto", "cuda", "cuda:1", "cpu")] == ["cuda", "cuda", "cuda:1", "cpu"]
+    for rank in (0, 1):
+        for name, value in (("WORLD_SIZE", "2"), ("LOCAL_RANK", str(rank)), ("RANK", str(rank))):
+            monkeypatch.setenv(name, value)
+        assert available_device("auto") == f"cuda:{rank}"
+    with pytest.raises(InputError, match="GPU of its own, by LOCAL_RANK"):
+        available_device("cuda:1")
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(PrerequisiteError, match="process 2 of this machine has no GPU") as caught:
+        available_device("auto")
+    assert caught.value.fix == "--nproc_per_node 2"
+
+
+def test_the_gpus_number_is_in_no_key(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = plan("student", "tiny", EvalOptions.validated(), registry)
+    assert replace(found, block_size=3).generated_key(0) == found.generated_key(0)
+    monkeypatch.setattr("sbv2bench.provenance.device_name", lambda _: "one GPU")
+    keys = {replace(found, device=device).generated_key(0) for device in ("cuda", "cuda:0", "cuda:1")}
+    assert len(keys) == 1 and replace(found, device="cpu").generated_key(0) not in keys
+
+
+@pytest.mark.parametrize(
+    ("own", "device", "expected"),
+    [(None, "cuda", "float16"), ("bfloat16", "cuda:1", "bfloat16"), ("bfloat16", "cpu", "float32"), (None, "mps", "float32")],
+)
+def test_what_auto_takes(own: str | None, device: str, expected: str) -> None:
+    """G3: a model that overflows in float16 says what it runs in."""
+    model = ModelSpec(id="local/x", sampler="pipeline", dtype=own)  # type: ignore[arg-type]
+    assert chosen_dtype("auto", device, model) == expected
+    assert chosen_dtype("float16", device, model) == "float16"

@@ -6,13 +6,11 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import huggingface_hub
 import numpy as np
 import pytest
 import torch
-from huggingface_hub.utils import filter_repo_objects
 from tiny_models import write_tiny_adapter, write_tiny_pipeline, write_tiny_student
 
 from sbv2bench.data import assets
@@ -116,7 +114,7 @@ def test_a_base_and_a_model_without_an_entry_have_revisions_too(registry: Regist
     assert assets.resolve_location(on_old, revision=NEW).name == OLD
     assert assets.resolve_location(f"hub:lab/files@{NEW}/deep/unet.safetensors").parent.parent.name == NEW
     assert registry.model(on_old).id == f"local/lab--base--{OLD}"
-    with pytest.raises(PrerequisiteError, match="hf download lab/base --revision none"):
+    with pytest.raises(PrerequisiteError, match="sbv2bench download hub:lab/base@none"):
         assets.resolve_location("hub:lab/base@none")
 
 
@@ -125,7 +123,7 @@ def test_a_mirror_serves_what_the_first_place_has_not(registry: Registry, cache:
     shutil.rmtree(cache / "models--lab--base")
     with pytest.raises(PrerequisiteError, match="hub:lab/base") as caught:
         chain(registry.model("full/base"))
-    assert f"hf download lab/base --revision {OLD}" in str(caught.value)
+    assert f"sbv2bench download hub:lab/base@{OLD}" in str(caught.value)
     store(cache, "copy/base", NEW, sources / "old")
     assert hash_chain(chain(registry.model("full/base"))) == expected
     assert _lacking(registry.model("full/base"), registry) == ""
@@ -138,7 +136,7 @@ def test_what_is_missing_is_named_with_the_command(registry: Registry, cache: Pa
     shutil.rmtree(cache / "models--lab--files")
     with pytest.raises(PrerequisiteError, match=r"hub:lab/files/deep/unet\.safetensors.*offline") as caught:
         load_model("full/swapped", registry=registry)
-    assert caught.value.fix == "HF_HUB_OFFLINE=0 hf download lab/files deep/unet.safetensors"
+    assert caught.value.fix == "HF_HUB_OFFLINE=0 SBV2BENCH_OFFLINE=0 sbv2bench download hub:lab/files/deep/unet.safetensors"
     with pytest.raises(IntegrityError, match="pickle"):
         assets.resolve_location("hub:lab/files/unet.bin")
     (cache / "models--lab--base" / "snapshots" / NEW / "vae" / "diffusion_pytorch_model.safetensors").unlink()
@@ -165,21 +163,3 @@ def test_download_brings_all_that_a_model_is_made_of(registry: Registry, cache: 
     (cache / "models--lab--base").rename(cache / "models--copy--base")
     assert list(download.bring(registry, "full/base")) == ["hub:copy/base"]
     assert list(download.bring(registry, "mini/sbv2-merged")) == [f"package:mini/{name}" for name in ("sbv2-a", "sd21", "sbv2-b")]
-
-
-def test_only_what_is_read_is_fetched_of_a_models_repository(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The names are those of real repositories: checkpoints in one file and second precisions stay where they are."""
-    asked: dict[str, Any] = {}
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda repository, **options: asked.update(options) or tmp_path)
-    assets.hub_folder("stabilityai/sd-turbo", None)
-    listed = [
-        "model_index.json", "unet/config.json", "unet/diffusion_pytorch_model.safetensors", "tokenizer/merges.txt",
-        "diffusion_pytorch_model.safetensors", "unet/diffusion_pytorch_model.fp16.safetensors", "sd_turbo.safetensors",
-        "unet/diffusion_pytorch_model.bin", "v2-1_512-ema-pruned.ckpt", "vae/diffusion_pytorch_model.non_ema.safetensors",
-    ]  # fmt: skip
-    chosen = filter_repo_objects(listed, allow_patterns=asked["allow_patterns"], ignore_patterns=asked["ignore_patterns"])
-    assert list(chosen) == listed[:5]
-    monkeypatch.setenv(assets.ALLOW_PICKLE, "1")
-    assets.hub_folder("stabilityai/sd-turbo", None)
-    chosen = filter_repo_objects(listed, allow_patterns=asked["allow_patterns"], ignore_patterns=asked["ignore_patterns"])
-    assert list(chosen) == [*listed[:5], "unet/diffusion_pytorch_model.bin"]

@@ -233,7 +233,7 @@ def test_bad_arguments_are_found_before_anything_is_loaded(a: Path, b: Path, tmp
     for wrong, says in (("sd2l", "sd21"), (none, "does not exist"), ("mini/real", "no network"), (images, "no network")):
         with pytest.raises(InputError, match=says):
             merge(str(a), wrong, 0.5, tmp_path / "m")
-    with pytest.raises(PrerequisiteError, match="hf download"):
+    with pytest.raises(PrerequisiteError, match="sbv2bench download hub:"):
         merge("full/sd-turbo", str(b), 0.5, tmp_path / "m")
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "notes.txt").write_text("mine")

@@ -37,7 +37,7 @@ class Request:
         check_target(target)
         suites = registry.suites_of(suite)
         if results is not None and not results.is_dir():
-            raise InputError(f"--results: {results} is not a folder", "sbv2bench eval --model ID writes ./results")
+            raise InputError(f"--results: {results} is not a folder", "sbv2bench eval --model sd21")
         kind = "sweeps" if target in declared().figures else "results"
         folders = (results or Path(kind), COMMITTED / kind)
         if target in declared().figures:

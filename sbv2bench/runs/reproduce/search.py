@@ -11,6 +11,7 @@ from sbv2bench.errors import InputError
 from sbv2bench.registry import Registry
 from sbv2bench.results import boards, store
 from sbv2bench.results.boards import Board
+from sbv2bench.results.commands import eval_command
 from sbv2bench.results.conditions import dtype_of
 from sbv2bench.results.records import EvalResult
 from sbv2bench.specs import ModelSpec, SuiteSpec
@@ -71,7 +72,7 @@ def _chosen(results: dict[str, EvalResult], suite: SuiteSpec, registry: Registry
         path, result = newest.board.rows[0]
         raise InputError(
             f"result file {path}: found {result.suite.num_generated} images, expected {suite.num_generated} of suite {suite.id}",
-            boards.eval_command(result),
+            eval_command(result),
         )
     return newest
 

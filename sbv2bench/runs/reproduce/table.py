@@ -96,7 +96,7 @@ class Reproduction:
                 f"{self.name}: {len(outside)} of {len(self.cells())} numbers are outside under {under}\n"
                 f"the first: {line.printed.method}, {cell.metric}: found {cell.measured:.5g}, expected {cell.published:g} within "
                 f"{cell.allowed:.3g} (our tolerance)" + (f"; provisional: {cell.provisional}" if cell.provisional else ""),
-                f"sbv2bench show {line.model}, and compare its weights and settings with the paper's",
+                f"sbv2bench show {line.model}",
             )
 
     def document(self) -> dict[str, Any]:
