@@ -74,4 +74,8 @@ def _downloadable(suite: SuiteSpec, missing: Iterable[Need]) -> list[str]:
     """What to name to `download`: the suite, or, of one that only this command knows, what it lacks."""
     if suite.id != "own" and not suite.id.endswith(".own"):
         return [suite.id]
-    return [need.location.removeprefix(assets.ASSET) for need in missing]
+    extractor = "weights of "  # by its own name, whose files are few of its repository's
+    return [
+        need.what.removeprefix(extractor) if need.what.startswith(extractor) else need.location.removeprefix(assets.ASSET)
+        for need in missing
+    ]

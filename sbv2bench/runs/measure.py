@@ -44,8 +44,9 @@ class Measurer:
         side = SIDE if self.prepared else resolution
         for extractor in self.extractors.values():
             if extractor.image_size not in {None, side}:
+                prepared = f" (prepared to {side} px)" if side != resolution else ""
                 raise InputError(
-                    f"model {plan.model.id}: found images of {side} px, expected {extractor.image_size} px, "
+                    f"model {plan.model.id}: found images of {resolution} px{prepared}, expected {extractor.image_size} px, "
                     f"which extractor {extractor.spec.id} of suite {plan.suite.id} takes"
                 )
         self.text = {row: self.extractors[row].embed_text(plan.prompts.captions) for row in _TEXT_ROWS if row in self.extractors}
