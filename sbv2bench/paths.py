@@ -34,6 +34,11 @@ def models_dir() -> Path:
     return home() / "models"
 
 
+def package_captions() -> Path:
+    """The folder of the captions that ship in the package, beside the catalogs that name them."""
+    return Path(__file__).parent / "catalog"
+
+
 def package_weights() -> Path:
     """The folder of the weights that ship in the package."""
     return Path(__file__).parent / "mini" / "weights"

@@ -24,6 +24,7 @@ from sbv2bench.unlisted import BY_DEFAULTS, UNSTATED, is_hub_id, model_in_file, 
 
 PLUGINS = "sbv2bench.plugins"  # entry-point group: a module with register(registry)
 BUILT_IN = "built-in"
+FIRST_LOOK = "first-look"  # the suite for a first try of a model of the full family
 KINDS: dict[str, type[Spec]] = dict(catalog.SECTIONS.values())
 OWN_SUITE = "own"  # of captions and photographs that a user names on the command line: it is in no catalog
 _ID = re.compile(r"[A-Za-z0-9_][\w.+-]*(/[A-Za-z0-9_][\w.+-]*)?")
@@ -172,6 +173,8 @@ class Registry:
         if wanted is not None and found.family not in ("local", wanted.family):
             own = f"{wanted.family}/{found.id.partition('/')[2]}"
             fix = f"sbv2bench eval --model {own} --suite {wanted.id}" if own in self.models else "sbv2bench list models"
+            if found.family == "full" and FIRST_LOOK in self.suites:  # what was asked for, where it can be had
+                fix = f"sbv2bench eval --model {found.id} --suite {FIRST_LOOK}"
             raise InputError(
                 f"model {found.id} is of family {found.family}, expected family {wanted.family} for suite {wanted.id}", fix
             )

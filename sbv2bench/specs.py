@@ -242,7 +242,7 @@ class SuiteSpec(Spec):
 
     remarks = frozenset({"description", "inherited"})
     # Fields that came after the first results: where they are not used, a suite's fingerprint is what it was.
-    later: ClassVar[frozenset[str]] = frozenset({"reference", "preparation", "pr", "pr_paper", "hps_v21", "rendered"})
+    later: ClassVar[frozenset[str]] = frozenset({"reference", "preparation", "pr", "pr_paper", "hps_v21", "rendered", "look"})
 
     id: str
     version: int = 1
@@ -264,6 +264,7 @@ class SuiteSpec(Spec):
     hps_v21: str | None = None
     rendered: PromptSpec | None = None
     inherited: str = ""
+    look: int = Field(default=0, ge=0)  # a suite to look at: images in the grid beside its results, which no board takes
 
     def protocol(self) -> dict[str, Any]:
         """The fields that can change a number; later ones only where they are used."""

@@ -52,11 +52,11 @@ def resolve_location(
 ) -> Path:
     """The folder or file that a location names.
 
-    `package:mini/sd21`, `hub:org/name`, `hub:org/name@revision`, `hub:org/name/a/file`, `home:name` (in
-    $SBV2BENCH_HOME/models), `asset:name`, or a path. revision: of a hub location that names none itself. assets: the declared
-    downloads, by default the built-in ones; an asset's files are verified, and never fetched here. local_only: do not ask the
-    hub either. Of a hub repository only what is read is fetched: the files, where some are named; for a run in dtype, without
-    the weights of the networks in unused, or without any (configs_only).
+    `package:mini/sd21`, `package:catalog/a-list.txt`, `hub:org/name`, `hub:org/name@revision`, `hub:org/name/a/file`,
+    `home:name` (in $SBV2BENCH_HOME/models), `asset:name`, or a path. revision: of a hub location that names none itself.
+    assets: the declared downloads, by default the built-in ones; an asset's files are verified, and never fetched here.
+    local_only: do not ask the hub either. Of a hub repository only what is read is fetched: the files, where some are named;
+    for a run in dtype, without the weights of the networks in unused, or without any (configs_only).
     Raises PrerequisiteError where shipped, hub, home or downloaded files are not on this machine, IntegrityError where an
     asset's bytes are not what they must be, InputError where a path does not exist.
     """
@@ -85,6 +85,8 @@ def resolve_location(
 
 def _package_folder(location: str) -> Path:
     family, _, name = location.removeprefix(PACKAGE).partition("/")
+    if family == "catalog" and name == Path(name).name and (paths.package_captions() / name).is_file():
+        return paths.package_captions() / name
     if family != "mini" or not name or ".." in Path(name).parts:
         raise InputError(f"location: found {location!r}, expected package:mini/NAME")
     folder = paths.package_weights() / name

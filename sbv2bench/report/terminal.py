@@ -128,7 +128,10 @@ def print_result(console: Console, result: EvalResult, path: Path | None) -> Non
     say(console, f"cache: {cache_line(result)}")
     if path is not None:
         say(console, f"result: {path}")
-        if result.status == "complete" and result.suite.id != OWN_SUITE:
+        grid = path.with_name(f"{path.stem}-grid.png")
+        if grid.is_file():
+            say(console, f"a first look, not a leaderboard's numbers: {grid}")
+        elif result.status == "complete" and result.suite.id != OWN_SUITE:
             say(console, f"to put it on a leaderboard: sbv2bench leaderboard --add {path}")
 
 

@@ -140,6 +140,11 @@ def admit(path: Path) -> EvalResult:
             eval_command(result),
         )
     check_unedited(path, result)
+    if result.suite.protocol.get("suite", {}).get("look"):
+        raise InputError(
+            f"{path}: suite {result.suite.id} is for a first look, its numbers are on no leaderboard",
+            eval_command(result, suite="coco2014-30k"),
+        )
     if is_for_choosing(result):
         raise InputError(
             f"{path}: suite {result.suite.id} has captions for choosing settings, a leaderboard takes reporting captions only",

@@ -16,11 +16,12 @@ from sbv2bench.data.digests import trusting
 from sbv2bench.errors import InterruptedRun
 from sbv2bench.features.cache import Entry, FeatureCache
 from sbv2bench.registry import OWN_SUITE, Registry
+from sbv2bench.report.picture import write_grid
 from sbv2bench.results import prompt_values, store
 from sbv2bench.results.records import EvalResult, ModelRecord, SuiteRecord
 from sbv2bench.runs.block_size import BlockSize, enough_memory, is_out_of_memory
 from sbv2bench.runs.caption_cuts import cut_captions, with_cuts
-from sbv2bench.runs.generate import blocks, saved_count
+from sbv2bench.runs.generate import blocks
 from sbv2bench.runs.measure import REFERENCE_BLOCK, Measurer, Rows, measure_reference
 from sbv2bench.runs.options import EvalOptions, Progress
 from sbv2bench.runs.plan import EvalPlan, plan
@@ -79,9 +80,11 @@ def evaluate_and_store(plan: EvalPlan, registry: Registry, progress: Progress | 
         return result, None
     result, values = prompt_values.attach(result, prompt_values.of_rows(run.generated))
     path = store.write(result, plan.options.results, values)
-    if saved_count(plan):
+    if run.saved.rows:
         with exact_arithmetic():
-            run.saved.finish(lambda: run.sampler, path.with_name(f"{path.stem}-images"))
+            grid = run.saved.finish(lambda: run.sampler, path.with_name(f"{path.stem}-images"))
+        if grid is not None:
+            write_grid(grid, path.with_name(f"{path.stem}-grid.png"))
     return result, path
 
 

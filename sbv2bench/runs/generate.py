@@ -32,3 +32,9 @@ def _block(prompts: Prompts, seed: int, start: int, count: int, size: int) -> Pr
 def saved_count(plan: EvalPlan) -> int:
     """How many images --save-images asks for: the first ones of the first seed."""
     return {"none": 0, "sample": min(SAMPLE, len(plan.prompts)), "all": len(plan.prompts)}[plan.options.save_images]
+
+
+def grid_rows(plan: EvalPlan) -> list[int]:
+    """Rows of the captions in the grid of a suite to look at: the first of each of as many equal parts of its list."""
+    step = plan.suite.num_generated / max(1, plan.suite.look)
+    return sorted({int(number * step) for number in range(plan.suite.look)})

@@ -43,14 +43,15 @@ class Measurer:
         self.side = None if plan.suite.preparation is None else side_of(plan.suite.preparation)
         self.threads = 1 if plan.device == "cpu" else cores()
         self.extractors = {row: load_extractor(plan.extractors[row], plan.device) for row in plan.rows}
-        size = size if self.side is None else self.side
-        height, width = (size, size) if isinstance(size, int) else size
+        given = (size, size) if isinstance(size, int) else size
+        height, width = given if self.side is None else (self.side, self.side)
         for extractor in self.extractors.values():
             side, square = extractor.image_size, getattr(extractor, "square_only", False)
             if (side is not None and (height, width) != (side, side)) or (square and height != width):
-                found = f"{height}" if height == width else f"{height}x{width}"
                 raise InputError(
-                    f"model {plan.model.id}: found images of {found} px, expected {f'{side} px' if side else 'square ones'}, "
+                    f"model {plan.model.id}: found images of {_pixels(given)}"
+                    f"{'' if self.side is None else f' (prepared to {self.side} px)'}, expected "
+                    f"{f'{side} px' if side else 'square ones'}, "
                     f"which extractor {extractor.spec.id} of suite {plan.suite.id} takes",
                     "sbv2bench list suites",
                 )
@@ -90,6 +91,12 @@ class Measurer:
             return {"features": extractor(images_BHWC)[:n]}
         features, read = extractor.predict(images_BHWC)
         return {"features": features[:n], "attributes": attributes_right(read[:n], named[captions])}
+
+
+def _pixels(size: tuple[int, int]) -> str:
+    """(height, width) in words."""
+    height, width = size
+    return f"{height} px" if height == width else f"{height}x{width} px"
 
 
 def measure_reference(

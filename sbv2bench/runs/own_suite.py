@@ -59,7 +59,7 @@ def _own(
 ) -> SuiteSpec:
     """generated: the model, and its images where they are there already. chosen: the metrics asked for."""
     model, images = generated
-    changes: Changes = {"id": OWN_SUITE, "version": 1, "label_suffix": _COUNT.sub("", base.label_suffix)}
+    changes: Changes = {"id": OWN_SUITE, "version": 1, "label_suffix": _COUNT.sub("", base.label_suffix), "look": 0}
     changes |= _prompts(base, images, chosen, options)
     photographs = _photographs(options)
     changes |= _reference(base, changes, photographs, options)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import shutil
+from bisect import bisect_left
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from sbv2bench.atomic import whole_folder
 from sbv2bench.errors import IntegrityError
-from sbv2bench.runs.generate import blocks, saved_count
+from sbv2bench.runs.generate import blocks, grid_rows, saved_count
+from sbv2bench.runs.grid import Grid
 from sbv2bench.runs.plan import EvalPlan
 from sbv2bench.samplers.base import Images, PromptBlock, Sampler, Stopwatch
 
@@ -25,6 +28,8 @@ class SavedImages:
         self.plan = plan
         self.folder = plan.options.results / f".{plan.generated_key(plan.seeds[0], ())[:16]}-images"
         self.count = saved_count(plan)
+        self.look = grid_rows(plan)
+        self.rows = sorted({*range(self.count), *self.look})
 
     def wants(self, block: PromptBlock) -> bool:
         """Whether a block of the first seed has an image that is to be saved and is not yet."""
@@ -44,25 +49,36 @@ class SavedImages:
         except OSError as error:
             raise self._unwritable(error) from error
 
-    def finish(self, sampler: Callable[[], Sampler], folder: Path) -> None:
-        """Sample what no run has written, which gives the same images, and put all of them at `folder`, or nothing.
+    def finish(self, sampler: Callable[[], Sampler], folder: Path) -> Grid | None:
+        """Sample what no run has written, which gives the same images, and put all that were asked for at `folder`, or nothing.
 
-        sampler: loads the model, if an image is missing. Raises IntegrityError if the disk is full.
+        sampler: loads the model, if an image is missing. Returns the grid of a suite to look at. Raises IntegrityError if the
+        disk is full.
         """
         for block in blocks(self.plan, self.plan.prompts, self.plan.seeds[0]):
             if self.wants(block):
                 self.keep(block, sampler().generate(block, Stopwatch(self.plan.device)))
         try:
-            with whole_folder(folder) as partial:
-                for row in range(self.count):
-                    place = self._place(row)
-                    shutil.move(place, partial / place.name)
+            grid = self._grid() if self.look else None
+            if self.count:
+                with whole_folder(folder) as partial:
+                    for row in range(self.count):
+                        place = self._place(row)
+                        shutil.move(place, partial / place.name)
             shutil.rmtree(self.folder, ignore_errors=True)
+            return grid
         except OSError as error:
             raise self._unwritable(error) from error
 
-    def _rows(self, block: PromptBlock) -> range:
-        return range(block.place, min(block.place + block.count, self.count))
+    def _grid(self) -> Grid:
+        plan = self.plan
+        columns = tuple((plan.prompts.first_index + row, plan.seeds[0]) for row in self.look)
+        images = np.stack([np.asarray(Image.open(self._place(row))) for row in self.look])
+        return Grid(plan.suite.id, (plan.model,), columns, tuple(plan.prompts.captions[row] for row in self.look), (images,))
+
+    def _rows(self, block: PromptBlock) -> list[int]:
+        first = bisect_left(self.rows, block.place)
+        return self.rows[first : bisect_left(self.rows, block.place + block.count)]
 
     def _place(self, row: int) -> Path:
         return self.folder / f"{self.plan.prompts.first_index + row:08d}.png"

@@ -83,7 +83,7 @@ def test_the_variable_changes_the_default_suite(
     [
         ("--model sd12", 2, ["unknown model 'sd12'", "did you mean 'sd21'", "fix: sbv2bench list models"]),
         ("--model sd21 --model sd12", 2, ["unknown model 'sd12'"]),
-        ("--model full/sd21", 2, ["of family full", "fix: sbv2bench eval --model mini/sd21 --suite mini"]),
+        ("--model full/sd21", 2, ["of family full", "fix: sbv2bench eval --model full/sd21 --suite first-look"]),
         (
             "--model full/gigagan",
             3,
