@@ -40,6 +40,8 @@ def base_of(path: Path) -> str:
         width = next((found[name][-1] for block in (1, 4) if (name := _PROBE.format(block)) in found), None)
         if width in _KINDS:
             return _KINDS[width]
+    elif path.suffix not in PICKLES:
+        raise InputError(f"model folder: {path} is not a folder, nor a model in a .safetensors or .ckpt file")
     raise InputError(
         f"{path}: does not tell whose configs it needs, expected base: a folder or hub id of a model of its kind",
         f"declare it in a catalog: {{location: {path}, sampler: pipeline, base: MODEL}}",

@@ -81,7 +81,7 @@ def test_eval_of_own_captions_and_photographs(registry: Registry, captions: Path
     assert list(result.metrics) == ["fid", "precision", "recall", "density", "coverage", "kid", "clip_score", "hps"]
     suite = result.suite.protocol["suite"]
     assert suite["prompts"] == {"kind": "file", "captions_sha256": captions_sha256(LINES)}
-    assert suite["reference"] == {"content_sha256": ImageArchive(photos).content_sha256()}
+    assert suite["reference"] == {"content_sha256": ImageArchive(photos).content_sha256(), "orientation": "exif"}
     assert (suite["features"], suite["clip"]) == ("tiny-world", "tiny-clip")
     assert "preparation" not in suite
     own = result.provenance["own"]
