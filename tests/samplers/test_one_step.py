@@ -101,7 +101,7 @@ def oracle(model: OneStepSampler, answer: Callable[[torch.Tensor], torch.Tensor]
         caught.append(latents * 0.18215)
         return SimpleNamespace(sample=torch.zeros(len(latents), 3, 32, 32))
 
-    vae = SimpleNamespace(config=model._components.vae.config, decode=decode)
+    vae = SimpleNamespace(config=model._components.vae.config, decode=decode, dtype=torch.float32)
     model._components = dataclasses.replace(model._components, unet=unet, vae=vae)
     return caught
 
