@@ -71,12 +71,12 @@ def complaint_of(value: Any) -> str | None:
         return NULL
     if not isinstance(value, str):
         return f"a {type(value).__name__}"
-    if not any(character.isprintable() and not character.isspace() for character in value):
-        return BLANK  # also of signs that show nothing: U+200B, U+FEFF, control characters
     try:
         value.encode()
     except UnicodeEncodeError:
         return "half a surrogate pair"
+    if not any(character.isprintable() and not character.isspace() for character in value):
+        return BLANK  # also of signs that show nothing: U+200B, U+FEFF, control characters
     return None
 
 

@@ -91,7 +91,7 @@ def test_a_blank_caption_and_a_cut_picture_are_named(family: Path, tmp_path: Pat
         Image.fromarray(noise).save(tmp_path / f"{n}.png")
         (tmp_path / f"{n}.txt").write_text(f"picture {n}\n")
     (tmp_path / "1.txt").write_text(" \n")
-    with pytest.raises(InputError, match=r"1\.txt is blank, expected the caption of 1\.png"):
+    with pytest.raises(IntegrityError, match=r"1\.txt is blank, expected the caption of 1\.png"):
         make_trainer(family, **real)
     (tmp_path / "1.txt").write_bytes(b"caf\xe9")
     with pytest.raises(InputError, match=r"1\.txt cannot be read as UTF-8"):
