@@ -129,6 +129,7 @@ class StoredModel:
         with quiet(), reading(folder):
             network, found = kind.from_pretrained(
                 folder,
+                dtype=dtype,  # or transformers rounds to the one that config.json names, whatever the file holds
                 local_files_only=True,
                 use_safetensors=_safetensors_only(),
                 variant=self.variant(folder),

@@ -69,7 +69,7 @@ def test_what_cannot_be_timed(model: str, options: dict[str, Any], error: type[S
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_that_is_not_there() -> None:
-    with pytest.raises(PrerequisiteError, match=r"--device cuda: torch .* sees no such device here") as caught:
+    with pytest.raises(PrerequisiteError, match=r"--device cuda: torch sees no such device here") as caught:
         planned("sd-turbo", device="cuda")
     assert caught.value.exit_code == 3
 

@@ -32,7 +32,7 @@ def test_a_pairs_input_leads_the_teacher_to_its_latents(family: Path) -> None:
     pairs, networks = trainer.pairs, trainer.networks
     captions, z, target = pairs.batch(0, [0, 1])
     spec = networks.teacher_spec.model_copy(
-        update={"sampler": "multi_step", "scheduler": "ddim", "steps": 3, "guidance_scale": 2.0}
+        update={"sampler": "multi_step", "scheduler": "ddim", "steps": 3, "guidance_scale": 2.0, "unstated": ()}
     )
     sampler = load_sampler(spec, "cpu", torch.float32)
     from sbv2bench.samplers import components
