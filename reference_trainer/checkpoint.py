@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import shutil
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -29,6 +31,7 @@ from sbv2bench.provenance import sha256_file
 STATE = "state.json"
 START_AGAIN = "another --output folder, or remove this one to start again"
 _PART = ".part"
+_NAME = r"\d{8,}(-warm-up-\d+)?"  # others are copies that somebody made
 Snapshot = tuple[dict[str, dict[str, Tensor]], dict[str, Any]]  # file -> its tensors on the CPU, and state.json but for hashes
 
 
@@ -178,7 +181,7 @@ def snapshot_bytes(trainer: Trainer) -> int:
 
 def checkpoints(folder: Path) -> list[Path]:
     """Finished checkpoints, oldest first."""
-    found = [path.parent for path in folder.glob(f"*/{STATE}") if not path.parent.name.startswith(".")]
+    found = [path.parent for path in folder.glob(f"*/{STATE}") if re.fullmatch(_NAME, path.parent.name)]
     return sorted(found, key=lambda path: (not path.name.startswith(f"{0:08d}-"), path.name))
 
 
@@ -231,13 +234,15 @@ def _verified(checkpoint: Path) -> dict[str, Any]:
         state: dict[str, Any] = json.loads((checkpoint / STATE).read_text("utf-8"))
         expected = state["files"]
     except (ValueError, KeyError, TypeError) as error:
-        raise IntegrityError(f"{checkpoint / STATE}: not a checkpoint's state ({error})", f"rm -r {checkpoint}") from error
+        raise IntegrityError(
+            f"{checkpoint / STATE}: not a checkpoint's state ({error})", f"rm -r {shlex.quote(str(checkpoint))}"
+        ) from error
     for name, sha256 in expected.items():
         path = checkpoint / name
         found = sha256_file(path) if path.is_file() else "no file"
         if found != sha256:
             raise IntegrityError(
-                f"{path}: found {found[:16]}, expected sha256 {sha256[:16]}", f"rm -r {checkpoint}, to resume an older one"
+                f"{path}: found {found[:16]}, expected sha256 {sha256[:16]}", f"rm -r {shlex.quote(str(checkpoint))}"
             )
     return state
 
@@ -276,4 +281,4 @@ def _read(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except SafetensorError as error:
-        raise IntegrityError(f"{path}: not a whole file ({error})", f"rm -r {path.parent}, to resume an older one") from error
+        raise IntegrityError(f"{path}: not a whole file ({error})", f"rm -r {shlex.quote(str(path.parent))}") from error

@@ -95,7 +95,7 @@ def _train(
     place = find_place(device, recipe)
     _tune(place.device, deterministic)
     networks = Networks(recipe, place.device, registry)
-    _prepare_folder(recipe, run, place.main)
+    _prepare_folder(run)
     console = Console(stderr=True)
     pairs = (
         Pairs(recipe, networks, prompts, lambda done, count: _tell(console, "pairs", done, count) if place.main else None)
@@ -108,6 +108,7 @@ def _train(
     monitor = Monitor(recipe, run, trainer.step) if place.main else None
     if place.main:
         _check_disk(trainer, run)
+        write_whole(run / "recipe.json", recipe.model_dump_json(indent=1))
         continuation.write()
         (run / "done.json").unlink(missing_ok=True)  # it was of fewer steps
     if monitor is not None:
@@ -251,12 +252,12 @@ class Sitting:
         return int(shared[0]), bool(shared[1])
 
 
-def _prepare_folder(recipe: Recipe, run: Path, main: bool) -> None:
-    """The run's folder with recipe.json. Raises InputError where it cannot be written."""
+def _prepare_folder(run: Path) -> None:
+    """The run's folder. Raises InputError where it cannot be made or written."""
     try:
         run.mkdir(parents=True, exist_ok=True)
-        if main:
-            write_whole(run / "recipe.json", recipe.model_dump_json(indent=1))
+        write_whole(run / ".writable", "")
+        (run / ".writable").unlink(missing_ok=True)  # every process tries
     except OSError as error:
         raise InputError(f"--output: {run} cannot be written ({error.strerror})", "--output FOLDER") from error
 
