@@ -232,7 +232,7 @@ def parse_override(text: str) -> tuple[str, Any]:
         raise InputError(f"override {text!r}: expected key=value or key.path=value", "student.learning_rate=1e-5")
     try:
         value = yaml.safe_load(written)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # dates that are none, tags, depth
         why = " ".join(str(error).split())
         raise InputError(f"override {text!r}: its value is not YAML ({why})") from error
     with suppress(ValueError):  # YAML reads 1e-5 as text
@@ -273,7 +273,7 @@ def _read_tree(reference: str, seen: tuple[str, ...] = ()) -> tuple[dict[str, An
         )
     try:
         tree = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # dates that are none, tags, depth
         raise InputError(f"{where}: not YAML ({str(error).splitlines()[0]})") from error
     if not isinstance(tree, dict) or not all(isinstance(key, str) for key in tree):
         raise InputError(f"{where}: found {type(tree).__name__}, expected keys and values")

@@ -344,3 +344,9 @@ def test_the_readmes_table_says_what_the_headers_say() -> None:
         assert header is not None and list(header.groups()) == costs, name
         of_rows = [numbers["fid"] for numbers in header_rows(name).values() if "fid" in numbers]
         assert fid == "-" or name.endswith("b-reg") or float(fid) in of_rows, name
+
+
+@pytest.mark.parametrize("text", ["steps=2024-13-45", "description=!!int abc", "description=" + "[" * 3000])
+def test_values_that_yaml_itself_trips_over_are_one_line(text: str) -> None:
+    with pytest.raises(InputError, match="its value is not YAML"):
+        read_recipe("mini/sbv2-a", [text])
