@@ -23,7 +23,9 @@ app.add_typer(prompts_app, name="prompts")
 
 
 BudgetHours = Annotated[float | None, typer.Option(help="shorten the recipe to this many hours, by estimate")]
-TflopPerSecond = Annotated[float, typer.Option(help="that a device really does; 125 is 40 % of an A100's bfloat16 peak")]
+TflopPerSecond = Annotated[
+    float, typer.Option(min=0.001, help="that a device really does; 125 is 40 % of an A100's bfloat16 peak")
+]
 
 
 @app.callback()
