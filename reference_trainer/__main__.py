@@ -80,7 +80,7 @@ def train(
     json_output: Annotated[bool, typer.Option("--json", help="with --dry-run: one JSON document on stdout")] = False,
 ) -> None:
     """Train a student by a recipe; run again to resume. Several processes: torchrun or accelerate launch -m reference_trainer."""
-    from reference_trainer.config import read_recipe
+    from reference_trainer.recipe_files import read_recipe
 
     read = _fitted(read_recipe(recipe, overrides or ()), budget_hours, processes, tflop_per_second)
     folder = output or Path("runs") / read.name
@@ -155,7 +155,7 @@ def show(
     json_output: Annotated[bool, typer.Option("--json", help="one JSON document on stdout")] = False,
 ) -> None:
     """What a recipe means, by estimate: settings, parameters, memory by component, disk, work, hours. Nothing is loaded."""
-    from reference_trainer.config import read_recipe
+    from reference_trainer.recipe_files import read_recipe
     from reference_trainer.show import describe, print_description
 
     read = _fitted(read_recipe(recipe, overrides or ()), budget_hours, processes, tflop_per_second)
@@ -228,7 +228,7 @@ def rehearse(
     It trains, draws, measures, is killed, resumes, exports, merges and evaluates by the code of those commands. Exit 1 names
     the leg that failed.
     """
-    from reference_trainer.config import read_recipe
+    from reference_trainer.recipe_files import read_recipe
 
     if recipe != "all":
         read_recipe(recipe, overrides or ())  # a wrong name costs no library's import

@@ -13,7 +13,8 @@ from typing import Any
 
 from reference_trainer import estimate
 from reference_trainer.architectures import Blank
-from reference_trainer.config import Recipe, changed
+from reference_trainer.config import Recipe
+from reference_trainer.recipe_files import changed
 from reference_trainer.rehearsal import Rehearsal
 from reference_trainer.show import A100_TFLOP_PER_SECOND, check_processes
 from sbv2bench.errors import InputError

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from reference_trainer.config import Recipe, changed, parse_override
+from reference_trainer.config import Recipe
+from reference_trainer.recipe_files import changed, parse_override
 from sbv2bench.atomic import write_whole
 from sbv2bench.errors import InputError, IntegrityError
 

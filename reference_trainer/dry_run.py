@@ -15,12 +15,13 @@ from rich.console import Console
 from rich.table import Table
 
 from reference_trainer.checkpoint import checkpoint_name, snapshot, write
-from reference_trainer.config import Recipe, changed
+from reference_trainer.config import Recipe
 from reference_trainer.devices import find_place, out_of_memory
 from reference_trainer.networks import Networks
 from reference_trainer.pairs import Pairs
 from reference_trainer.pictures import GRID, write_panels, write_samples
 from reference_trainer.prompts import PromptSource
+from reference_trainer.recipe_files import changed
 from reference_trainer.show import describe
 from reference_trainer.step import Trainer
 from sbv2bench import provenance

@@ -21,8 +21,9 @@ from torch.nn import functional
 
 import reference_trainer.networks as networks_module
 from reference_trainer.accounting import LiveBytes
-from reference_trainer.config import Recipe, read_recipe
+from reference_trainer.config import Recipe
 from reference_trainer.networks import LORA_TEACHER, STUDENT, Networks
+from reference_trainer.recipe_files import read_recipe
 from reference_trainer.step import Trainer
 from sbv2bench.registry import Registry
 

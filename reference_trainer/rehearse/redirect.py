@@ -18,7 +18,8 @@ import yaml
 from PIL import Image
 
 from reference_trainer import architectures
-from reference_trainer.config import Recipe, read_recipe
+from reference_trainer.config import Recipe
+from reference_trainer.recipe_files import read_recipe
 from reference_trainer.rehearse import small_base
 from reference_trainer.rehearse.cutting import FACTOR, LATENT_SIDE
 from sbv2bench.data.assets import HUB, PACKAGE, read_json, resolve_location

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from reference_trainer.config import recipe_names
+from reference_trainer.recipe_files import recipe_names
 from reference_trainer.rehearse import first_run, legs, watch
 from reference_trainer.rehearse.redirect import Rehearsed, redirect
 from sbv2bench.errors import InputError, InterruptedRun, SBV2BenchError

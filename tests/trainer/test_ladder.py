@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 from reference_trainer import ladder
-from reference_trainer.config import read_recipe
 from reference_trainer.identity import identity_of, training_code
 from reference_trainer.ladder import RUNGS, climb
 from reference_trainer.prompts import PromptSource
+from reference_trainer.recipe_files import read_recipe
 from sbv2bench.errors import InputError, PrerequisiteError, TerminatedRun
 from sbv2bench.registry import Registry
 

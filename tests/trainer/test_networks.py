@@ -14,9 +14,9 @@ from tiny_clip import write_tiny_clip
 from tiny_models import write_tiny_pipeline
 from tiny_recipe import CAPTIONS, CLIP, LORA, make_trainer, take_steps, tiny_recipe
 
-from reference_trainer.config import read_recipe
 from reference_trainer.networks import LORA_TEACHER, STUDENT, Networks
 from reference_trainer.pictures import sample_student, write_panels, write_samples
+from reference_trainer.recipe_files import read_recipe
 from sbv2bench import diffusion
 from sbv2bench.errors import InputError
 from sbv2bench.features.clip import OpenClipScorer

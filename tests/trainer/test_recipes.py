@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from reference_trainer.config import RECIPES, Recipe, read_recipe, recipe_names
+from reference_trainer.config import Recipe
+from reference_trainer.recipe_files import RECIPES, read_recipe, recipe_names
 from reference_trainer.show import describe
 from sbv2bench.errors import InputError
 

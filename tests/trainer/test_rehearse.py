@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 from reference_trainer import architectures, export, loop, pictures, step
 from reference_trainer.__main__ import app
-from reference_trainer.config import recipe_names
+from reference_trainer.recipe_files import recipe_names
 from reference_trainer.rehearse import first_run, legs, run, watch
 from reference_trainer.rehearse.cutting import cut_autoencoder, cut_scorer, cut_text_encoder, cut_unet
 from reference_trainer.rehearse.legs import LegFailed, Stage

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import sd21_step
 
-from reference_trainer.config import read_recipe
+from reference_trainer.recipe_files import read_recipe
 from reference_trainer.show import describe
 
 PROGRAM = Path(sd21_step.__file__)

@@ -24,9 +24,10 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from reference_trainer.accounting import GpuKernels, LiveBytes
 from reference_trainer.architectures import Blank, config
-from reference_trainer.config import Recipe, read_recipe
+from reference_trainer.config import Recipe
 from reference_trainer.networks import Networks
 from reference_trainer.prompts import PromptSource
+from reference_trainer.recipe_files import read_recipe
 from reference_trainer.rehearsal import Rehearsal, teacher_calls
 from reference_trainer.show import describe, print_description
 from reference_trainer.step import Trainer
