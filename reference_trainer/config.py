@@ -15,12 +15,24 @@ from sbv2bench.specs import PredictionType, fingerprint
 Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Range = tuple[float, float]
+Beta = Annotated[float, Field(ge=0, lt=1)]
+LONGEST = 99_999_999  # steps: the names of checkpoints have eight digits
 
 
 class Frozen(BaseModel):
     """Base of every part of a recipe: immutable, no unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _numbers_are_no_truths(cls, tree: Any) -> Any:
+        """YAML reads `yes` as true, and pydantic true as 1."""
+        for name, value in tree.items() if isinstance(tree, dict) else ():
+            field = cls.model_fields.get(str(name))
+            if isinstance(value, bool) and field is not None and field.annotation is not bool:
+                raise ValueError(f"{name}: found {str(value).lower()}, expected no truth value")
+        return tree
 
 
 class Lora(Frozen):
@@ -120,7 +132,7 @@ class Ema(Frozen):
 class Optimiser(Frozen):
     """AdamW for both networks; the learning rates are theirs."""
 
-    betas: Range = (0.9, 0.999)
+    betas: tuple[Beta, Beta] = (0.9, 0.999)
     epsilon: Positive = 1e-8
     weight_decay: float = Field(default=1e-4, ge=0)
     gradient_clip: Positive = 1.0
@@ -156,14 +168,14 @@ class Recipe(Frozen):
     regularisation: Regularisation | None = None
     ema: Ema | None
     optimiser: Optimiser = Optimiser()
-    steps: int = Field(ge=1)
-    batch_size: int = Field(ge=1)  # prompts a step, over all processes and micro-batches
+    steps: int = Field(ge=1, le=LONGEST)
+    batch_size: int = Field(ge=1, le=2**20)  # prompts a step, over all processes and micro-batches
     micro_batch_size: int | None = Field(default=None, ge=1)  # prompts a forward pass; None: all of a process at once
     precision: Literal["float32", "bfloat16"] = "float32"  # of the passes; weights that are trained are float32
     teacher_dtype: Literal["float32", "bfloat16"] = "float32"  # of the frozen base
     gradient_checkpointing: bool = False
     ema_on_cpu: bool = False
-    seed: int = Field(ge=0)
+    seed: int = Field(ge=0, lt=2**63)
     log_every: int = Field(default=50, ge=1)
     sample_every: int = Field(default=1000, ge=1)
     checkpoint_every: int = Field(default=500, ge=1)
@@ -186,6 +198,9 @@ class Recipe(Frozen):
         for part in (self.vsd, self.lora_teacher):
             if part and part.first_timestep > part.last_timestep:
                 raise ValueError("first_timestep: expected at most last_timestep")
+        scale = self.vsd.teacher_guidance_scale if self.vsd else 1.0
+        if isinstance(scale, tuple) and scale[0] > scale[1]:
+            raise ValueError(f"vsd.teacher_guidance_scale: found {list(scale)}, expected the smaller one first")
         return self
 
     def identity(self) -> dict[str, Any]:

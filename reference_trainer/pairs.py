@@ -159,7 +159,7 @@ def _encode(networks: Networks, images: Tensor) -> Tensor:
 
 
 def _existing_folder(location: str) -> Path:
-    folder = Path(location).expanduser()
+    folder = paths.as_typed(location)
     if not location or not folder.is_dir():
         raise InputError(f"regularisation.images: {location!r} is no folder, expected world:training or a folder of pictures")
     return folder

@@ -13,6 +13,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from reference_trainer.config import Frozen, Recipe
+from sbv2bench import paths
 from sbv2bench.errors import InputError
 
 RECIPES = files("reference_trainer") / "recipes"
@@ -70,7 +71,7 @@ def recipe_names() -> list[str]:
 
 
 def _read_tree(reference: str, seen: tuple[str, ...] = ()) -> tuple[dict[str, Any], str]:
-    path = Path(reference).expanduser()
+    path = paths.as_typed(reference)
     packaged = RECIPES / f"{reference}.yaml"
     if path.suffix in {".yaml", ".yml"} and path.is_file():
         text, where = _text(path), str(path)

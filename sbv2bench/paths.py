@@ -7,11 +7,27 @@ from pathlib import Path
 
 import platformdirs
 
+from sbv2bench.errors import InputError
+
 
 def home() -> Path:
     """The cache: $SBV2BENCH_HOME, else the platform's cache folder. Everything in it but `models` may be deleted."""
     chosen = os.environ.get("SBV2BENCH_HOME")
     return Path(chosen).expanduser() if chosen else platformdirs.user_cache_path("sbv2bench")
+
+
+def as_typed(path: str | Path) -> Path:
+    """A path that a user typed, `~` expanded. Raises InputError where it cannot be one: nobody's home, signs, or length."""
+    try:
+        found = Path(path).expanduser()
+        os.fspath(found).encode()
+        found.exists()
+    except (RuntimeError, ValueError, OSError) as error:
+        if isinstance(error, PermissionError):
+            return Path(path).expanduser()
+        shown = str(path).encode("utf-8", "replace").decode()
+        raise InputError(f"{shown[:80]!r} cannot be a path ({getattr(error, 'strerror', None) or error})") from error
+    return found
 
 
 def features_dir() -> Path:

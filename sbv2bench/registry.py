@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast, get_args
 
-from sbv2bench import catalog
+from sbv2bench import catalog, paths
 from sbv2bench.data.hub import WITHDRAWN
 from sbv2bench.data.remarks import say_once
 from sbv2bench.errors import InputError, PrerequisiteError, SBV2BenchError
@@ -229,7 +229,7 @@ class Registry:
                 if (gone := reference.removeprefix("hub:")) in WITHDRAWN:
                     say_once(f"{gone} was withdrawn from the hub; {spec.id} is its copy")
                 return spec
-        folder = Path(reference).expanduser()
+        folder = paths.as_typed(reference)
         if folder.exists() and reference:
             return model_in_folder(folder)
         if reference.startswith(("./", "../", "/", "~")):

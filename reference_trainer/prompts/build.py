@@ -27,8 +27,9 @@ import sbv2bench
 from reference_trainer.prompts.cleaning import RULES, cleaned, key, why_left_out
 from reference_trainer.prompts.columns import caption_column
 from reference_trainer.prompts.evaluation import DEFAULT, EvaluationList, evaluation_lists
-from reference_trainer.prompts.manifest import manifest_path, read_manifest
+from reference_trainer.prompts.manifest import ENDING, manifest_path, read_manifest
 from reference_trainer.prompts.order import Ints, shuffled_index
+from sbv2bench import paths
 from sbv2bench.atomic import whole_file, write_whole
 from sbv2bench.data.caption_rows import BLANK, NULL, READERS, complaint_of, read_rows
 from sbv2bench.data.images import natural_key
@@ -72,6 +73,9 @@ def build_prompts(
     Raises InputError, PrerequisiteError, IntegrityError as reading the sources and the lists does; InputError where a file of
     that name is there that `prompts build` did not write; InterruptedRun on Ctrl-C. Nothing is half written.
     """
+    output = paths.as_typed(output)
+    if licence is not None and licence != licence.encode("utf-8", "replace").decode():
+        raise InputError("--licence: found text that is not UTF-8, expected the licence's name")
     files = _files(sources)
     columns = [caption_column(path, column) for path in files]
     target = _target(output, name, sources, files)
@@ -117,9 +121,10 @@ def _files(sources: Sequence[Path]) -> list[Path]:
     """The files that sources name: themselves, or those of a folder in natural order."""
     files = []
     for source in sources:
-        path = source.expanduser()
+        path = paths.as_typed(source)
         if path.is_dir():
-            inside = sorted((one for one in path.iterdir() if one.suffix.lower() in READERS and one.is_file()), key=natural_key)
+            lists = (one for one in path.iterdir() if one.suffix.lower() in READERS and not one.name.endswith(ENDING))
+            inside = sorted((one for one in lists if one.is_file()), key=natural_key)
             if not inside:
                 raise InputError(f"--from: {path} has no file *{', *'.join(READERS)}")
             files += inside
@@ -139,7 +144,7 @@ def _target(output: Path, name: str | None, sources: Sequence[Path], files: Sequ
     stem = (name if name is not None else sources[0].stem).removesuffix(".txt")
     if not re.fullmatch(r"[^\W_.][\w.-]*", stem):
         raise InputError(f"--name: found {stem!r}, expected letters, digits, '.', '-' and '_'", "--name prompts")
-    target = output.expanduser() / f"{stem}.txt"
+    target = paths.as_typed(output / f"{stem}.txt")
     if any(target.exists() and target.samefile(path) for path in files):
         raise InputError(f"--output: {target} is among the files to read", "give another --name")
     if target.exists() and (not target.is_file() or read_manifest(target, sha256_file(target))[0] is None):

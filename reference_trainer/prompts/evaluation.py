@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from reference_trainer.prompts.cleaning import cleaned, key
 from reference_trainer.prompts.columns import caption_column
+from sbv2bench import paths
 from sbv2bench.data import caption_files
 from sbv2bench.data.assets import resolve_location
 from sbv2bench.data.caption_rows import READERS, checked, read_rows, unit_of
@@ -86,7 +87,7 @@ def _all(path: Path) -> list[str]:
 
 
 def _of_file(name: str, registry: Registry) -> list[str]:
-    path = Path(name).expanduser()
+    path = paths.as_typed(name)
     if not path.is_file() or path.suffix.lower() not in READERS:
         close = suggestion(name, [*_SHORT, *registry.suites, *registry.groups])
         hint = f", did you mean {close!r}?" if close else ""

@@ -6,10 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+ENDING = ".manifest.json"
+
 
 def manifest_path(prompts: Path) -> Path:
     """prompts/laion-2m.txt -> prompts/laion-2m.manifest.json"""
-    return prompts.with_name(f"{prompts.name.removesuffix('.txt')}.manifest.json")
+    return prompts.with_name(f"{prompts.name.removesuffix('.txt')}{ENDING}")
 
 
 def read_manifest(prompts: Path, sha256: str) -> tuple[dict[str, Any] | None, str | None]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from reference_trainer.prompts.manifest import read_manifest
 from reference_trainer.prompts.mapped import mapped
 from reference_trainer.prompts.order import Ints, shuffled_index
 from reference_trainer.prompts.public_lists import missing
+from sbv2bench import paths
 from sbv2bench.data.assets import HUB, offline
 from sbv2bench.data.caption_rows import BATCH, READERS, check_column, checked, read_rows, unit_of
 from sbv2bench.errors import InputError, PrerequisiteError
@@ -111,7 +111,7 @@ def _world(source: Prompts) -> _Part:
 
 
 def _file(source: Prompts) -> _Part:
-    path = Path(source.source).expanduser()
+    path = paths.as_typed(source.source)
     if path.suffix.lower() not in READERS:
         raise InputError(
             f"prompts: found {source.source!r}, expected a file *{', *'.join(READERS)}, hub:ORG/NAME or world:training"

@@ -77,7 +77,7 @@ def resolve_location(
         from sbv2bench.data import asset_store
 
         return asset_store.located(asset_store.declared(location.removeprefix(ASSET), assets))
-    path = Path(location).expanduser()
+    path = paths.as_typed(location)
     if not location or not path.exists():
         raise InputError(f"model folder: {location!r} does not exist, expected a folder, package:mini/NAME or hub:ORG/NAME")
     return path
