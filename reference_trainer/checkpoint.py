@@ -196,6 +196,16 @@ def resume(trainer: Trainer, folder: Path, identity: dict[str, Any]) -> float:
     newest = found[-1]
     state = _verified(newest)
     check_identity(newest, state["identity"], identity)
+    try:
+        _load(trainer, newest, state)
+    except (KeyError, RuntimeError, ValueError) as error:
+        raise IntegrityError(
+            f"{newest}: not the tensors of this recipe ({error})", f"rm -r {shlex.quote(str(newest))}"
+        ) from error
+    return float(state["seconds"])
+
+
+def _load(trainer: Trainer, newest: Path, state: dict[str, Any]) -> None:
     networks = trainer.networks
     for name, optimiser in trainer.optimisers.items():
         tensors, scalars = _read(newest / f"{name}.safetensors"), state.get("scalars", {}).get(name, {})
@@ -212,7 +222,6 @@ def resume(trainer: Trainer, folder: Path, identity: dict[str, Any]) -> float:
             value.copy_(shadow[key])
         networks.average.optimization_step = state["average_step"]
     trainer.step, trainer.warmed, trainer.skipped = (state[name] for name in ("step", "warmed", "skipped"))
-    return float(state["seconds"])
 
 
 def _placed(value: Tensor, key: str, parameter: Tensor) -> Tensor:
@@ -232,8 +241,9 @@ def _verified(checkpoint: Path) -> dict[str, Any]:
     """state.json of a checkpoint whose files have the hashes in it."""
     try:
         state: dict[str, Any] = json.loads((checkpoint / STATE).read_text("utf-8"))
+        _check_state(state, checkpoint)
         expected = state["files"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise IntegrityError(
             f"{checkpoint / STATE}: not a checkpoint's state ({error})", f"rm -r {shlex.quote(str(checkpoint))}"
         ) from error
@@ -245,6 +255,22 @@ def _verified(checkpoint: Path) -> dict[str, Any]:
                 f"{path}: found {found[:16]}, expected sha256 {sha256[:16]}", f"rm -r {shlex.quote(str(checkpoint))}"
             )
     return state
+
+
+def _check_state(state: Any, checkpoint: Path) -> None:
+    """Raises ValueError, KeyError, TypeError or AttributeError unless it is a state as `snapshot` and `write` make it."""
+    for name in ("step", "warmed", "skipped", "average_step"):
+        if type(state[name]) is not int or state[name] < 0:
+            raise ValueError(f"{name} is {state[name]!r}")
+    if not 0.0 <= float(state["seconds"]) < 1e10:
+        raise ValueError(f"seconds is {state['seconds']!r}")
+    step, _, warmed = checkpoint.name.partition("-warm-up-")
+    if state["step"] != int(step) or (warmed and state["warmed"] != int(warmed)):
+        raise ValueError(f"step is {state['step']}, the folder says {checkpoint.name}")
+    if {*state["files"]} != {path.name for path in checkpoint.glob("*.safetensors")} or not state["files"]:
+        raise ValueError(f"files are {', '.join(state['files'])}")
+    for name in ("identity", "scalars"):
+        state[name].items()
 
 
 def check_identity(where: Path, found: dict[str, Any], expected: dict[str, Any]) -> None:

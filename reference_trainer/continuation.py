@@ -39,7 +39,10 @@ class Continuation:
         self._path = run / FILE
         self.changes = _read(self._path)
         for entry in self.changes:
-            recipe = changed(recipe, entry["changes"])
+            try:
+                recipe = changed(recipe, entry["changes"])
+            except InputError as error:
+                raise IntegrityError(f"{self._path}: {error.message}", "another --output folder") from error
         self.new: dict[str, Any] = {}
         for text in wanted:
             key, value = parse_override(text)
@@ -79,8 +82,10 @@ def _read(path: Path) -> list[dict[str, Any]]:
         return []
     try:
         found = json.loads(path.read_text("utf-8"))
-        if all(isinstance(entry["step"], int) and isinstance(entry["changes"], dict) for entry in found):
-            return list(found)
-    except (OSError, ValueError, TypeError, KeyError):
+        if isinstance(found, list) and all(
+            type(entry["step"]) is int and {*entry["changes"]} <= {*MAY_CHANGE} for entry in found
+        ):
+            return found
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
         pass
     raise IntegrityError(f"{path}: not the changes of a run", "another --output folder")

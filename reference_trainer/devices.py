@@ -64,6 +64,7 @@ def find_place(wanted: str, recipe: Recipe) -> Place:
     """
     device = choose_device(wanted, os.environ)
     refuse_unhonoured(os.environ, recipe)
+    refuse_half_a_launch(os.environ)
     if device.type == "cuda":
         torch.cuda.set_device(device)
     accelerator = Accelerator(cpu=device.type == "cpu", kwargs_handlers=[InitProcessGroupKwargs(timeout=_PATIENCE)])
@@ -73,6 +74,19 @@ def find_place(wanted: str, recipe: Recipe) -> Place:
 def choose_device(wanted: str, environment: Mapping[str, str]) -> torch.device:
     """The device that a process with this environment trains on; see `find_place`."""
     return torch.device(devices.choose_device(wanted, environment, mps_by_itself=True))
+
+
+def refuse_half_a_launch(environment: Mapping[str, str]) -> None:
+    """Raises InputError where only some of what a launcher sets is there: the process would wait for others, or break."""
+    if devices.number_of(environment, "WORLD_SIZE", 1) == 1 and "LOCAL_RANK" not in environment:
+        return
+    if missing := [
+        name for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in environment
+    ]:
+        raise InputError(
+            f"WORLD_SIZE or LOCAL_RANK is set, and {', '.join(missing)} not: expected all of them, as torchrun sets them",
+            "start it by torchrun or accelerate launch, or unset WORLD_SIZE and LOCAL_RANK",
+        )
 
 
 def refuse_unhonoured(environment: Mapping[str, str], recipe: Recipe) -> None:

@@ -17,11 +17,13 @@ from rich.table import Table
 from reference_trainer.checkpoint import checkpoint_name, snapshot, write
 from reference_trainer.config import Recipe
 from reference_trainer.devices import find_place, out_of_memory
+from reference_trainer.measure import check_measure
 from reference_trainer.networks import Networks
 from reference_trainer.pairs import Pairs
 from reference_trainer.pictures import GRID, write_panels, write_samples
 from reference_trainer.prompts import PromptSource
 from reference_trainer.recipe_files import changed
+from reference_trainer.run_folder import full_disk_said
 from reference_trainer.show import describe
 from reference_trainer.step import Trainer
 from sbv2bench import provenance
@@ -37,6 +39,7 @@ def try_out(recipe: Recipe, run: Path, *, device: str = "auto") -> dict[str, Any
     "estimated" on a CPU), hours; None on all processes but the first. The run's folder stays as it is; the checkpoint goes to
     its disk, and away again. Raises what training raises, and PrerequisiteError where the memory is too small for a step.
     """
+    check_measure(recipe, Registry.load())
     place = find_place(device, recipe)
     before = _peak(place.device)
     networks = Networks(recipe, place.device, Registry.load())
@@ -58,7 +61,7 @@ def try_out(recipe: Recipe, run: Path, *, device: str = "auto") -> dict[str, Any
     largest = _largest_by_trial(trainer, micro, share) if place.device.type == "cuda" else None
     grid = checkpoint = taken = size = 0.0
     if place.main:
-        with tempfile.TemporaryDirectory(dir=_existing(run), prefix=".dry-run-") as folder:
+        with full_disk_said(run), tempfile.TemporaryDirectory(dir=_existing(run), prefix=".dry-run-") as folder:
             shown = prompts[range(min(GRID, len(prompts)))]
             grid = _seconds(place.device, lambda: _pictures(networks, shown, Path(folder)))
             began = time.perf_counter()

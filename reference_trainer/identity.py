@@ -37,7 +37,7 @@ def is_finished(run: Path, recipe: Recipe, identity: dict[str, Any]) -> bool:
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise IntegrityError(f"{done}: not the record of a finished run", START_AGAIN) from error
     check_identity(done, found, identity)
-    if steps < recipe.steps:  # to be continued
+    if steps < recipe.steps or not (run / "export" / "sbv2bench.json").is_file():  # to be continued, or exported again
         return False
     if code != training_code():
         raise InputError(f"{done}: the finished run of another version of the trainer's code", START_AGAIN)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,19 +13,20 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from reference_trainer import health
-from reference_trainer.checkpoint import CheckpointWriter, checkpoint_step, resume, snapshot_bytes
+from reference_trainer import health, run_folder
+from reference_trainer.checkpoint import CheckpointWriter, checkpoint_step, resume
 from reference_trainer.config import Recipe
 from reference_trainer.continuation import Continuation
 from reference_trainer.devices import Place, find_place, out_of_memory
 from reference_trainer.export import export_student
 from reference_trainer.identity import identity_of, is_finished, training_code
-from reference_trainer.measure import measure_student
+from reference_trainer.measure import check_measure, measure_student
 from reference_trainer.monitor import Monitor
 from reference_trainer.networks import Networks
 from reference_trainer.pairs import Pairs
 from reference_trainer.pictures import GRID, write_panels, write_samples
 from reference_trainer.prompts import PromptSource
+from reference_trainer.run_folder import full_disk_said
 from reference_trainer.step import Trainer
 from reference_trainer.stopping import Stop, signals_noted
 from sbv2bench import provenance
@@ -58,16 +58,17 @@ def train(
     """
     with signals_noted() as stop:
         try:
-            return _train(
-                recipe,
-                run,
-                stop,
-                device=device,
-                whole_export=whole_export,
-                seconds=stop_after_seconds,
-                continue_with=continue_with,
-                deterministic=deterministic,
-            )
+            with full_disk_said(run):
+                return _train(
+                    recipe,
+                    run,
+                    stop,
+                    device=device,
+                    whole_export=whole_export,
+                    seconds=stop_after_seconds,
+                    continue_with=continue_with,
+                    deterministic=deterministic,
+                )
         except KeyboardInterrupt as interrupt:  # where it could not wait for the end of a step
             kept = checkpoint_step(run / "checkpoints")
             what = "no checkpoint was written yet" if kept is None else f"the checkpoint of {kept} is kept"
@@ -90,13 +91,50 @@ def _train(
     prompts = PromptSource(recipe.prompts)
     identity = identity_of(recipe, prompts, registry)
     recipe = continuation.recipe
+    check_measure(recipe, registry)
+    console = Console(stderr=True)
     if is_finished(run, recipe, identity):
+        if continuation.new:
+            raise InputError(
+                f"{run}: finished at step {recipe.steps}, so {', '.join(continuation.new)} would change nothing",
+                f"--continue-with steps={2 * recipe.steps} beside it",
+            )
+        console.print(f"{recipe.name} is done already: {run / 'export'}", markup=False, soft_wrap=True)
         return True
     place = find_place(device, recipe)
     _tune(place.device, deterministic)
     networks = Networks(recipe, place.device, registry)
-    _prepare_folder(run)
-    console = Console(stderr=True)
+    run_folder.prepare(run)
+    with run_folder.locked(run, place.main):
+        return _train_in(
+            run,
+            stop,
+            place,
+            networks=networks,
+            prompts=prompts,
+            continuation=continuation,
+            identity=identity,
+            console=console,
+            whole_export=whole_export,
+            seconds=seconds,
+        )
+
+
+def _train_in(
+    run: Path,
+    stop: Stop,
+    place: Place,
+    *,
+    networks: Networks,
+    prompts: PromptSource,
+    continuation: Continuation,
+    identity: dict[str, Any],
+    console: Console,
+    whole_export: bool,
+    seconds: float | None,
+) -> bool:
+    """What is left once the folder is this training's own."""
+    recipe = continuation.recipe
     pairs = (
         Pairs(recipe, networks, prompts, lambda done, count: _tell(console, "pairs", done, count) if place.main else None)
         if recipe.regularisation
@@ -105,12 +143,12 @@ def _train(
     trainer = Trainer(recipe, networks, prompts, pairs, rank=place.rank, processes=place.processes)
     writer = CheckpointWriter(run / "checkpoints", recipe.keep_checkpoints)
     before = resume(trainer, writer.folder, identity)
-    monitor = Monitor(recipe, run, trainer.step) if place.main else None
     if place.main:
-        _check_disk(trainer, run)
+        run_folder.check_disk(trainer, run)
         write_whole(run / "recipe.json", recipe.model_dump_json(indent=1))
         continuation.write()
         (run / "done.json").unlink(missing_ok=True)  # it was of fewer steps
+    monitor = Monitor(recipe, run, trainer.step, trainer.warmed) if place.main else None
     if monitor is not None:
         for line in (*prompts.remarks, *filter(None, [continuation.sentence()])):
             monitor.say(line)
@@ -125,6 +163,12 @@ def _train(
         writer.close()
         if monitor is not None:
             monitor.close()
+    if trainer.skipped:
+        raise IntegrityError(
+            f"{run}: the gradients of the last {trainer.skipped} steps were not numbers, so the student is not exported",
+            f"--continue-with steps={recipe.steps + 100} "
+            f"--continue-with student.learning_rate={recipe.student.learning_rate / 2:g}",
+        )
     if place.main:
         export_student(networks, run / "export", whole=whole_export, record=sitting.record(), prompts=prompts)
         write_whole(run / "done.json", json.dumps(sitting.record(), indent=1))
@@ -250,28 +294,6 @@ class Sitting:
         shared = torch.tensor([told, int(over)], device=self.place.device)
         torch.distributed.all_reduce(shared, torch.distributed.ReduceOp.MAX)
         return int(shared[0]), bool(shared[1])
-
-
-def _prepare_folder(run: Path) -> None:
-    """The run's folder. Raises InputError where it cannot be made or written."""
-    try:
-        run.mkdir(parents=True, exist_ok=True)
-        write_whole(run / ".writable", "")
-        (run / ".writable").unlink(missing_ok=True)  # every process tries
-    except OSError as error:
-        raise InputError(f"--output: {run} cannot be written ({error.strerror})", "--output FOLDER") from error
-
-
-def _check_disk(trainer: Trainer, run: Path) -> None:
-    """Raises IntegrityError where the disk cannot hold the checkpoints that are kept, and one more while it is written."""
-    size = snapshot_bytes(trainer)
-    kept = sum(file.stat().st_size for file in (run / "checkpoints").rglob("*") if file.is_file())
-    wanted, free = size * (trainer.recipe.keep_checkpoints + 1) - kept, shutil.disk_usage(run).free
-    if wanted > free:
-        raise IntegrityError(
-            f"{run}: {free / 1e9:.1f} GB free, expected {wanted / 1e9:.1f} GB for checkpoints of {size / 1e9:.1f} GB",
-            "--output on a larger disk, or keep_checkpoints=1",
-        )
 
 
 def _tune(device: torch.device, deterministic: bool) -> None:

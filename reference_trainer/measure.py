@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from reference_trainer.config import Measure
+from reference_trainer.config import Measure, Recipe
 from reference_trainer.devices import Place
 from reference_trainer.export import export_student
 from reference_trainer.networks import Networks
 from reference_trainer.pictures import StudentSampler
+from sbv2bench.errors import InputError
 from sbv2bench.registry import Registry
 from sbv2bench.runs.evaluate import Run
 from sbv2bench.runs.generate import blocks
@@ -41,6 +42,21 @@ class StudentRun(Run):
         names = by_block[0] if by_block else ()
         self.cache.drop_blocks(key)
         return {name: np.concatenate([by_block[number][name] for number in sorted(by_block)]) for name in names}
+
+
+def check_measure(recipe: Recipe, registry: Registry) -> None:
+    """Raises InputError where a recipe's measurement cannot be: found before the first step, and not hours after it."""
+    settings = recipe.measure
+    if settings is None:
+        return
+    suite = registry.suite(settings.suite)
+    for flag in EvalOptions.validated(limit=settings.limit, metrics=settings.metrics).metrics or ():
+        registry.metric(flag)
+    if settings.limit is not None and settings.limit > suite.num_generated:
+        raise InputError(
+            f"measure.limit: found {settings.limit}, suite {suite.id} has {suite.num_generated:,} captions",
+            f"measure.limit={suite.num_generated}",
+        )
 
 
 def measure_student(networks: Networks, folder: Path, settings: Measure, step: int, place: Place) -> dict[str, float]:

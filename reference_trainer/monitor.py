@@ -12,6 +12,7 @@ from rich.console import Console
 
 from reference_trainer import health
 from reference_trainer.config import Recipe
+from sbv2bench.atomic import write_whole
 
 _SHOWN = (
     *("loss", "lora_teacher_loss", "fake_score_ratio", "x0_deviation"),
@@ -23,12 +24,14 @@ _SAID_AGAIN = 20  # log entries after which a warning that still holds is repeat
 class Monitor:
     """Rank 0's voice. Figures are averaged between two log entries, over those that are numbers."""
 
-    def __init__(self, recipe: Recipe, run: Path, step: int) -> None:
+    def __init__(self, recipe: Recipe, run: Path, step: int, warmed: int = 0) -> None:
+        """step, warmed: how far the run is; what an earlier sitting logged beyond it will be logged again."""
         self.recipe, self.run, self.console = recipe, run, Console(stderr=True)
         self._sums: dict[str, list[float]] = {}
         self._mark = (time.monotonic(), step)
         self._silent: dict[str, int] = {}  # complaints, and for how many entries more they are not repeated
         self._board: Any = None
+        _drop_entries_beyond(run / "log.jsonl", step, warmed)
         try:
             from torch.utils.tensorboard import SummaryWriter
 
@@ -99,3 +102,19 @@ class Monitor:
 def _mean(values: list[float]) -> float | None:
     numbers = [value for value in values if math.isfinite(value)]
     return sum(numbers) / len(numbers) if numbers else None
+
+
+def _drop_entries_beyond(log: Path, step: int, warmed: int) -> None:
+    """Leave of a log the entries up to a moment of the run, and no half of one that a kill cut."""
+    if not log.is_file():
+        return
+    kept = []
+    for line in log.read_text("utf-8", errors="replace").splitlines():
+        try:
+            entry = json.loads(line)
+            done = (entry["step"], entry.get("warm_up_step", 0))
+        except (ValueError, TypeError, KeyError, AttributeError):
+            continue
+        if done[0] <= step and (step > 0 or done[1] <= warmed):
+            kept.append(f"{line}\n")
+    write_whole(log, "".join(kept))

@@ -269,7 +269,8 @@ class Trainer:
             f"{where}: gradients were not numbers in {self.skipped} steps in a row, {recipe.skips_in_a_row} are allowed; "
             f"its noise is keyed by seed {recipe.seed}, step {self.step}, samples 0 to {recipe.batch_size - 1}",
             "the same command with --continue-with student.learning_rate="
-            f"{recipe.student.learning_rate / 2:g}, or --continue-with precision=float32",
+            f"{recipe.student.learning_rate / 2:g}"
+            + (", or --continue-with precision=float32" if recipe.precision != "float32" else ""),
         )
 
     def _over_processes(self, report: Report) -> dict[str, float]:

@@ -39,7 +39,7 @@ class Stop:
         first, self.signal = not self.signal, self.signal or number
         if first:
             self.arrived = time.monotonic()
-        alone = int(os.environ.get("WORLD_SIZE", "1")) == 1  # launchers repeat what they pass on
+        alone = os.environ.get("WORLD_SIZE", "1") == "1"  # launchers repeat what they pass on
         if not self.patient or (repeated and alone):
             raise KeyboardInterrupt
 

@@ -10,6 +10,14 @@ from sbv2bench.errors import InputError, PrerequisiteError
 WORDS = "auto, cpu, cuda, cuda:N or mps"
 
 
+def number_of(environment: Mapping[str, str], variable: str, default: int) -> int:
+    """A whole number that a launcher put into the environment. Raises InputError for anything else."""
+    found = environment.get(variable, str(default))
+    if not re.fullmatch(r"\d{1,6}", found):
+        raise InputError(f"{variable}={found}: expected a whole number, as torchrun sets it", f"unset {variable}")
+    return int(found)
+
+
 def choose_device(wanted: str, environment: Mapping[str, str], *, mps_by_itself: bool = False) -> str:
     """torch's name of the device of a process with this environment: "cpu", "mps", "cuda:N".
 
@@ -21,7 +29,7 @@ def choose_device(wanted: str, environment: Mapping[str, str], *, mps_by_itself:
 
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?|mps", wanted):
         raise InputError(f"--device: found {wanted!r}, expected {WORDS}", "--device auto")
-    several = int(environment.get("WORLD_SIZE", "1")) > 1
+    several = number_of(environment, "WORLD_SIZE", 1) > 1
     kind, _, number = wanted.partition(":")
     if number and several:
         raise InputError(f"--device {wanted}: each of several processes takes a GPU of its own, by LOCAL_RANK", "--device cuda")
@@ -35,7 +43,7 @@ def choose_device(wanted: str, environment: Mapping[str, str], *, mps_by_itself:
         if not mps:
             raise PrerequisiteError("--device mps: torch sees no such device here", "--device cpu")
         return "mps"
-    mine = int(environment.get("LOCAL_RANK", "0")) if several else int(number or 0)
+    mine = number_of(environment, "LOCAL_RANK", 0) if several else int(number or 0)
     if mine >= count:
         who = f"process {mine} of this machine has no GPU of its own" if several else "torch sees no such device here"
         fix = f"--nproc_per_node {count}" if several and count else "--device cpu"

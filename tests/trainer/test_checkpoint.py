@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import subprocess
 import sys
 import threading
@@ -130,7 +132,8 @@ from reference_trainer.checkpoint import write
 folder = Path(sys.argv[1])
 for step in range(1, 10_000):
     tensors = {f"weights.{i}": torch.full((256, 256), float(step)) for i in range(32)}
-    write(({"student": tensors}, {"step": step, "identity": {}}), folder, f"{step:08d}", 2)
+    state = {"step": step, "warmed": 0, "skipped": 0, "average_step": 0, "scalars": {}, "seconds": 1.0, "identity": {}}
+    write(({"student": tensors}, state), folder, f"{step:08d}", 2)
     print(step, flush=True)
 """
 
@@ -149,3 +152,31 @@ def test_a_writer_that_is_killed_loses_nothing(tmp_path: Path) -> None:
         state = checkpoint._verified(found[-1])
         tensors = checkpoint._read(found[-1] / "student.safetensors")
         assert all(bool((value == state["step"]).all()) for value in tensors.values()) and len(tensors) == 32
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"step": "3"},
+        {"step": 99},
+        {"step": -1},
+        {"warmed": None},
+        {"average_step": None},
+        {"seconds": "abc"},
+        {"seconds": 1e18},
+        {"files": []},
+        {"files": {}},
+        {"identity": None},
+        {"scalars": 1},
+    ],
+)
+def test_a_state_that_cannot_be_is_refused(family: Path, tmp_path: Path, change: dict[str, Any]) -> None:
+    trainer, _ = make_trainer(family)
+    take_steps(trainer, 1)
+    path = save_checkpoint(trainer, tmp_path / "a b", {}, 1.0) / checkpoint.STATE
+    shutil.copytree(path.parent, path.parent.with_name("00000001.bak"))  # somebody's copy is no checkpoint
+    resume(trainer, tmp_path / "a b", {})
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(IntegrityError, match="not a checkpoint's state") as refused:
+        resume(trainer, tmp_path / "a b", {})
+    assert refused.value.fix == f"rm -r '{path.parent}'"

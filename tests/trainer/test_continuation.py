@@ -98,3 +98,20 @@ def test_a_finished_run_of_other_prompts_or_code_is_not_the_answer(
     (tmp_path / "run" / "done.json").write_text("[]")
     with pytest.raises(IntegrityError, match="not the record of a finished run"):
         run(family, tmp_path / "run", steps=1)
+
+
+@pytest.mark.parametrize(
+    "text", ['[{"step": 0, "changes": {"seed": 5}}]', "{}", "[" * 5000, '[{"step": 1, "changes": {"steps": "x"}}]']
+)
+def test_changes_that_cannot_be_are_refused(family: Path, tmp_path: Path, text: str) -> None:
+    (tmp_path / FILE).write_text(text)
+    with pytest.raises(IntegrityError, match=FILE):
+        Continuation(tiny_recipe(family), tmp_path, [], 5)
+
+
+def test_a_finished_run_takes_no_change_without_a_length(family: Path, tmp_path: Path) -> None:
+    assert run(family, tmp_path, steps=1)
+    with pytest.raises(InputError, match=r"finished at step 1, so student\.learning_rate would change nothing"):
+        run(family, tmp_path, "student.learning_rate=1e-5", steps=1)
+    assert not (tmp_path / FILE).exists()
+    assert run(family, tmp_path, "student.learning_rate=1e-5", "steps=2", steps=1)

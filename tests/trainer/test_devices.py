@@ -9,7 +9,7 @@ import torch
 from tiny_recipe import tiny_recipe
 
 from reference_trainer import devices
-from reference_trainer.devices import choose_device, find_place, refuse_unhonoured
+from reference_trainer.devices import choose_device, find_place, refuse_half_a_launch, refuse_unhonoured
 from sbv2bench.errors import InputError, PrerequisiteError, SBV2BenchError
 
 FOUR_GPUS = 4
@@ -22,7 +22,8 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def environment(rank: int, processes: int) -> dict[str, str]:
-    return {"WORLD_SIZE": str(processes), "LOCAL_RANK": str(rank), "RANK": str(rank)}
+    address = {"MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
+    return {"WORLD_SIZE": str(processes), "LOCAL_RANK": str(rank), "RANK": str(rank), **address}
 
 
 @pytest.mark.usefixtures("cuda")
@@ -94,3 +95,17 @@ def test_what_accelerate_launch_passes_on_by_itself_is_no_setting(family: Path) 
     plain |= {"ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "1", "ACCELERATE_USE_CPU": "False"}
     refuse_unhonoured(plain, tiny_recipe(family))
     refuse_unhonoured({"ACCELERATE_MIXED_PRECISION": "bf16"}, tiny_recipe(family, precision="bfloat16"))
+
+
+def test_half_of_a_launch_is_refused_and_not_waited_for() -> None:
+    """WORLD_SIZE=2 without the others would wait for them for hours, deaf to Ctrl-C."""
+    whole = environment(0, 2)
+    refuse_half_a_launch(whole)
+    refuse_half_a_launch({})
+    for name in whole:
+        if name != "WORLD_SIZE":
+            with pytest.raises(InputError, match=f"{name} not: expected all of them"):
+                refuse_half_a_launch({key: value for key, value in whole.items() if key != name})
+    for variable in ("WORLD_SIZE", "LOCAL_RANK"):
+        with pytest.raises(InputError, match=f"{variable}=abc: expected a whole number"):
+            devices.devices.number_of({variable: "abc"}, variable, 0)

@@ -79,6 +79,8 @@ def test_a_finished_student_is_not_trained_again_unless_something_changed(
     done = tmp_path / "sbv2-a" / "done.json"
     done.parent.mkdir()
     done.write_text(json.dumps(record))
+    (done.parent / "export").mkdir()
+    (done.parent / "export" / "sbv2bench.json").write_text("{}")
     assert ladder.climb_student("mini", rung, tmp_path, 2, None)
     name = "student:unet/diffusion_pytorch_model.safetensors"
     assert name in identity["base_models"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 from tiny_recipe import CAPTIONS, CLIP, LORA, PAIRED, make_trainer, take_steps, tiny_recipe
 
-from reference_trainer import loop
+from reference_trainer import loop, run_folder
 from reference_trainer.checkpoint import checkpoints
 from reference_trainer.export import export_student
 from reference_trainer.loop import train
@@ -221,7 +222,74 @@ def test_a_step_that_does_not_fit_says_what_makes_it_smaller(
 def test_a_disk_that_cannot_hold_the_checkpoints_is_refused_before_the_first_step(
     family: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop.shutil, "disk_usage", lambda path: argparse.Namespace(free=10**6))
-    with pytest.raises(IntegrityError, match=r"0\.0 GB free, expected .* for checkpoints of"):
+    monkeypatch.setattr(run_folder.shutil, "disk_usage", lambda path: argparse.Namespace(free=10**6))
+    with pytest.raises(IntegrityError, match=r"1 MB free, expected .* MB for checkpoints of"):
         run(family, tmp_path)
     assert not (tmp_path / "samples").exists()
+
+
+def test_one_training_at_a_time_writes_a_folder(family: Path, tmp_path: Path) -> None:
+    with run_folder.locked(tmp_path, main=True), pytest.raises(InputError, match="another training is writing"):
+        run(family, tmp_path, steps=1)
+    assert not (tmp_path / "recipe.json").exists()
+    assert run(family, tmp_path, steps=1)
+
+
+def test_a_refused_start_leaves_the_folder_as_it_is(family: Path, tmp_path: Path) -> None:
+    run(family, tmp_path, stop_after_seconds=0.0)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(InputError, match="of other recipe"):
+        run(family, tmp_path, seed=9)
+    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+
+def test_a_run_that_ends_in_skipped_steps_is_not_exported(family: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = loop.Trainer._update
+    broken = lambda self, name, figures: self.step < 4 and original(self, name, figures)  # noqa: E731
+    monkeypatch.setattr(loop.Trainer, "_update", broken)
+    with pytest.raises(IntegrityError, match="gradients of the last 2 steps were not numbers"):
+        run(family, tmp_path)
+    assert not (tmp_path / "done.json").exists() and not (tmp_path / "export").exists()
+
+
+def test_an_export_that_was_removed_is_written_again(family: Path, tmp_path: Path) -> None:
+    assert run(family, tmp_path)
+    before = {p.name: p.read_bytes() for p in (tmp_path / "export").rglob("*.safetensors")}
+    shutil.rmtree(tmp_path / "export")
+    assert run(family, tmp_path)
+    assert before == {p.name: p.read_bytes() for p in (tmp_path / "export").rglob("*.safetensors")}
+
+
+@pytest.mark.parametrize(
+    ("measure", "words"),
+    [({"metrics": "fid,foo"}, "foo"), ({"limit": 99_999_999}, "measure.limit: found 99999999"), ({"suite": "minni"}, "minni")],
+)
+def test_a_measurement_that_cannot_be_is_found_before_the_first_step(
+    family: Path, tmp_path: Path, measure: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(InputError, match=words):
+        run(family, tmp_path / "run", measure={"every": 1, "suite": "mini-choosing"} | measure)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_full_disk_at_the_export_ends_in_words(family: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(loop, "export_student", full)
+    with pytest.raises(IntegrityError, match="the disk is full; checkpoints that were written are whole"):
+        run(family, tmp_path)
+    monkeypatch.undo()
+    monkeypatch.setenv("SBV2BENCH_CATALOG", str(family / "catalog.yaml"))
+    assert run(family, tmp_path)
+
+
+def test_a_log_goes_on_from_the_checkpoint(family: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Entries beyond it are logged again, and half a line is none."""
+    kill_at(5, monkeypatch)
+    with pytest.raises(InterruptedRun):
+        run(family, tmp_path, log_every=1)
+    with (tmp_path / "log.jsonl").open("a") as log:
+        log.write('{"step": 6, "ima')
+    assert run(family, tmp_path, log_every=1)
+    assert [json.loads(line)["step"] for line in (tmp_path / "log.jsonl").read_text().splitlines()] == [1, 2, 3, 4, 5, 6]

@@ -1,0 +1,75 @@
+"""A run's folder: one training writes it at a time, and a disk that is full ends in words."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+from safetensors import SafetensorError
+
+from reference_trainer.checkpoint import snapshot_bytes
+from reference_trainer.step import Trainer
+from sbv2bench.atomic import write_whole
+from sbv2bench.errors import InputError, IntegrityError
+
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+
+def prepare(run: Path) -> None:
+    """Make the folder. Raises InputError where it cannot be made or written."""
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        write_whole(run / ".writable", "")
+        (run / ".writable").unlink(missing_ok=True)  # every process tries
+    except OSError as error:
+        if error.errno in _FULL:
+            raise
+        raise InputError(f"--output: {run} cannot be written ({error.strerror})", "--output FOLDER") from error
+
+
+@contextmanager
+def locked(run: Path, main: bool) -> Iterator[None]:
+    """The folder for one training alone, while the block lasts; of several processes the main one holds it.
+
+    Raises InputError where another training has it. A killed one's lock is gone with it.
+    """
+    lock = FileLock(run / ".lock")
+    if main:
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise InputError(f"--output: another training is writing {run}", "another --output folder") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def full_disk_said(place: Path) -> Iterator[None]:
+    """Raises IntegrityError in place of whatever a library makes of a full disk."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        if getattr(error, "errno", None) not in _FULL and "No space left" not in str(error):
+            raise
+        raise IntegrityError(
+            f"{place}: the disk is full; checkpoints that were written are whole",
+            "free some space, and run the same command again",
+        ) from error
+
+
+def check_disk(trainer: Trainer, run: Path) -> None:
+    """Raises IntegrityError where the disk cannot hold the checkpoints that are kept, and one more while it is written."""
+    size, keep = snapshot_bytes(trainer), trainer.recipe.keep_checkpoints
+    kept = sum(file.stat().st_size for file in (run / "checkpoints").rglob("*") if file.is_file())
+    wanted, free = size * (keep + 1) - kept, shutil.disk_usage(run).free
+    if wanted > free:
+        fix = "--output FOLDER on a larger disk" + (", or keep_checkpoints=1" if keep > 1 else "")
+        raise IntegrityError(
+            f"{run}: {free / 1e6:,.0f} MB free, expected {wanted / 1e6:,.0f} MB for checkpoints of {size / 1e6:,.0f} MB", fix
+        )
