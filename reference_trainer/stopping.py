@@ -57,3 +57,13 @@ def signals_noted() -> Iterator[Stop]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def ended_by_signals(what: str) -> Iterator[None]:
+    """What cleans up behind itself, ended at once by either signal. what: to be said. Raises InterruptedRun or TerminatedRun."""
+    with signals_noted() as stop:
+        try:
+            yield
+        except KeyboardInterrupt as interrupt:
+            raise stop.error(what, "run the same command again") from interrupt

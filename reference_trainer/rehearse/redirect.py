@@ -98,11 +98,15 @@ def _suite(metrics: str) -> dict[str, Any]:
 
 def _metrics(recipe: Recipe, registry: Registry) -> str:
     """What can be measured without a download: the shipped network of FID takes the mini family's 32 px alone."""
-    return "fid,clip,hps" if _is_small(registry.model(recipe.teacher)) else "clip,hps"
+    return "fid,clip,hps" if _are_small(recipe, registry) else "clip,hps"
+
+
+def _are_small(recipe: Recipe, registry: Registry) -> bool:
+    """Whether teacher and start are both of the package: small already, and of one size only as they are."""
+    return all(_is_small(registry.model(name)) for name in (recipe.teacher, recipe.student.start))
 
 
 def _is_small(spec: ModelSpec) -> bool:
-    """Whether a model is of the package, and so small already."""
     return spec.location.startswith(PACKAGE) or (spec.merge is not None and spec.family == "mini")
 
 
@@ -145,7 +149,7 @@ def _models(recipe: Recipe, bases: Path, registry: Registry, catalog: dict[str, 
     teacher: tuple[str, Path] | None = None
     for key, reference in (("teacher", recipe.teacher), ("student.start", recipe.student.start)):
         spec = registry.model(reference)
-        if _is_small(spec):
+        if _are_small(recipe, registry):
             continue
         folder = _small_model(reference, spec, bases, registry, teacher)
         teacher = teacher or (reference, folder)

@@ -91,7 +91,7 @@ def rehearse(reference: str, overrides: Sequence[str], folder: Path, tell: Tell,
     recipe, a wrong key), PrerequisiteError (its base is not here), IntegrityError (its base's configs are broken); whatever
     goes wrong later is a failed leg.
     """
-    place = folder / reference.replace("/", "-").removesuffix(".yaml").strip("-.")
+    place = folder / reference.replace("/", "-").removesuffix(".yaml").strip("-.")[-100:]
     place.mkdir(parents=True)
     began = time.monotonic()
     with _quietly(place / "base.log"):

@@ -373,3 +373,16 @@ def test_proofs_raise_what_a_leg_says(rehearsed: tuple[run.Report, Stage]) -> No
         first_run._picture(rehearsed[1].folder / "nothing.png")
     with pytest.raises(InputError, match="expected no overrides"):
         run.carry_out("all", ["x=1"], lambda line: None)
+
+
+@pytest.mark.weights
+def test_a_teacher_of_ones_own_with_a_start_of_the_package_is_cut_with_it(tmp_path: Path) -> None:
+    """One cut and the other not would be of two sizes, and a recipe that trains would fail its rehearsal."""
+    teacher = shutil.copytree(Path(architectures.__file__).parents[2] / "sbv2bench/mini/weights/sd21", tmp_path / "teacher")
+    recipe = tmp_path / "own.yaml"
+    recipe.write_text(f"extends: mini/sbv2-a\nname: local/own\nteacher: {teacher}\n")
+    found = redirect(str(recipe), (), tmp_path, tmp_path / "bases", Registry.load())
+    assert "mini/sd-turbo, teacher" in found.changes[-1] and found.factor > 1
+    plain = tmp_path / "plain"
+    plain.mkdir()
+    assert redirect("mini/sbv2-a", (), plain, tmp_path / "bases", Registry.load()).factor == 1

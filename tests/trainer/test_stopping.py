@@ -93,3 +93,18 @@ def test_two_processes_stop_at_the_same_step(family: Path, tmp_path: Path) -> No
     (kept,) = checkpoints(tmp_path / "run" / "checkpoints")
     assert f"stopped after step {int(kept.name)}" in rest
     assert all(bool(value.isfinite().all()) for value in load_file(kept / "student.safetensors").values())
+
+
+def test_a_dry_run_that_is_stopped_leaves_nothing(family: Path, tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(tiny_recipe(family).model_dump_json())
+    program = "import reference_trainer.dry_run as d; from reference_trainer import pictures\n"
+    program += "d.write_samples = lambda *a: (print('drawing', flush=True), __import__('time').sleep(60))\n"
+    program += "from reference_trainer.__main__ import app; app()"
+    command = [sys.executable, "-c", program, "train", str(tmp_path / "recipe.yaml"), "--device", "cpu", "--dry-run"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen([*command, "--output", str(tmp_path / "run")], text=True, **pipes)  # type: ignore[call-overload]
+    assert process.stdout.readline() == "drawing\n"
+    process.send_signal(signal.SIGTERM)
+    told = process.communicate(timeout=60)[1]
+    assert process.returncode == 143 and "dry-run: stopped, nothing is left of it" in told, told
+    assert [path.name for path in tmp_path.iterdir()] == ["recipe.yaml"]
