@@ -42,7 +42,7 @@ def locked(run: Path, main: bool) -> Iterator[None]:
         try:
             lock.acquire(timeout=0)
         except Timeout as error:
-            raise InputError(f"--output: another training is writing {run}", "another --output folder") from error
+            raise InputError(f"--output: another training is writing {run}", "--output FOLDER of another name") from error
     try:
         yield
     finally:

@@ -33,7 +33,7 @@ BARE = {
     "sbv2bench/data/asset_store.py": ["download"], "sbv2bench/runs/own_suite.py": ["eval", "score"],
     "sbv2bench/runs/choice.py": ["eval"], "sbv2bench/samplers/components.py": ["eval"],
     "sbv2bench/samplers/pipeline.py": ["eval"], "sbv2bench/samplers/timesteps.py": ["eval"],
-    "reference_trainer/budget.py": ["train"],
+    "reference_trainer/budget.py": ["train"], "reference_trainer/run_folder.py": ["train"],
     "reference_trainer/__main__.py": ["train"], "reference_trainer/continuation.py": ["train"],
     "reference_trainer/devices.py": ["train"], "reference_trainer/loop.py": ["train"], "reference_trainer/step.py": ["train"],
     "reference_trainer/sweep.py": ["sweep"], "reference_trainer/merge.py": ["merge"],
