@@ -11,7 +11,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # huggingface_hub reads it when it is first 
 if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores: one thread each, before torch asks
     os.environ["OMP_NUM_THREADS"] = "1"
 
-pytest_plugins = ["standin_hub"]  # the fixtures standin and without_network
+pytest_plugins = ["standin_hub", "asset_server"]  # the fixtures standin, without_network and server
 
 
 @pytest.fixture(autouse=True)

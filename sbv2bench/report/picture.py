@@ -4,22 +4,36 @@ from __future__ import annotations
 
 import json
 import textwrap
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
 from sbv2bench.atomic import whole_file
 from sbv2bench.errors import InputError
-
-if TYPE_CHECKING:
-    from sbv2bench.runs.grid import Grid
+from sbv2bench.specs import ModelSpec
 
 CELL = 128  # pixels an image is shown at: small ones are enlarged by whole pixels, large ones reduced to twice this
 GAP = 6  # between images
 _LABEL, _FONT, _LINE = 150, 12, 15
 _BACKGROUND, _INK, _FAINT = (255, 255, 255), (20, 20, 20), (110, 110, 110)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A row for each model, a column for each caption and seed, captions first.
+
+    columns: (caption number in the suite, seed). images: of each model uint8 [columns, H, W, 3].
+    """
+
+    suite: str
+    models: tuple[ModelSpec, ...]
+    columns: tuple[tuple[int, int], ...]
+    captions: tuple[str, ...]  # of each column
+    images: tuple[NDArray[np.uint8], ...]
 
 
 def draw_grid(grid: Grid) -> Image.Image:

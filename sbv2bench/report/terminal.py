@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rich.box import SIMPLE
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -16,13 +14,11 @@ from rich.table import Table
 
 from sbv2bench.data.preparation import side_of
 from sbv2bench.registry import OWN_SUITE
-from sbv2bench.results.board_tables import ARROWS, NOT_HELD_OUT, NOT_HELD_OUT_MEANS, columns, marked, table
-from sbv2bench.results.boards import Board
+from sbv2bench.report.values import ARROWS
 from sbv2bench.results.records import EvalResult, MetricValue
 from sbv2bench.specs import MetricSpec, ModelSpec, SuiteSpec
 
 _WIDE = 200  # columns where there is no terminal to fit: a log file has room
-_NARROW = 160
 _UNCUT = 2000  # columns that no row needs, so that grep finds whole rows
 _UNITS = {"GB": 10**9, "MB": 10**6, "kB": 10**3}
 _LISTED = 8  # entries of a long list that are shown
@@ -208,30 +204,6 @@ def _words(value: object) -> str:
         more = f", and {len(value) - _LISTED} more" if len(value) > _LISTED else ""
         return ", ".join(map(_words, value[:_LISTED])) + more or "none"
     return {True: "yes", False: "no", None: "-"}[value] if value is None or isinstance(value, bool) else str(value)
-
-
-def print_board(console: Console, board: Board) -> None:
-    """A leaderboard's measured rows without the columns that only files need; without uncertainties in a narrow terminal."""
-    if board.rows:
-        left_out = {"scheduler", "protocol", "commit", "date", "hardware", "licence", "file"}
-        narrow = console.width < _NARROW
-        left_out |= {"n", "seeds"} if narrow else set()
-        names = columns(board)
-        shown = Table(title=f"{board.suite}, protocol {board.fingerprint[:8]}", title_justify="left", box=SIMPLE, padding=0)
-        for name in names:
-            if name not in left_out:
-                shown.add_column(name, overflow="fold", no_wrap=name == "model")
-        for row in table(board):
-            cells = [cell for name, cell in zip(names, row, strict=True) if name not in left_out]
-            shown.add_row(*(escape(re.split(r" ± | \[", cell)[0] if narrow else cell) for cell in cells))
-        console.print(shown)
-        if marked(board.results):
-            say(console, f"{NOT_HELD_OUT} {NOT_HELD_OUT_MEANS}")
-    if board.published:
-        say(
-            console,
-            f"{board.suite}: {len(board.rows)} measured rows, {len(board.published)} rows of published numbers beside them",
-        )
 
 
 def print_table(console: Console, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

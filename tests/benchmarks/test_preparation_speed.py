@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from test_preparation import released_steps
+from released_preparation import released_steps
 
 from sbv2bench.data.preparation import prepare
 

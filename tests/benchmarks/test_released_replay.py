@@ -20,17 +20,17 @@ import torch
 from metrics.test_paper_precision_recall import by_torch
 from numpy.typing import NDArray
 from paper_suites import GENERATED, write_paper_suites
+from photographs import photograph, write_zip
 from PIL import Image
-from test_archive import photograph, write_zip
-from test_preparation import released_resize
+from released_preparation import released_resize
 
 from sbv2bench.data.images import ImageFolder
+from sbv2bench.evaluation.evaluate import evaluate
+from sbv2bench.evaluation.options import EvalOptions
+from sbv2bench.evaluation.plan import EvalPlan, plan
 from sbv2bench.features.base import load_extractor
 from sbv2bench.registry import Registry
 from sbv2bench.results.records import EvalResult
-from sbv2bench.runs.evaluate import evaluate
-from sbv2bench.runs.options import EvalOptions
-from sbv2bench.runs.plan import EvalPlan, plan
 
 pytestmark = pytest.mark.benchmark_gate
 ROUNDS = 3

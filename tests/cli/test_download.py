@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 import yaml
+from asset_server import CONTENT, SHA256, Server
 from commands_in_process import Done, refused
-from test_asset_store import CONTENT, SHA256, Server, server  # noqa: F401  # a fixture
 
 from sbv2bench.data.caption_files import released_form
 
@@ -19,7 +19,7 @@ CAPTIONS = ["one ", "two", "three"]
 
 
 @pytest.fixture
-def declared(server: Server, tmp_path: Path) -> Path:  # noqa: F811
+def declared(server: Server, tmp_path: Path) -> Path:
     """A catalog of two assets at the server, one of them a caption list, and an extractor."""
     listed = released_form(CAPTIONS)
     assets = {
@@ -42,7 +42,7 @@ def test_an_asset_by_its_name_and_by_whose_it_is(run: Callable[..., Done], decla
     assert json.loads(again.out) == {"asset:thing": path}
 
 
-def test_bad_names_and_bytes(run: Callable[..., Done], declared: Path, server: Server) -> None:  # noqa: F811
+def test_bad_names_and_bytes(run: Callable[..., Done], declared: Path, server: Server) -> None:
     refused(run("download", "thinng", "--catalog", str(declared)), 2, "thinng")
     server.content = CONTENT[:-1] + b"x"
     refused(run("download", "thing", "--catalog", str(declared)), 4, "found sha256", "sbv2bench download thing")

@@ -1,0 +1,44 @@
+"""`sbv2bench download`: files that models and suites need."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sbv2bench.cli.arguments import Catalog, Json, loaded_registry
+from sbv2bench.errors import InputError
+from sbv2bench.shell import print_json
+
+
+def download(
+    name: Annotated[
+        list[str], typer.Argument(metavar="SUITE|ID|ASSET...", help="Suites, groups, models, extractors, assets or hub:ID.")
+    ],
+    source: Annotated[Path | None, typer.Option("--from", help="A file that you have already; taken if it hashes right.")] = None,
+    dtype: Annotated[str, typer.Option(help="What models will run in: its variant of their weights is fetched.")] = "auto",
+    catalog: Catalog = None,
+    as_json: Json = False,
+) -> None:
+    """Fetch what a suite or a model needs, verified by hash; an interrupted download goes on from where it broke off."""
+    from sbv2bench.evaluation import download as downloads
+    from sbv2bench.evaluation.options import EvalOptions
+    from sbv2bench.report import terminal
+
+    dtype = EvalOptions.validated(dtype=dtype).dtype
+    console, registry = terminal.stderr_console(), loaded_registry(catalog)
+    with redirect_stdout(sys.stderr), terminal.progress_bars(console) as progress:
+        if source is not None and len(name) > 1:
+            raise InputError(f"--from: found {len(name)} names, expected one", f"sbv2bench download {name[0]} --from {source}")
+
+        def told(what: str, done: int, total: int) -> None:
+            progress(f"{what} (bytes)", done, total)
+
+        found = {place: path for one in name for place, path in downloads.bring(registry, one, source, told, dtype).items()}
+    for location, path in found.items():
+        terminal.say(console, f"{location}: {path}")
+    if as_json:
+        print_json({location: str(path) for location, path in found.items()})

@@ -1,0 +1,136 @@
+"""`sbv2bench eval`: what was typed, the plans and results as they are printed; `score` is carried out the same way."""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from sbv2bench.cli.arguments import DEFAULT_SUITE, Catalog, Json, Models, Prompts, Reference, Suite, loaded_registry
+from sbv2bench.cli.latency import latency_of_group
+from sbv2bench.errors import PrerequisiteError, SBV2BenchError
+from sbv2bench.shell import print_json
+
+
+def evaluate_models(  # noqa: PLR0917  # the options of design.md
+    context: typer.Context,
+    model: Models,
+    suite: Suite = DEFAULT_SUITE,
+    metrics: Annotated[str, typer.Option(help="all, or flags with commas: fid,pr,kid,clip,hps,attributes,latency.")] = "all",
+    limit: Annotated[int | None, typer.Option(help="The first N images only; the result is marked partial.")] = None,
+    seed: Annotated[int, typer.Option(help="Generation seed of the first repeat.")] = 0,
+    repeats: Annotated[int, typer.Option(help="Generation seeds: seed, seed + 1, ...")] = 1,
+    prompts: Prompts = None,
+    reference: Reference = None,
+    resolution: Annotated[str | None, typer.Option(metavar="N|HxW", help="Pixels, instead of the model's own.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Denoising steps, instead of the model's own.")] = None,
+    guidance_scale: Annotated[float | None, typer.Option(help="Guidance, instead of the model's own; 1 is none.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto, float32, float16 or bfloat16.")] = "auto",
+    batch_size: Annotated[str, typer.Option(help="Images in a compute block, or auto: the suite's own.")] = "auto",
+    results: Annotated[Path, typer.Option(help="Folder of the result files.")] = Path("results"),
+    save_images: Annotated[str, typer.Option(help="none, sample or all: which generated images are kept.")] = "none",
+    catalog: Catalog = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop before the first image.")] = False,
+    no_cache: Annotated[bool, typer.Option("--no-cache", help="Neither read nor write the cache.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Generate a suite's images with a model, measure them, and store the result."""
+    from sbv2bench.evaluation.options import EvalOptions
+
+    options = EvalOptions.validated(
+        metrics=metrics, limit=limit, seed=seed, repeats=repeats, steps=steps, guidance_scale=guidance_scale, device=device,
+        dtype=dtype, batch_size=batch_size, results=results, save_images=save_images, dry_run=dry_run, use_cache=not no_cache,
+        catalog=catalog, prompts=prompts, reference=reference, resolution=resolution,
+    )  # fmt: skip
+    registry = loaded_registry(catalog)
+    carry_out(model, suites_asked(context, suite, options, registry), options, registry, as_json,
+               besides=latency_of_group(registry, suite, model))  # fmt: skip
+
+
+def suites_asked(context: typer.Context, suite: str, options: Any, registry: Any) -> tuple[str | None, ...]:
+    """What is measured against, by name; with data of one's own None, a model's family's, where no suite was named."""
+    if options.has_own_data():
+        source = context.get_parameter_source("suite")
+        return (None if source is not None and source.name == "DEFAULT" else suite,)
+    return tuple(part.id for part in registry.suites_of(suite))
+
+
+def carry_out(models: list[str], names: Any, options: Any, registry: Any, as_json: bool, *, besides: str | None = None) -> None:
+    """Plan every model on every suite, then carry the plans out, or print them. besides: the command that completes a row."""
+    from sbv2bench.evaluation.own_suite import suite_of_run
+    from sbv2bench.registry import BUILT_IN
+    from sbv2bench.report import terminal
+
+    leads = os.environ.get("RANK", "0") == "0"  # of several processes under torchrun, one speaks and writes
+    console = terminal.stderr_console()
+    console.quiet = not leads
+    try:
+        pairs = [(model, suite_of_run(model, name, options, registry)) for model in models for name in names]
+    except SBV2BenchError:
+        for name in names if not options.has_own_data() else ():
+            terminal.say(console, terminal.suite_line(registry.suite(name), options.limit))
+        raise
+    built_in = {name for (kind, name), source in registry.sources.items() if (kind, source) == ("suite", BUILT_IN)}
+    lines = (line for _, suite in pairs for line in terminal.suite_lines(suite, options.limit, told=suite.id not in built_in))
+    for line in dict.fromkeys(lines):
+        terminal.say(console, line)
+    for model, suite in {model: (model, suite) for model, suite in reversed(pairs)}.values():
+        terminal.say(console, terminal.model_line(registry.model(model, suite)))
+    if besides:
+        terminal.say(console, f"latency of the same leaderboard row is measured apart: {besides}")
+    with redirect_stdout(sys.stderr):  # nothing that a library prints may get into the JSON
+        from sbv2bench.evaluation.plan import plan
+
+        if options.dry_run:
+            more = {"besides": besides} if besides else {}
+            documents = [document | more for document in _dry_run(pairs, options, registry, console)]
+        else:
+            plans = [plan(*pair, options, registry) for pair in pairs]  # all of them before the first image
+            chosen = [terminal.metrics_line(planned.suite, planned.metrics) for planned in plans]
+            for line in dict.fromkeys(chosen if options.metrics is not None else ()):
+                terminal.say(console, line)
+            documents = [_evaluate(planned, registry, console) for planned in plans]
+    if as_json and leads:
+        print_json(documents[0] if len(documents) == 1 else {"plans" if options.dry_run else "results": documents})
+
+
+def _dry_run(pairs: list[tuple[str, Any]], options: Any, registry: Any, console: Any) -> list[dict[str, Any]]:
+    """Print what each run would cost, fetching nothing.
+
+    Of one that lacks files the outline is printed; then the error is raised, unless a run would fetch them from the hub itself.
+    """
+    from sbv2bench.data.hub import nothing_fetched
+    from sbv2bench.evaluation import costs
+    from sbv2bench.evaluation.plan import plan
+    from sbv2bench.report import terminal
+
+    documents: list[dict[str, Any]] = []
+    lacking: PrerequisiteError | None = None
+    for pair in pairs:
+        try:
+            with nothing_fetched():
+                planned = plan(*pair, options, registry)
+            documents.append(planned.describe() | costs.describe(planned, registry))
+        except PrerequisiteError as error:
+            documents.append(costs.outline(*pair, options, registry))
+            lacking = lacking or (None if documents[-1]["fetched_when_run"] else error)
+        terminal.print_plan(console, documents[-1])
+    if lacking is not None:
+        raise lacking
+    return documents
+
+
+def _evaluate(plan: Any, registry: Any, console: Any) -> dict[str, Any]:
+    """Carry out one plan, store and print its result. Returns the result, JSON-ready."""
+    from sbv2bench.evaluation.evaluate import evaluate_and_store
+    from sbv2bench.report import terminal
+
+    with terminal.progress_bars(console) as progress:
+        result, path = evaluate_and_store(plan, registry, progress)
+    terminal.print_result(console, result, path)
+    return result.model_dump(mode="json")

@@ -1,0 +1,42 @@
+"""`sbv2bench score`: images that somebody else made."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sbv2bench.cli.arguments import DEFAULT_SUITE, Catalog, Json, Prompts, Reference, Suite, loaded_registry
+from sbv2bench.cli.eval import carry_out, suites_asked
+
+
+def score(  # noqa: PLR0917  # the options of design.md
+    context: typer.Context,
+    images: Annotated[Path, typer.Option(help="A folder of images; in natural order the i-th belongs to the i-th caption.")],
+    suite: Suite = DEFAULT_SUITE,
+    prompts: Prompts = None,
+    reference: Reference = None,
+    metrics: Annotated[str, typer.Option(help="all, or flags with commas: fid,pr,kid,clip,hps,attributes.")] = "all",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    results: Annotated[Path, typer.Option(help="Folder of the result files.")] = Path("results"),
+    catalog: Catalog = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop before the first image.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Score images that somebody else made, against a suite or against captions and photographs of your own."""
+    from sbv2bench.evaluation.options import EvalOptions
+
+    options = EvalOptions.validated(
+        metrics=metrics, device=device, results=results, dry_run=dry_run, catalog=catalog, prompts=prompts, reference=reference
+    )
+    registry = loaded_registry(catalog)
+    carry_out([_image_folder(images)], suites_asked(context, suite, options, registry), options, registry, as_json)
+
+
+def _image_folder(images: Path) -> str:
+    """A folder by a name that no id of a model has. Raises InputError where it is none."""
+    from sbv2bench.data.images import ImageFolder
+
+    folder = ImageFolder(images.expanduser()).path
+    return str(folder) if folder.is_absolute() else f"./{folder}"

@@ -1,0 +1,4 @@
+"""Differences between results of one protocol, with intervals and corrected p-values.
+
+In: stored results. Out: a Comparison, and its tables as text.
+"""

@@ -1,0 +1,4 @@
+"""How long a model takes from caption to pixels: plan, timing, arithmetic, memory, and the tables of what was found.
+
+In: models and a protocol. Out: a LatencyResult, its table and its board.
+"""

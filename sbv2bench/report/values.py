@@ -1,0 +1,44 @@
+"""A metric's value as people read it: rounded to its uncertainty, and marked where it is not held out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+from sbv2bench.results.records import EvalResult, MetricValue
+
+ARROWS = {"lower": "↓", "higher": "↑"}
+NOT_HELD_OUT = "†"
+NOT_HELD_OUT_MEANS = "trained with an HPS loss: this column is not held out"
+
+
+def value_cell(result: EvalResult, key: str) -> str:
+    """A metric's value, rounded, with its error; with NOT_HELD_OUT at the value where the model was trained on the like of it."""
+    value, space, spread = rounded(result.metrics[key]).partition(" ")
+    return f"{value}{mark(result, key)}{space}{spread}"
+
+
+def mark(result: EvalResult, key: str) -> str:
+    """NOT_HELD_OUT at a human preference score of a model that says it was trained with one; else nothing."""
+    seen = result.model.trained_with
+    return NOT_HELD_OUT if key.startswith("hps") and seen is not None and seen.has_hps() else ""
+
+
+def marked(results: Iterable[EvalResult]) -> bool:
+    """Whether any value of them has a mark, so that a table says what it means."""
+    return any(mark(result, key) for result in results for key in result.metrics)
+
+
+def rounded(metric: MetricValue) -> str:
+    """A value to the second digit of its standard error, with it; else four significant digits, with the interval if any."""
+    if metric.std_err:
+        return with_error(metric.value, metric.std_err)
+    digits = 4 if metric.value == 0 else min(6, max(0, 3 - math.floor(math.log10(abs(metric.value)))))
+    interval = "" if metric.ci95 is None else f" [{metric.ci95[0]:.{digits}f}, {metric.ci95[1]:.{digits}f}]"
+    return f"{metric.value:.{digits}f}{interval}"
+
+
+def with_error(value: float, error: float) -> str:
+    """A value and its error, to the error's second digit; three decimals where the error is 0."""
+    digits = 3 if error <= 0 else min(6, max(0, 1 - math.floor(math.log10(error))))
+    return f"{value:.{digits}f} ± {error:.{digits}f}"

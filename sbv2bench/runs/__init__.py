@@ -1,1 +1,0 @@
-"""From a plan to a result: plan -> generate -> measure -> score."""
