@@ -22,7 +22,8 @@ ROOMS = (
     {"results", "report", "machine"},
     {"latency"},
     {"evaluation"},
-    {"compare", "boards"},
+    {"compare"},
+    {"boards"},
     {"reproduce"},
     {"cli", "__main__"},
 )  # fmt: skip

@@ -7,11 +7,8 @@ Welch's; both sides have the same captions and noise, which is left out of accou
 
 from __future__ import annotations
 
-import csv
-import io
-import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -21,14 +18,15 @@ import yaml
 from pydantic import BaseModel, ConfigDict
 
 from sbv2bench.metrics.comparison import Difference, Mean, spread_of, welch
+from sbv2bench.report.columns import Column, csv_text, markdown_lines
+from sbv2bench.report.values import digits_of, with_error
 from sbv2bench.results.conditions import dtype_of, usual_dtype
 from sbv2bench.results.published import published_numbers
-from sbv2bench.results.records import EvalResult, MetricValue
+from sbv2bench.results.records import EvalResult
 
 Verdict = Literal["agrees", "disagrees", "not separated", "not run"]
 SHOWN = ("fid", "precision", "recall", "clip_score", "hps", "attribute_accuracy")  # of the ladder's table
 PUBLISHED = ("fid", "precision", "recall", "clip_score")
-HEADS = ("claim", "metric", "the paper", "first", "second", "difference", "over", "verdict")
 
 
 class _Declared(BaseModel):
@@ -157,84 +155,105 @@ def any_measured(results: Sequence[EvalResult]) -> bool:
 
 def to_markdown(mark: str, suite: str, results: Sequence[EvalResult]) -> str:
     """The ladder beside the paper's, then every claim: a page built from the board's rows."""
-    labels = {key: value for result in results for key, value in result.metrics.items()}
     lines = [mark, f"# The ladder and the paper's claims on {suite}", ""]
     lines += [
         "± is one standard error over what the column `over` says. The paper's numbers are of other models, data and extractors:"
         " only orders can be compared, and the claims below are such orders.",
         "",
     ]
-    shown = [key for key in SHOWN if key in labels]
-    heads = [
-        "model",
-        "guidance",
-        "over",
-        *(labels[key].label for key in shown),
-        "paper's row",
-        *(f"paper's {_plain(key)}" for key in PUBLISHED),
-    ]
-    lines += _table(heads, [_ladder_row(row, shown, results) for row in declared().ladder])
+    lines += markdown_lines(ladder_columns(results), declared().ladder)
     lines += ["", "## Claims", "", "difference: the first less the second, with its 95 % interval (Welch).", ""]
-    lines += _table(HEADS, [[*cells[:-1], f"**{cells[-1]}**"] for cells in table(results)])
+    lines += markdown_lines(columns(results), measured(results))
     return "\n".join(lines) + "\n"
-
-
-def table(results: Sequence[EvalResult]) -> list[list[str]]:
-    """Every claim as people read it, in the order of HEADS."""
-    labels = {key: value for result in results for key, value in result.metrics.items()}
-    return [_claim_row(measure(claim, results), labels) for claim in declared().claims]
 
 
 def to_csv(results: Sequence[EvalResult]) -> str:
     """Every claim with its numbers in full."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    sides = [f"{side}_{part}" for side in ("better", "worse") for part in ("model", "mean", "std_err", "over")]
-    writer.writerow(["claim", "metric", *sides, "difference", "ci95_low", "ci95_high", "verdict"])
-    for claim in declared().claims:
-        found = measure(claim, results)
-        cells: list[object] = []
-        for side, value in ((claim.better, found.better), (claim.worse, found.worse)):
-            cells += [side.model, *([value.mean.value, value.mean.std_err, value.over] if value else ["", "", ""])]
-        numbers = [found.difference.value, *found.difference.interval] if found.difference else ["", "", ""]
-        writer.writerow([claim.says, claim.metric, *cells, *numbers, found.verdict])
-    return out.getvalue()
+    return csv_text((columns(results), measured(results)))
 
 
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    return [f"| {' | '.join(row)} |" for row in (heads, ["---"] * len(heads), *rows)]
+def measured(results: Sequence[EvalResult]) -> list[Measured]:
+    """Every declared claim by the rows of a board."""
+    return [measure(claim, results) for claim in declared().claims]
 
 
-def _ladder_row(row: Row, shown: Sequence[str], results: Sequence[EvalResult]) -> list[str]:
-    found = {key: estimate(row, key, results) for key in shown}
-    over = next((value.over for value in found.values() if value), "not run")
-    printed = [published_numbers().get((row.table, row.method, key)) for key in PUBLISHED]
-    name = row.model + (f" ({row.note})" if row.note else "")
-    guidance = "" if row.guidance_scale is None else f"{row.guidance_scale:g}"
-    numbers = ["" if number is None else f"{number:g}" for number in printed]
-    return [name, guidance, over, *(_cell(value) for value in found.values()), f"Table {row.table}, {row.method}", *numbers]
-
-
-def _claim_row(found: Measured, labels: dict[str, MetricValue]) -> list[str]:
-    claim = found.claim
-    printed = ""
-    if claim.published:
-        table = claim.published.table
-        numbers = (
-            published_numbers().get((table, method, claim.metric)) for method in (claim.published.better, claim.published.worse)
-        )
-        printed = f"Table {table}: " + " against ".join("-" if number is None else f"{number:g}" for number in numbers)
-    label = labels[claim.metric].label if claim.metric in labels else claim.metric
-    difference = ""
-    if found.difference is not None:
-        low, high = found.difference.interval
-        digits = _digits((high - low) / 2)
-        difference = f"{found.difference.value:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
-    sides = [
-        f"{_name(side)} {_cell(value)}".strip() for side, value in ((claim.better, found.better), (claim.worse, found.worse))
+def columns(results: Sequence[EvalResult]) -> list[Column[Measured]]:
+    """The table of claims, for files and for people."""
+    labels = _labels(results)
+    return [
+        Column("claim", "claim", lambda row: row.claim.says, left=True),
+        Column("metric", "metric", lambda row: row.claim.metric, lambda row: labels.get(row.claim.metric, row.claim.metric)),
+        Column("", "the paper", _printed),
+        *_side_columns("better", "first", lambda row: row.claim.better, lambda row: row.better),
+        *_side_columns("worse", "second", lambda row: row.claim.worse, lambda row: row.worse),
+        Column("difference", "difference", lambda row: None if row.difference is None else row.difference.value, _difference),
+        Column("ci95_low", "", lambda row: None if row.difference is None else row.difference.interval[0]),
+        Column("ci95_high", "", lambda row: None if row.difference is None else row.difference.interval[1]),
+        Column("", "over", lambda row: " / ".join(dict.fromkeys(side.over for side in (row.better, row.worse) if side))),
+        Column("verdict", "verdict", lambda row: row.verdict, place=lambda row: 1),
     ]
-    over = " / ".join(dict.fromkeys(value.over for value in (found.better, found.worse) if value))
-    return [claim.says, label, printed, *sides, difference, over, found.verdict]
+
+
+def _side_columns(
+    key: str, heading: str, side: Callable[[Measured], Side], found: Callable[[Measured], Estimate | None]
+) -> list[Column[Measured]]:
+    def number(part: Callable[[Estimate], object]) -> Callable[[Measured], object]:
+        return lambda row: None if (value := found(row)) is None else part(value)
+
+    return [
+        Column("", heading, lambda row: f"{_name(side(row))} {_cell(found(row))}".strip()),
+        Column(f"{key}_model", "", lambda row: side(row).model),
+        Column(f"{key}_mean", "", number(lambda value: value.mean.value)),
+        Column(f"{key}_std_err", "", number(lambda value: value.mean.std_err)),
+        Column(f"{key}_over", "", number(lambda value: value.over)),
+    ]
+
+
+def ladder_columns(results: Sequence[EvalResult]) -> list[Column[Row]]:
+    """The ladder with its measured numbers and the paper's."""
+    labels = _labels(results)
+    shown = [key for key in SHOWN if key in labels]
+
+    def over(row: Row) -> str:
+        found = (estimate(row, key, results) for key in shown)
+        return next((value.over for value in found if value), "not run")
+
+    def own(key: str) -> Column[Row]:
+        return Column(key, labels[key], lambda row: _cell(estimate(row, key, results)))
+
+    def papers(key: str) -> Column[Row]:
+        name = {"fid": "FID", "clip_score": "CLIP"}.get(key, key)
+        return Column("", f"paper's {name}", lambda row: _plain(published_numbers().get((row.table, row.method, key))))
+
+    return [
+        Column("model", "model", lambda row: row.model + (f" ({row.note})" if row.note else ""), left=True),
+        Column("guidance", "guidance", lambda row: _plain(row.guidance_scale)),
+        Column("over", "over", over),
+        *map(own, shown),
+        Column("", "paper's row", lambda row: f"Table {row.table}, {row.method}"),
+        *map(papers, PUBLISHED),
+    ]
+
+
+def _labels(results: Sequence[EvalResult]) -> dict[str, str]:
+    return {key: value.label for result in results for key, value in result.metrics.items()}
+
+
+def _printed(found: Measured) -> str:
+    if found.claim.published is None:
+        return ""
+    table, claim = found.claim.published.table, found.claim
+    methods = (found.claim.published.better, found.claim.published.worse)
+    numbers = (published_numbers().get((table, method, claim.metric)) for method in methods)
+    return f"Table {table}: " + " against ".join("-" if number is None else f"{number:g}" for number in numbers)
+
+
+def _difference(found: Measured) -> str:
+    if found.difference is None:
+        return ""
+    low, high = found.difference.interval
+    digits = digits_of((high - low) / 2)
+    return f"{found.difference.value:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
 
 
 def _name(side: Side) -> str:
@@ -243,16 +262,8 @@ def _name(side: Side) -> str:
 
 
 def _cell(value: Estimate | None) -> str:
-    if value is None:
-        return ""
-    digits = _digits(value.mean.std_err)
-    return f"{value.mean.value:.{digits}f} ± {value.mean.std_err:.{digits}f}"
+    return "" if value is None else with_error(value.mean.value, value.mean.std_err)
 
 
-def _digits(error: float) -> int:
-    """Decimals that show an error's two leading digits."""
-    return 3 if error <= 0 else min(6, max(0, 1 - math.floor(math.log10(error))))
-
-
-def _plain(metric: str) -> str:
-    return {"fid": "FID", "clip_score": "CLIP"}.get(metric, metric)
+def _plain(number: float | None) -> str:
+    return "" if number is None else f"{number:g}"

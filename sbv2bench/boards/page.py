@@ -17,6 +17,9 @@ from pydantic import ValidationError
 from sbv2bench.boards import boards as measured
 from sbv2bench.boards import claims
 from sbv2bench.boards.tables import MARK, conditions_shown
+from sbv2bench.compare.differences import Comparison as Found
+from sbv2bench.compare.tables import DIFFERENCES
+from sbv2bench.compare.tables import notes as comparison_notes
 from sbv2bench.errors import IntegrityError
 from sbv2bench.registry import Registry
 from sbv2bench.report.page import page
@@ -48,17 +51,19 @@ def build(folder: Path) -> str:
     return page(gathered(folder))
 
 
-def comparison(rows: Sequence[tuple[str, EvalResult]], differences: Sequence[Sequence[str]], notes: Sequence[str]) -> str:
-    """A page of some results of one protocol. rows: (name, result). differences: the cells of page_content.Comparison."""
-    suite = rows[0][1].suite
-    board = measured.Board(suite.id, f"{suite.id}@v{suite.version}", suite.fingerprint, tuple(rows))
+def comparison(found: Found) -> str:
+    """A comparison as a page that needs nothing else. Raises PrerequisiteError where the [report] extra is not installed."""
+    suite = found.contestants[0].result.suite
+    rows = tuple((contestant.name, contestant.result) for contestant in found.contestants)
+    board = measured.Board(suite.id, f"{suite.id}@v{suite.version}", suite.fingerprint, rows)
     shown = _board(board, ranked=False)
     named = (replace(row, name=name, short=name, link="") for row, (name, _) in zip(shown.rows, rows, strict=True))
+    columns = [column for column in DIFFERENCES if column.heading]
     return page(
         Content(
             title=f"sbv2bench compare on {board.suite}", about=(), boards=(replace(shown, rows=tuple(named)),),
-            comparisons=tuple(Comparison(*cells) for cells in differences), comparisons_about=tuple(notes),
-            meanings=_meanings([board]),
+            comparisons=tuple(Comparison(*(column.read(row) for column in columns)) for row in found.differences),
+            comparisons_about=tuple(comparison_notes(found)), meanings=_meanings([board]),
         )
     )  # fmt: skip
 
@@ -68,7 +73,8 @@ def gathered(folder: Path) -> Content:
     boards = measured.boards(folder)
     claimed = next((board for board in boards if board.name == claims.declared().suite), None)
     results = [] if claimed is None else [result for _, result in claimed.rows]
-    found = claims.table(results) if claims.any_measured(results) else []
+    found = claims.measured(results) if claims.any_measured(results) else []
+    claimed_columns = [column for column in claims.columns(results) if column.heading]
     return Content(
         title="sbv2bench leaderboards",
         about=(
@@ -81,10 +87,7 @@ def gathered(folder: Path) -> Content:
         ),
         sweeps=tuple(_sweep(path) for path in sorted((folder / "sweeps").rglob(sweeps.NAME))),
         pictures=tuple(_picture(path, boards) for path in sorted((folder / "grids").glob("*.png"))),
-        claims=tuple(
-            Claim(says, metric, paper, one, two, difference, over, verdict)
-            for says, metric, paper, one, two, difference, over, verdict in found
-        ),
+        claims=tuple(Claim(*(column.read(row) for column in claimed_columns)) for row in found),
         claims_about=f"Each is an order of two models, which the paper prints and {claims.declared().suite} repeats in miniature."
         " ± is one standard error over what the table says; a difference has Welch's 95 % interval, and where that holds 0 the"
         " claim is not separated.",

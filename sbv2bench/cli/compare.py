@@ -57,7 +57,7 @@ def compare(  # noqa: PLR0917  # the options of design.md
         if form == "table":
             comparison_tables.print_comparison(console, found)
             return
-        text = comparison_tables.FORMATS[form](found)
+        text = _page(found) if form == "html" else comparison_tables.FORMATS[form](found)
     if output is None:
         sys.stdout.write(text)
     else:
@@ -68,3 +68,9 @@ def compare(  # noqa: PLR0917  # the options of design.md
         except OSError as error:
             raise InputError(f"compare --output {output}: {error.strerror}", f"--output ./{output.name}") from error
         terminal.say(console, f"written: {output}")
+
+
+def _page(found: Any) -> str:
+    from sbv2bench.boards.page import comparison
+
+    return comparison(found)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,17 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from sbv2bench.errors import IntegrityError
+from sbv2bench.report.columns import Column, csv_text, markdown_lines
 from sbv2bench.results import store
 from sbv2bench.results.conditions import Identity
 from sbv2bench.results.records import BatchLatency, LatencyResult, MetricValue
 
 NAME = "latency"
 STAGES = ("text", "denoise", "decode")
-HEADINGS = (
-    "model", "decoder", "batch", "ms ↓", "median", "p5 to p95", *(f"{stage} ms" for stage in STAGES), "gap ms", "images/s ↑",
-    "NFE", "UNet calls", "GFLOP", "% of ceiling ↑", "weights MB", "call MB",
-)  # fmt: skip
-_TAIL = ("load s", "first s", "compile s", "repeats", "commit", "date", "licence", "file")
 
 
 @dataclass(frozen=True)
@@ -104,33 +98,7 @@ def rendered(folder: Path, mark: str) -> dict[str, str]:
 
 def to_csv(found: Sequence[Row]) -> str:
     """Every number in full, a row for each model and batch size. Times in ms, cold ones in s, memory in bytes."""
-    lines = [_csv_cells(row) for row in found]
-    out = io.StringIO()
-    writer = csv.DictWriter(out, list(lines[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(lines)
-    return out.getvalue()
-
-
-def _csv_cells(row: Row) -> dict[str, Any]:
-    result, batch, made = row.result, row.batch, row.result.provenance
-    cells: dict[str, Any] = {
-        "protocol": f"{result.protocol.id}@v{result.protocol.version}", "device": made.get("device_name") or result.device,
-        "dtype": result.dtype, "threads": result.threads, "compiled": result.compiled, "model": result.model.id,
-        "decoder": result.decoder, "batch_size": batch.batch_size, "latency_ms": batch.total.value,
-        "ci95_low_ms": (batch.total.ci95 or ("", ""))[0], "ci95_high_ms": (batch.total.ci95 or ("", ""))[1],
-        "median_ms": batch.total.median, "p5_ms": batch.total.p5, "p95_ms": batch.total.p95,
-    }  # fmt: skip
-    for stage in STAGES:
-        cells[f"{stage}_ms"] = batch.stages[stage].value if stage in batch.stages else ""
-    return cells | {
-        "gap_ms": batch.gap_ms, "images_per_second": batch.images_per_second, "nfe": result.model.nfe,
-        "denoiser_calls": result.denoiser_calls, "flop": sum(batch.flop.values()), "ceiling_flop_per_s": result.ceiling.best,
-        "ceiling_share": batch.ceiling_share, "weights_bytes": result.weights_bytes, "run_bytes": batch.run_bytes,
-        "load_s": result.load_s, "first_run_s": result.first_run_s, "compile_s": batch.compile_s, "runs": batch.runs,
-        "repeats_ms": " ".join(map(repr, batch.total.repeats)), "fingerprint": result.protocol_fingerprint[:8],
-        "commit": _commit(result), "date": _date(result)[:10], "licence": result.model.licence, "file": row.path,
-    }  # fmt: skip
+    return csv_text(((*SETTINGS, *FIGURES, *ORIGIN), found))
 
 
 def to_markdown(found: Sequence[Row], mark: str) -> str:
@@ -144,53 +112,39 @@ def to_markdown(found: Sequence[Row], mark: str) -> str:
     for device in dict.fromkeys(row.device for row in found):
         own = [row for row in found if row.device == device]
         ceiling = max(row.result.ceiling.best for row in own)
-        lines += ["", f"## {device}", ""]
-        lines += [
-            f"Ceiling {ceiling / 1e9:,.0f} GFLOP/s. Call MB: {'; '.join(dict.fromkeys(r.result.memory_method for r in own))}."
-        ]
-        lines += ["", *(f"| {' | '.join(cells)} |" for cells in ([*HEADINGS, *_TAIL], ["---"] * (len(HEADINGS) + len(_TAIL))))]
-        for row in own:
-            cells = [cell.replace("|", "\\|") for cell in (*cells_of(row.result, row.batch), *_tail(row))]
-            lines.append(f"| {' | '.join(cells)} |")
+        methods = "; ".join(dict.fromkeys(row.result.memory_method for row in own))
+        lines += ["", f"## {device}", "", f"Ceiling {ceiling / 1e9:,.0f} GFLOP/s. Call MB: {methods}."]
+        lines += ["", *markdown_lines((*FIGURES, *ORIGIN), own)]
     return "\n".join(lines) + "\n"
 
 
-def cells_of(result: LatencyResult, batch: BatchLatency) -> list[str]:
-    """A row as people read it, under `HEADINGS`."""
-    total = batch.total
-    reach = "" if total.ci95 is None else f" ± {short((total.ci95[1] - total.ci95[0]) / 2)}"
-    return [
-        result.model.id,
-        result.decoder.removeprefix("Autoencoder"),
-        str(batch.batch_size),
-        f"{short(total.value)}{reach}",
-        short(total.median),
-        f"{short(total.p5)} to {short(total.p95)}",
-        *(short(batch.stages[stage].value) if stage in batch.stages else "" for stage in STAGES),
-        short(batch.gap_ms) if batch.stages else "",
-        short(batch.images_per_second),
-        str(result.model.nfe),
-        str(result.denoiser_calls),
-        short(sum(batch.flop.values()) / 1e9),
-        f"{100 * batch.ceiling_share:.1f}",
-        "" if result.weights_bytes is None else short(result.weights_bytes / 1e6),
-        "" if batch.run_bytes is None else short(batch.run_bytes / 1e6),
-    ]
-
-
-def short(value: float) -> str:
-    """Three significant digits, no exponent."""
+def short(value: float | None) -> str:
+    """Three significant digits, no exponent; "" for None."""
+    if value is None:
+        return ""
     if value == 0 or not math.isfinite(value):
         return f"{value:g}"
     return f"{value:.{min(6, max(0, 2 - math.floor(math.log10(abs(value)))))}f}"
 
 
-def _tail(row: Row) -> list[str]:
-    result = row.result
-    compiled = "" if row.batch.compile_s is None else short(row.batch.compile_s)
-    repeats = f"{len(row.batch.total.repeats)} ({row.batch.runs} runs)"
-    made = (_commit(result), _date(result)[:10], result.model.licence, f"[json]({row.path})")
-    return [short(result.load_s), short(result.first_run_s), compiled, repeats, *made]
+def _short_decoder(result: LatencyResult) -> str:
+    return result.decoder.removeprefix("Autoencoder")
+
+
+def _mega(size: int | None) -> str:
+    return "" if size is None else short(size / 1e6)
+
+
+def _with_reach(row: Row) -> str:
+    total = row.batch.total
+    return short(total.value) + ("" if total.ci95 is None else f" ± {short((total.ci95[1] - total.ci95[0]) / 2)}")
+
+
+def _stage(name: str) -> Column[Row]:
+    def milliseconds(row: Row) -> float | None:
+        return row.batch.stages[name].value if name in row.batch.stages else None
+
+    return Column(f"{name}_ms", f"{name} ms", milliseconds, lambda row: short(milliseconds(row)))
 
 
 def _commit(result: LatencyResult) -> str:
@@ -200,3 +154,57 @@ def _commit(result: LatencyResult) -> str:
 
 def _date(result: LatencyResult) -> str:
     return str(result.provenance.get("date_utc") or "")
+
+
+SETTINGS: tuple[Column[Row], ...] = (  # in files only: on a page they head the table
+    Column("protocol", "", lambda row: f"{row.result.protocol.id}@v{row.result.protocol.version}"),
+    Column("device", "", lambda row: row.result.provenance.get("device_name") or row.result.device),
+    Column("dtype", "", lambda row: row.result.dtype),
+    Column("threads", "", lambda row: row.result.threads),
+    Column("compiled", "", lambda row: row.result.compiled),
+)
+FIGURES: tuple[Column[Row], ...] = (
+    Column("model", "model", lambda row: row.result.model.id, left=True),
+    Column(
+        "decoder",
+        "decoder",
+        lambda row: row.result.decoder,
+        lambda row: row.result.decoder.removeprefix("Autoencoder"),
+        left=True,
+    ),
+    Column("batch_size", "batch", lambda row: row.batch.batch_size),
+    Column("latency_ms", "ms ↓", lambda row: row.batch.total.value, _with_reach),
+    Column("ci95_low_ms", "", lambda row: (row.batch.total.ci95 or (None, None))[0]),
+    Column("ci95_high_ms", "", lambda row: (row.batch.total.ci95 or (None, None))[1]),
+    Column("median_ms", "median", lambda row: row.batch.total.median, lambda row: short(row.batch.total.median)),
+    Column("p5_ms", "", lambda row: row.batch.total.p5),
+    Column("p95_ms", "", lambda row: row.batch.total.p95),
+    Column("", "p5 to p95", lambda row: f"{short(row.batch.total.p5)} to {short(row.batch.total.p95)}"),
+    *map(_stage, STAGES),
+    Column("gap_ms", "gap ms", lambda row: row.batch.gap_ms, lambda row: short(row.batch.gap_ms) if row.batch.stages else ""),
+    Column(
+        "images_per_second", "images/s ↑", lambda row: row.batch.images_per_second, lambda row: short(row.batch.images_per_second)
+    ),
+    Column("nfe", "NFE", lambda row: row.result.model.nfe),
+    Column("denoiser_calls", "UNet calls", lambda row: row.result.denoiser_calls),
+    Column("flop", "GFLOP", lambda row: sum(row.batch.flop.values()), lambda row: short(sum(row.batch.flop.values()) / 1e9)),
+    Column("ceiling_flop_per_s", "", lambda row: row.result.ceiling.best),
+    Column(
+        "ceiling_share", "% of ceiling ↑", lambda row: row.batch.ceiling_share, lambda row: f"{100 * row.batch.ceiling_share:.1f}"
+    ),
+    Column("weights_bytes", "weights MB", lambda row: row.result.weights_bytes, lambda row: _mega(row.result.weights_bytes)),
+    Column("run_bytes", "call MB", lambda row: row.batch.run_bytes, lambda row: _mega(row.batch.run_bytes)),
+)
+ORIGIN: tuple[Column[Row], ...] = (
+    Column("load_s", "load s", lambda row: row.result.load_s, lambda row: short(row.result.load_s)),
+    Column("first_run_s", "first s", lambda row: row.result.first_run_s, lambda row: short(row.result.first_run_s)),
+    Column("compile_s", "compile s", lambda row: row.batch.compile_s, lambda row: short(row.batch.compile_s)),
+    Column("", "repeats", lambda row: f"{len(row.batch.total.repeats)} ({row.batch.runs} runs)"),
+    Column("runs", "", lambda row: row.batch.runs),
+    Column("repeats_ms", "", lambda row: " ".join(map(repr, row.batch.total.repeats))),
+    Column("fingerprint", "", lambda row: row.result.protocol_fingerprint[:8]),
+    Column("commit", "commit", lambda row: _commit(row.result)),
+    Column("date", "date", lambda row: _date(row.result)[:10]),
+    Column("licence", "licence", lambda row: row.result.model.licence),
+    Column("file", "file", lambda row: row.path, lambda row: f"[json]({row.path})"),
+)

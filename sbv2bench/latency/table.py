@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.box import SIMPLE
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
-from sbv2bench.latency.board import HEADINGS, cells_of, machine, short
+from sbv2bench.latency.board import FIGURES, Row, machine, short
+from sbv2bench.report.columns import terminal_table
 from sbv2bench.report.terminal import say
 from sbv2bench.results.records import LatencyProtocol, LatencyResult
 
@@ -31,13 +29,8 @@ def print_latency(console: Console, stored: Sequence[tuple[LatencyResult, Path]]
     """One table for all rows of a run, what it was measured on, cold starts, and where the files are."""
     results = [result for result, _ in stored]
     first = results[0]
-    shown = Table(title=machine(first), title_justify="left", box=SIMPLE, padding=0)
-    for heading in HEADINGS:
-        shown.add_column(heading, justify="left" if heading in ("model", "decoder") else "right", overflow="fold")
-    for result in results:
-        for batch in result.batches:
-            shown.add_row(*map(escape, cells_of(result, batch)))
-    console.print(shown)
+    rows = [Row(str(path), result, batch) for result, path in stored for batch in result.batches]
+    console.print(terminal_table(FIGURES, rows, machine(first)))
     ceiling = first.ceiling
     say(console, f"ceiling in this run: matrix product {_giga(ceiling.matmul)}, convolution {_giga(ceiling.conv)} GFLOP/s")
     for result in results:

@@ -40,5 +40,10 @@ def rounded(metric: MetricValue) -> str:
 
 def with_error(value: float, error: float) -> str:
     """A value and its error, to the error's second digit; three decimals where the error is 0."""
-    digits = 3 if error <= 0 else min(6, max(0, 1 - math.floor(math.log10(error))))
+    digits = digits_of(error)
     return f"{value:.{digits}f} ± {error:.{digits}f}"
+
+
+def digits_of(error: float) -> int:
+    """Decimals that show an error's two leading digits; three where it is 0."""
+    return 3 if error <= 0 else min(6, max(0, 1 - math.floor(math.log10(error))))
