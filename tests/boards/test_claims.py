@@ -121,7 +121,7 @@ def test_the_page_shows_what_was_and_what_was_not_run(tmp_path: Path) -> None:
 
 def test_a_row_of_the_ladder_keeps_the_papers_numbers_beside_its_own() -> None:
     row = Row(model="mini/a", table="5", method="SBv2")
-    cells = claims._ladder_row(row, ["fid"], [result("mini/a", [1.0, 1.2, 1.1])])
+    cells = [column.read(row) for column in claims.ladder_columns([result("mini/a", [1.0, 1.2, 1.1])])]
     assert cells[0] == "mini/a" and cells[3].startswith("1.100 ± 0.058")
     assert cells[-5:] == ["Table 5, SBv2", "8.77", "0.55", "0.53", "0.32"]
 
