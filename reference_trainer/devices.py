@@ -12,7 +12,7 @@ from accelerate import Accelerator, InitProcessGroupKwargs
 
 from reference_trainer.config import Recipe
 from sbv2bench.errors import InputError, PrerequisiteError
-from sbv2bench.runs import devices
+from sbv2bench.machine import devices
 
 # What `accelerate launch` passes on in the environment, what stands for "not asked for", and where a recipe says it instead.
 _LAUNCHED = {

@@ -13,13 +13,13 @@ from reference_trainer.export import export_student
 from reference_trainer.networks import Networks
 from reference_trainer.pictures import StudentSampler
 from sbv2bench.errors import InputError
+from sbv2bench.evaluation.evaluate import Run
+from sbv2bench.evaluation.generate import blocks
+from sbv2bench.evaluation.measure import Rows
+from sbv2bench.evaluation.options import EvalOptions
+from sbv2bench.evaluation.plan import plan
+from sbv2bench.machine.processes import joined_processes
 from sbv2bench.registry import Registry
-from sbv2bench.runs.evaluate import Run
-from sbv2bench.runs.generate import blocks
-from sbv2bench.runs.measure import Rows
-from sbv2bench.runs.options import EvalOptions
-from sbv2bench.runs.plan import plan
-from sbv2bench.runs.workers import joined_processes
 
 
 class StudentRun(Run):

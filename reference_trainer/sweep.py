@@ -20,12 +20,12 @@ from reference_trainer.curves import curves_page
 from reference_trainer.merge import End, check_weight, find_ends, merged_spec
 from sbv2bench import provenance
 from sbv2bench.atomic import write_whole
+from sbv2bench.boards.tables import ARROWS
 from sbv2bench.errors import InputError, IntegrityError
+from sbv2bench.evaluation.evaluate import evaluate
 from sbv2bench.registry import Registry
-from sbv2bench.results.board_tables import ARROWS
 from sbv2bench.results.records import EvalResult, MetricValue
 from sbv2bench.results.store import result_fingerprint
-from sbv2bench.runs.evaluate import evaluate
 
 FILES = ("sweep.json", "sweep.csv", "sweep.md", "sweep.html")
 

@@ -7,7 +7,7 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-_LAZY = {"compare": "sbv2bench.runs.compare", "evaluate": "sbv2bench.runs.evaluate", "load_model": "sbv2bench.samplers"}
+_LAZY = {"compare": "sbv2bench.compare.compare", "evaluate": "sbv2bench.evaluation.evaluate", "load_model": "sbv2bench.samplers"}
 __all__ = ["__version__", "compare", "evaluate", "load_model"]
 
 

@@ -97,7 +97,9 @@ def test_the_lower_layers_import_nothing_heavy(name: str) -> None:
     assert not {imported.partition(".")[0] for imported in imports(name)} & HEAVY
 
 
-@pytest.mark.parametrize("name", ["sbv2bench.cli", "sbv2bench.__main__", "sbv2bench.doctor", "sbv2bench.runs.options"])
+@pytest.mark.parametrize(
+    "name", ["sbv2bench.cli", "sbv2bench.__main__", "sbv2bench.machine.doctor", "sbv2bench.evaluation.options"]
+)
 def test_the_command_line_imports_nothing_heavy_before_it_must(name: str) -> None:
     assert not {imported.partition(".")[0] for imported in imports(name, lazy=False)} & HEAVY
 

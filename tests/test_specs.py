@@ -9,8 +9,8 @@ import pytest
 from pydantic import ValidationError
 
 from sbv2bench.errors import InputError
+from sbv2bench.evaluation.options import EvalOptions
 from sbv2bench.registry import Registry
-from sbv2bench.runs.options import EvalOptions
 from sbv2bench.specs import ExtractorSpec, MergeSpec, ModelSpec, WeightsFile, fingerprint
 
 

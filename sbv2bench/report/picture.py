@@ -14,7 +14,7 @@ from sbv2bench.atomic import whole_file
 from sbv2bench.errors import InputError
 
 if TYPE_CHECKING:
-    from sbv2bench.runs.grid import Grid
+    from sbv2bench.evaluation.grid import Grid
 
 CELL = 128  # pixels an image is shown at: small ones are enlarged by whole pixels, large ones reduced to twice this
 GAP = 6  # between images

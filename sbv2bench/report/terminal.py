@@ -14,10 +14,10 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from sbv2bench.boards.boards import Board
+from sbv2bench.boards.tables import ARROWS, NOT_HELD_OUT, NOT_HELD_OUT_MEANS, columns, marked, table
 from sbv2bench.data.preparation import side_of
 from sbv2bench.registry import OWN_SUITE
-from sbv2bench.results.board_tables import ARROWS, NOT_HELD_OUT, NOT_HELD_OUT_MEANS, columns, marked, table
-from sbv2bench.results.boards import Board
 from sbv2bench.results.records import EvalResult, MetricValue
 from sbv2bench.specs import MetricSpec, ModelSpec, SuiteSpec
 

@@ -25,12 +25,12 @@ from test_archive import photograph, write_zip
 from test_preparation import released_resize
 
 from sbv2bench.data.images import ImageFolder
+from sbv2bench.evaluation.evaluate import evaluate
+from sbv2bench.evaluation.options import EvalOptions
+from sbv2bench.evaluation.plan import EvalPlan, plan
 from sbv2bench.features.base import load_extractor
 from sbv2bench.registry import Registry
 from sbv2bench.results.records import EvalResult
-from sbv2bench.runs.evaluate import evaluate
-from sbv2bench.runs.options import EvalOptions
-from sbv2bench.runs.plan import EvalPlan, plan
 
 pytestmark = pytest.mark.benchmark_gate
 ROUNDS = 3

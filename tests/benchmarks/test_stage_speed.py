@@ -14,8 +14,8 @@ import torch
 from alternated import cpu_seconds
 
 from sbv2bench.features.base import load_extractor, to_tensor
+from sbv2bench.latency.measure import prompt_block
 from sbv2bench.registry import Registry
-from sbv2bench.runs.latency import prompt_block
 from sbv2bench.samplers.base import Stopwatch, generators, initial_noise
 from sbv2bench.samplers.components import Components, load_components
 from sbv2bench.samplers.one_step import OneStepSampler

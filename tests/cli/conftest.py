@@ -41,7 +41,7 @@ def shipped(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monkey
 @pytest.fixture
 def evaluated(shipped: Path, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """A run that samples nothing: prints as libraries do, and stores a result. The list has the plans that were carried out."""
-    from sbv2bench.runs import evaluate
+    from sbv2bench.evaluation import evaluate
 
     plans: list[Any] = []
 

@@ -23,15 +23,15 @@ ERRORS = {"InputError", "PrerequisiteError", "IntegrityError", "ToleranceError",
 PROGRAMS = {"sbv2bench": typer.main.get_command(app), "python -m reference_trainer": typer.main.get_command(trainer)}
 # Advice of one option alone is about the command that was typed: which commands can show it, by the file that says it.
 BARE = {
-    "sbv2bench/cli.py": ["grid"], "sbv2bench/compare_cli.py": ["compare"], "sbv2bench/report/picture.py": ["grid"],
-    "sbv2bench/runs/grid.py": ["grid"], "sbv2bench/data/prompts.py": ["eval"],
-    "sbv2bench/runs/checks.py": ["eval", "score", "latency"], "sbv2bench/runs/devices.py": ["eval", "score", "latency", "grid"],
-    "sbv2bench/runs/block_size.py": ["eval", "score"], "sbv2bench/runs/plan.py": ["eval"],
-    "sbv2bench/runs/latency_plan.py": ["latency"], "sbv2bench/runs/latency.py": ["latency"],
-    "sbv2bench/samplers/base.py": ["eval", "grid", "latency"], "sbv2bench/runs/compare.py": ["compare"],
-    "sbv2bench/runs/evaluate.py": ["eval"], "sbv2bench/runs/saved_images.py": ["eval"], "sbv2bench/runs/disk.py": ["eval"],
-    "sbv2bench/data/asset_store.py": ["download"], "sbv2bench/runs/own_suite.py": ["eval", "score"],
-    "sbv2bench/runs/choice.py": ["eval"], "sbv2bench/samplers/components.py": ["eval"],
+    "sbv2bench/cli/__init__.py": ["grid"], "sbv2bench/cli/compare.py": ["compare"], "sbv2bench/report/picture.py": ["grid"],
+    "sbv2bench/evaluation/grid.py": ["grid"], "sbv2bench/data/prompts.py": ["eval"],
+    "sbv2bench/machine/checks.py": ["eval", "score", "latency"], "sbv2bench/machine/devices.py": ["eval", "score", "latency", "grid"],
+    "sbv2bench/evaluation/block_size.py": ["eval", "score"], "sbv2bench/evaluation/plan.py": ["eval"],
+    "sbv2bench/latency/plan.py": ["latency"], "sbv2bench/latency/measure.py": ["latency"],
+    "sbv2bench/samplers/base.py": ["eval", "grid", "latency"], "sbv2bench/compare/compare.py": ["compare"],
+    "sbv2bench/evaluation/evaluate.py": ["eval"], "sbv2bench/evaluation/saved_images.py": ["eval"], "sbv2bench/evaluation/disk.py": ["eval"],
+    "sbv2bench/data/asset_store.py": ["download"], "sbv2bench/evaluation/own_suite.py": ["eval", "score"],
+    "sbv2bench/evaluation/choice.py": ["eval"], "sbv2bench/samplers/components.py": ["eval"],
     "sbv2bench/samplers/pipeline.py": ["eval"], "sbv2bench/samplers/timesteps.py": ["eval"],
     "reference_trainer/budget.py": ["train"], "reference_trainer/run_folder.py": ["train"],
     "reference_trainer/__main__.py": ["train"], "reference_trainer/continuation.py": ["train"],
@@ -39,7 +39,7 @@ BARE = {
     "reference_trainer/sweep.py": ["sweep"], "reference_trainer/merge.py": ["merge"],
     "reference_trainer/prompts/build.py": ["prompts build"], "reference_trainer/prompts/columns.py": ["prompts build"],
     "reference_trainer/prompts/evaluation.py": ["prompts build"], "reference_trainer/prompts/public_lists.py": ["prompts build"],
-    "sbv2bench/results/differences.py": ["eval", "score"],
+    "sbv2bench/compare/differences.py": ["eval", "score"],
 }  # fmt: skip
 # What belongs to other programs, or to torchrun and accelerate.
 FOREIGN = {"--force-reinstall", "--no-deps", "--upgrade", "--revision", "--repo-type", "--nproc_per_node", "--mixed_precision"}

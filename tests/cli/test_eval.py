@@ -180,7 +180,7 @@ def test_weights_that_are_not_shipped_exit_3(run: Callable[..., Done], evaluated
 def test_ctrl_c_exits_130(
     run: Callable[..., Done], evaluated: list[Any], monkeypatch: pytest.MonkeyPatch, stop: BaseException, says: str
 ) -> None:
-    from sbv2bench.runs import evaluate
+    from sbv2bench.evaluation import evaluate
 
     def stopped(*_: Any) -> None:
         raise stop

@@ -13,9 +13,9 @@ from commands_in_process import Done, refused
 from sample_latency import sample_latency
 from tiny_models import write_tiny_pipeline
 
+from sbv2bench.latency import plan as latency_plan
 from sbv2bench.results import store
 from sbv2bench.results.records import LatencyProtocol, LatencyResult
-from sbv2bench.runs import latency_plan
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def test_a_run_from_end_to_end(run: Callable[..., Done], catalog: str) -> None:
 
 
 def test_several_rows_are_one_document(run: Callable[..., Done], shipped: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import sbv2bench.runs.latency as work
+    import sbv2bench.latency.measure as work
 
     plans: list[Any] = []
 

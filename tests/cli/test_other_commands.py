@@ -52,7 +52,7 @@ def test_doctor_exits_3_exactly_if_the_default_suite_cannot_run(run: Callable[..
 
 
 def test_doctor_says_what_versions_trap(run: Callable[..., Done], shipped: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from sbv2bench import doctor
+    from sbv2bench.machine import doctor
 
     versions = {"scipy": "1.11.4", "torch": None}
     monkeypatch.setattr(doctor, "library_version", lambda name: versions.get(name, "2.0"))

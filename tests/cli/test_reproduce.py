@@ -11,9 +11,9 @@ from commands_in_process import Done, refused
 from sample_results import metric, sample_result
 
 from sbv2bench.registry import Registry
+from sbv2bench.reproduce import search
 from sbv2bench.results import store
 from sbv2bench.results.records import ModelRecord
-from sbv2bench.runs.reproduce import search
 
 
 def measured(fid: float, folder: str = "results") -> Path:

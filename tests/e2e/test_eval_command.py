@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 from tiny_suite import BLOCK, GENERATED, write_tiny_suite
 
+from sbv2bench.evaluation.evaluate import evaluate
 from sbv2bench.results import store
 from sbv2bench.results.records import EvalResult
-from sbv2bench.runs.evaluate import evaluate
 
 pytestmark = pytest.mark.timeout(900)  # each starts several processes, which a busy machine makes wait
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node")

@@ -15,8 +15,8 @@ import yaml
 from PIL import Image
 
 from sbv2bench import paths
+from sbv2bench.evaluation.evaluate import evaluate
 from sbv2bench.results import store
-from sbv2bench.runs.evaluate import evaluate
 
 pytestmark = [pytest.mark.weights, pytest.mark.timeout(900)]
 SUITE = {

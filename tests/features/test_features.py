@@ -179,7 +179,7 @@ def test_to_tensor_takes_uint8_rgb_batches_only(wrong: np.ndarray) -> None:
 
 def test_extraction_does_not_depend_on_the_thread(tmp_path: Path) -> None:
     """What the run relies on: a worker's thread computes the main thread's bits."""
-    from sbv2bench.runs.workers import each, exact_arithmetic
+    from sbv2bench.machine.processes import each, exact_arithmetic
 
     extractor = WorldExtractor(world_spec(write_tiny_extractor(tmp_path, seed=3)))
     blocks = [rendering.render(world.scenes("reporting", range(i, i + 10)), np.arange(i, i + 10)) for i in range(0, 80, 10)]

@@ -9,9 +9,9 @@ import pytest
 from diffusers.utils import logging
 
 from sbv2bench.data import remarks
+from sbv2bench.evaluation.options import EvalOptions
+from sbv2bench.evaluation.plan import with_options
 from sbv2bench.registry import Registry
-from sbv2bench.runs.options import EvalOptions
-from sbv2bench.runs.plan import with_options
 from sbv2bench.samplers import load_model
 from sbv2bench.samplers.base import PromptBlock, Stopwatch
 from sbv2bench.samplers.defaults import settled

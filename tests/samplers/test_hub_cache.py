@@ -16,10 +16,10 @@ from tiny_models import write_tiny_adapter, write_tiny_pipeline, write_tiny_stud
 from sbv2bench.data import assets
 from sbv2bench.data.chain import chain, hash_chain, model_files
 from sbv2bench.errors import InputError, IntegrityError, PrerequisiteError
+from sbv2bench.evaluation import download
 from sbv2bench.provenance import sha256_file
 from sbv2bench.registry import Registry
-from sbv2bench.runs import download
-from sbv2bench.runs.reproduce.plan import _lacking
+from sbv2bench.reproduce.plan import _lacking
 from sbv2bench.samplers import load_model
 from sbv2bench.samplers.base import PromptBlock, Stopwatch
 

@@ -26,11 +26,11 @@ from safetensors.torch import save_file
 from tiny_models import tiny_tokenizer
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
+from sbv2bench.latency.measure import measure_and_store
+from sbv2bench.latency.plan import LatencyOptions, plan_latency
+from sbv2bench.latency.table import print_latency
 from sbv2bench.registry import Registry
-from sbv2bench.report.latency_table import print_latency
 from sbv2bench.report.terminal import stderr_console
-from sbv2bench.runs.latency import measure_and_store
-from sbv2bench.runs.latency_plan import LatencyOptions, plan_latency
 from sbv2bench.samplers import load_sampler
 from sbv2bench.samplers.base import PromptBlock, Stopwatch
 from sbv2bench.specs import ModelSpec

@@ -25,8 +25,8 @@ from reference_trainer.prompts.evaluation import names_in
 from sbv2bench.data.caption_files import captions_sha256
 from sbv2bench.data.prompts import load_prompts
 from sbv2bench.errors import InputError, IntegrityError, InterruptedRun, PrerequisiteError
+from sbv2bench.evaluation.download import bring
 from sbv2bench.registry import Registry
-from sbv2bench.runs.download import bring
 
 SHARED = Path(__file__).parents[3] / "shared" / "data" / "coco2014-val-captions.json"
 REAL = next((path for path in (SHARED, Path("/work/shared/data/coco2014-val-captions.json")) if path.is_file()), None)

@@ -18,10 +18,10 @@ from reference_trainer import sweep as sweep_module
 from reference_trainer.__main__ import app
 from reference_trainer.sweep import FILES, Sweep, parse_weights, sweep
 from sbv2bench.errors import InputError
+from sbv2bench.evaluation import evaluate as spine
+from sbv2bench.evaluation.evaluate import evaluate
 from sbv2bench.registry import Registry
 from sbv2bench.results import sweeps
-from sbv2bench.runs import evaluate as spine
-from sbv2bench.runs.evaluate import evaluate
 
 WEIGHTS = (0.0, 0.5, 1.0)
 

@@ -14,7 +14,7 @@ from sbv2bench.specs import ModelSpec
 if TYPE_CHECKING:
     import torch
 
-    from sbv2bench.runs.score import FeatureSets
+    from sbv2bench.evaluation.score import FeatureSets
     from sbv2bench.samplers.base import PromptBlock, Stopwatch
 
 

@@ -1,0 +1,278 @@
+"""Boards: result files grouped by protocol, the best first, and beside them what the paper prints for the same suite.
+
+One board is one protocol: results whose suites have different fingerprints never share a table. Of each model as it
+was sampled (its fingerprint and dtype) the newest result is shown, but for results of fewer metrics or seeds, which never
+hide those of more. Published numbers are rows of their own kind, never ranked with measured ones.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from sbv2bench.errors import InputError, IntegrityError
+from sbv2bench.latency import board as latency_board
+from sbv2bench.registry import OWN_SUITE, Registry
+from sbv2bench.results import published, store
+from sbv2bench.results.commands import eval_command
+from sbv2bench.results.conditions import Identity, identity
+from sbv2bench.results.published import PrintedRow
+from sbv2bench.results.records import EvalResult, MetricValue
+from sbv2bench.specs import fingerprint
+
+ORDER = (
+    "fid", "precision", "recall", "density", "coverage", "precision_paper", "recall_paper", "kid", "clip_score", "hps",
+    "hps_v21", "attribute_accuracy", "latency_ms", "latency_paper_ms",
+)  # fmt: skip
+Timed = Mapping[Identity, Mapping[str, MetricValue]]  # latency as metrics, by what was timed
+_NAMED = re.compile(r"\d{8}T\d{6}Z-([0-9a-f]{8})(-\d+)?")
+
+
+@dataclass(frozen=True)
+class Latency:
+    """How long one image takes. protocol: "quick" (an evaluation's, at most 10 s) or "paper" (section 7.5)."""
+
+    milliseconds: float
+    protocol: str
+    hardware: str
+
+
+@dataclass(frozen=True)
+class Board:
+    """All results of one protocol, best first. name: the files' stem. rows: (path below the folder, result).
+
+    fingerprint: "" where nothing was measured. published: the paper's rows of the same suite, with its metrics only.
+    """
+
+    name: str
+    suite: str  # "mini-5k@v1"
+    fingerprint: str
+    rows: tuple[tuple[str, EvalResult], ...]
+    published: tuple[PrintedRow, ...] = ()
+
+    @property
+    def results(self) -> list[EvalResult]:
+        """The measured rows' results."""
+        return [result for _, result in self.rows]
+
+    @property
+    def keys(self) -> list[str]:
+        """Metric keys of any measured row, in the usual order."""
+        found = {key for result in self.results for key in result.metrics}
+        return [key for key in ORDER if key in found] + sorted(found - set(ORDER))
+
+    @property
+    def printed(self) -> list[str]:
+        """Metrics of any published row, as published.csv names them, in the order of their declarations."""
+        found = {metric for row in self.published for metric in row.numbers}
+        return [metric for metric in published.declared().metrics if metric in found]
+
+    def metric(self, key: str) -> MetricValue:
+        """Any row's value of a metric, for its label and direction."""
+        return next(result.metrics[key] for result in self.results if key in result.metrics)
+
+    def clip_margin(self, result: EvalResult) -> float | None:
+        """Mean cosine with the caption less that with its hard negative, where it was measured."""
+        clip = result.metrics.get("clip_score")
+        margin = None if clip is None else (clip.details or {}).get("margin")
+        return None if margin is None else margin["value"]
+
+    def clip_gain(self, result: EvalResult) -> float | None:
+        """The margin as a share of real pictures', where the board has a row of real pictures."""
+        real = next((row for row in self.results if row.model.sampler == "renderings"), None)
+        own, theirs = self.clip_margin(result), None if real is None else self.clip_margin(real)
+        return None if own is None or not theirs else own / theirs
+
+    def is_pareto(self, result: EvalResult) -> bool | None:
+        """Whether no row on the same hardware is at least as good in FID and latency and better in one; None without both."""
+        own = _cost(result)
+        if own is None:
+            return None
+        others = [_cost(other) for other in self.results]
+        same = [cost for cost in others if cost is not None and cost[2:] == own[2:]]
+        return not any(cost[0] <= own[0] and cost[1] <= own[1] and cost != own for cost in same)
+
+
+def latency_of(result: EvalResult) -> Latency | None:
+    """The latency that goes with a result: by the paper's protocol where it was measured so, else the evaluation's quick one."""
+    found, quick = result.metrics.get("latency_paper_ms"), result.metrics.get("latency_ms")
+    if found is not None:
+        return Latency(found.value, "paper", str((found.details or {}).get("machine") or ""))
+    return None if quick is None else Latency(quick.value, "quick", hardware_of(result))
+
+
+def _cost(result: EvalResult) -> tuple[float, float, str, str] | None:
+    """FID, milliseconds, and what a clock's reading depends on."""
+    fid, latency = result.metrics.get("fid"), latency_of(result)
+    return None if fid is None or latency is None else (fid.value, latency.milliseconds, latency.protocol, latency.hardware)
+
+
+def hardware_of(result: EvalResult) -> str:
+    """The device that a result was made on, of a CPU with its cores."""
+    made = result.provenance
+    on_cpu = str(made.get("device") or "cpu") == "cpu"
+    return str(made.get("device_name") or made.get("cpu") or "") + (f", {made.get('cores')} cores" if on_cpu else "")
+
+
+def date_of(result: EvalResult) -> str:
+    """When a result was made, as it says; "" where it does not."""
+    return str(result.provenance.get("date_utc") or "")
+
+
+def admit(path: Path) -> EvalResult:
+    """A result that may be on a leaderboard.
+
+    Raises InputError (partial, on captions for choosing, or on somebody's own data) or IntegrityError (it was edited:
+    `check_unedited`).
+    """
+    result = store.load(path)
+    if result.suite.id == OWN_SUITE:
+        raise InputError(
+            f"{path}: suite own is of somebody's own captions or photographs, a leaderboard takes suites that everybody has",
+            f"sbv2bench compare {path.parent} OTHER --suite own",
+        )
+    if result.status != "complete":
+        raise InputError(
+            f"{path}: this result is partial ({result.suite.num_generated} images), a leaderboard takes complete ones only",
+            eval_command(result),
+        )
+    check_unedited(path, result)
+    if result.suite.protocol.get("suite", {}).get("look"):
+        raise InputError(
+            f"{path}: suite {result.suite.id} is for a first look, its numbers are on no leaderboard",
+            eval_command(result, suite="coco2014-30k"),
+        )
+    if is_for_choosing(result):
+        raise InputError(
+            f"{path}: suite {result.suite.id} has captions for choosing settings, a leaderboard takes reporting captions only",
+            eval_command(result, suite="mini-5k"),
+        )
+    return result
+
+
+def check_unedited(path: Path, result: EvalResult) -> None:
+    """Raises IntegrityError where parts of a result contradict each other: a hash and what it is of, a mean and its repeats."""
+    again = eval_command(result)
+    if fingerprint(result.suite.protocol) != result.suite.fingerprint:
+        raise IntegrityError(f"{path}: suite.fingerprint is not that of suite.protocol, so the file was edited", again)
+    asked = result.suite.protocol.get("suite", {}).get("num_generated", result.suite.num_generated)
+    if asked != result.suite.num_generated:
+        raise IntegrityError(f"{path}: suite.num_generated is {result.suite.num_generated}, its protocol says {asked}", again)
+    named = _NAMED.fullmatch(path.stem)
+    digest = store.result_fingerprint(result)[:8]
+    if named is not None and named[1] != digest:
+        raise IntegrityError(f"{path}: model, suite or seeds are of fingerprint {digest}, its name says {named[1]}", again)
+    for key, metric in result.metrics.items():
+        repeats = metric.repeats
+        if repeats and not math.isclose(sum(repeats) / len(repeats), metric.value, rel_tol=1e-9, abs_tol=1e-12):
+            raise IntegrityError(f"{path}: metrics.{key}.value is {metric.value!r}, not the mean of its repeats", again)
+
+
+def is_for_choosing(result: EvalResult) -> bool:
+    """Whether a result is on captions for choosing settings, which are no report."""
+    return _split(result.suite.protocol) == "choosing"
+
+
+def _split(protocol: Any) -> str | None:
+    """The caption split that a protocol names, wherever in it."""
+    if not isinstance(protocol, dict):
+        return None
+    own = protocol.get("split")
+    return own if isinstance(own, str) else next(filter(None, map(_split, protocol.values())), None)
+
+
+def check_no_twins(results: Mapping[str, EvalResult]) -> None:
+    """Raises IntegrityError where two files hold the same result. results: by path."""
+    seen: dict[str, str] = {}
+    for path, result in results.items():
+        text = store.dumps(result)
+        if text in seen:
+            raise IntegrityError(f"{path}: the same result as {seen[text]}, expected every result once", f"rm {path}")
+        seen[text] = path
+
+
+def boards(folder: Path) -> list[Board]:
+    """The boards of `<folder>/results`, and those of suites that the paper has numbers for. Raises as `admit` for each file."""
+    rows = {path.relative_to(folder).as_posix(): admit(path) for path in store.find(folder / "results")}
+    check_no_twins(rows)
+    return with_published(grouped(rows.items(), latency_board.paper_latency(folder)))
+
+
+def grouped(rows: Iterable[tuple[str, EvalResult]], timed: Timed | None = None) -> list[Board]:
+    """A board for each protocol among (path, result), then those of groups of suites.
+
+    timed: rows take the latency of their model and dtype, beside what they measured themselves.
+    """
+    groups: dict[tuple[str, int, str], list[tuple[str, EvalResult]]] = {}
+    for path, result in rows:
+        key = (result.suite.id, result.suite.version, result.suite.fingerprint)
+        more = (timed or {}).get(identity(result), {})
+        groups.setdefault(key, []).append((path, result.model_copy(update={"metrics": {**result.metrics, **more}})))
+    newest: dict[str, tuple[str, int, str]] = {}  # the group whose files have the suite's plain name
+    for key in sorted(groups, key=lambda key: (key[1], max(date_of(result) for _, result in groups[key]), key[2])):
+        newest[key[0]] = key
+    found = [
+        Board(
+            name if newest[name] == (name, version, digest) else f"{name}@v{version}-{digest[:8]}",
+            f"{name}@v{version}",
+            digest,
+            _ranked(rows),
+        )
+        for (name, version, digest), rows in sorted(groups.items())
+    ]
+    return found + joined(found)
+
+
+def with_published(found: list[Board]) -> list[Board]:
+    """The boards with the paper's rows of their suites; a suite that has such rows and no result gets a board of them alone."""
+    registry = Registry.built_in()
+    printed = {metric.suite for metric in published.declared().metrics.values()}
+    empty = [Board(name, f"{name}@v{registry.suite(name).version}", "", ()) for name in printed - {board.name for board in found}]
+    parts = {name: group.suites for name, group in registry.groups.items()}
+    return sorted(
+        (replace(board, published=published.rows_of_suites(parts.get(board.name, (board.name,)))) for board in found + empty),
+        key=lambda board: board.name,
+    )
+
+
+def joined(found: list[Board]) -> list[Board]:
+    """A board for each built-in group of suites: one row a model and dtype that has a result in every one.
+
+    Only the newest protocol of each suite is joined. A row's n, seeds and file are those of its first suite.
+    """
+    by_name = {board.name: board for board in found}
+    wholes = []
+    for group in Registry.built_in().groups.values():
+        parts = [by_name[suite] for suite in group.suites if suite in by_name]
+        if len(parts) < len(group.suites):
+            continue
+        others = [{identity(result): result for result in part.results} for part in parts[1:]]
+        rows = []
+        for path, result in parts[0].rows:
+            same = [other.get(identity(result)) for other in others]
+            if all(same):
+                more = {key: value for part in same if part is not None for key, value in part.metrics.items()}
+                rows.append((path, result.model_copy(update={"metrics": result.metrics | more})))
+        if rows:
+            digest = fingerprint([part.fingerprint for part in parts])
+            wholes.append(Board(group.id, f"{group.id}@v{group.version}", digest, tuple(rows)))
+    return wholes
+
+
+def _ranked(rows: list[tuple[str, EvalResult]]) -> tuple[tuple[str, EvalResult], ...]:
+    """One row of each model and dtype, the newest of those with most metrics and seeds; lowest FID first, none last."""
+
+    def weight(row: tuple[str, EvalResult]) -> tuple[int, int, str, str]:
+        return (len(row[1].metrics), len(row[1].suite.seeds), date_of(row[1]), row[0])
+
+    shown = {identity(row[1]): row for row in sorted(rows, key=weight)}
+
+    def rank(row: tuple[str, EvalResult]) -> tuple[float, str, str]:
+        fid = row[1].metrics.get("fid")
+        return (math.inf if fid is None else fid.value, row[1].model.id, row[0])
+
+    return tuple(sorted(shown.values(), key=rank))

@@ -1,0 +1,70 @@
+"""`sbv2bench compare`: models side by side, with what separates them and what is noise."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from sbv2bench.cli.arguments import DEFAULT_SUITE, Catalog, Json, Suite
+from sbv2bench.errors import InputError
+
+FORMATS = ("table", "md", "csv", "latex", "html", "json")
+
+
+def compare(  # noqa: PLR0917  # the options of design.md
+    models: Annotated[
+        list[str], typer.Argument(metavar="A B [C ...]", help="Ids, folders of models, images or results, or result files.")
+    ],
+    suite: Suite = DEFAULT_SUITE,
+    results: Annotated[Path, typer.Option(help="Folder of the result files; leaderboards/results is looked at next.")] = Path(
+        "results"
+    ),
+    run: Annotated[bool, typer.Option("--run", help="Evaluate models that have no result yet.")] = False,
+    all_pairs: Annotated[bool, typer.Option("--all-pairs", help="Every two, not each against the first.")] = False,
+    form: Annotated[str, typer.Option("--format", help="table, md, csv, latex, html or json.")] = "table",
+    output: Annotated[Path | None, typer.Option(help="A file to write to. Default: stdout.")] = None,
+    catalog: Catalog = None,
+    as_json: Json = False,
+) -> None:
+    """Compare models by their results on one suite: better, worse or within noise."""
+    form = "json" if as_json else form
+    if form not in FORMATS:
+        raise InputError(f"compare --format: found {form!r}, expected one of {', '.join(FORMATS)}", "--format table")
+    from sbv2bench.compare import tables as comparison_tables
+    from sbv2bench.compare.compare import compare as compared
+    from sbv2bench.registry import Registry
+    from sbv2bench.report import terminal
+
+    registry, console = Registry.load(catalog), terminal.stderr_console()
+
+    def evaluate(model: str) -> Any:
+        from sbv2bench.evaluation.evaluate import evaluate_and_store
+        from sbv2bench.evaluation.options import EvalOptions
+        from sbv2bench.evaluation.plan import plan
+
+        options = EvalOptions.validated(results=results, catalog=catalog)
+        with terminal.progress_bars(console) as progress:
+            return evaluate_and_store(plan(model, suite, options, registry), registry, progress)
+
+    with redirect_stdout(sys.stderr):  # nothing that a library prints may get into the document
+        found = compared(
+            models, suite, results=results, all_pairs=all_pairs, evaluate=evaluate if run else None, registry=registry
+        )
+        if form == "table":
+            comparison_tables.print_comparison(console, found)
+            return
+        text = comparison_tables.FORMATS[form](found)
+    if output is None:
+        sys.stdout.write(text)
+    else:
+        from sbv2bench.atomic import write_whole
+
+        try:
+            write_whole(output, text)
+        except OSError as error:
+            raise InputError(f"compare --output {output}: {error.strerror}", f"--output ./{output.name}") from error
+        terminal.say(console, f"written: {output}")

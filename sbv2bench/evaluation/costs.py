@@ -1,0 +1,245 @@
+"""What an evaluation will cost where that can be known: forward passes, arithmetic, disk, memory, and time by a rough estimate.
+
+FLOPs an image are counted from the architectures (a multiply and an add are two), batch 1: a model's by its configs, or where
+they are not at hand SD 2.1-base at 512 px; Inception at 299 px; the image and the text tower of each OpenCLIP model. A network
+that is neither has no figure, and none is made up.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sbv2bench.data.assets import ASSET, HUB, offline, resolve_location
+from sbv2bench.data.chain import model_files
+from sbv2bench.data.hub import nothing_fetched
+from sbv2bench.data.needs import Need, rows_of
+from sbv2bench.errors import InputError, SBV2BenchError
+from sbv2bench.evaluation.choice import chosen_metrics
+from sbv2bench.evaluation.disk import cache_bytes
+from sbv2bench.evaluation.download import Wanted, of_model
+from sbv2bench.evaluation.options import EvalOptions
+from sbv2bench.evaluation.own_suite import suite_of_run
+from sbv2bench.evaluation.plan import EvalPlan, needs_of_run, with_options
+from sbv2bench.latency.architecture_flops import stage_gflop
+from sbv2bench.machine.checks import available_device, chosen_dtype
+from sbv2bench.registry import Registry
+from sbv2bench.specs import ExtractorSpec, MetricSpec, ModelSpec, SuiteSpec
+
+GFLOP_IMAGE = {"inception": 11.4, "clip-vit-g-14": 534.0, "hpsv2": 335.0}  # by how an extractor's id begins
+GFLOP_TEXT = {"clip-vit-g-14": 47.0, "hpsv2": 47.0}
+SD21_512 = {"text": 45.0, "denoise": 804.0, "decode": 2515.0}
+# Of that architecture at 512 px, all three parts.
+_SD21_TEACHERS = "sd21 sd21-ddim sd21-cfg4.5 sd21-cfg4.5-ddim sd21-cfg7.5 sd21-cfg7.5-ddim"
+_SD21_STUDENTS = "sd-turbo sd-turbo-euler swiftbrush sbv2-a sbv2-b sbv2-merged sbv2-merged-reg"
+_SD21 = frozenset(f"full/{name}" for name in f"{_SD21_TEACHERS} {_SD21_STUDENTS}".split())
+ROW_BYTES = 4 * 2048  # of a feature row in memory, at most
+SHARE_OF_CEILING = 0.3  # of a matrix product's rate that whole networks are taken to reach; the estimate's one guess
+_CEILING_SECONDS = 0.3
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is still to be computed. extractors: by row; references: rows of the reference that are not in the cache."""
+
+    model: ModelSpec
+    suite: SuiteSpec
+    metrics: tuple[MetricSpec, ...]
+    extractors: Mapping[str, ExtractorSpec]
+    captions: int
+    images: int
+    calls_an_image: int
+    references: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, plan: EvalPlan) -> Work:
+        """What a plan will compute, less what the cache has."""
+        return cls(
+            model=plan.model,
+            suite=plan.suite,
+            metrics=plan.metrics,
+            extractors={row: plan.extractors[row] for row in plan.rows},
+            captions=len(plan.prompts),
+            images=len(plan.prompts) * (len(plan.seeds) - sum(map(plan.is_cached, plan.seeds))),
+            calls_an_image=plan.denoiser_calls_an_image(),
+            references=tuple(row for row in plan.reference_rows if not plan.reference_is_cached(row)),
+        )
+
+    def forward_passes(self) -> dict[str, int]:
+        """Images through each network: the model's stages, and each extractor by its id."""
+        generated = self.model.has_network()
+        stages = {"text": self.images, "denoise": self.images * self.calls_an_image, "decode": self.images} if generated else {}
+        measured = {
+            spec.id: self.images + (self.suite.num_reference if row in self.references else 0)
+            for row, spec in self.extractors.items()
+        }
+        return stages | measured
+
+    def teraflop(self, passes: Mapping[str, int], stages: Mapping[str, float]) -> dict[str, float]:
+        """TFLOP of each network whose cost is known. stages: GFLOP an image by `stage_gflop`; texts are embedded once a run."""
+        known = stages or (
+            SD21_512 if self.model.id in _SD21 and (self.model.resolution, self.model.width) == (512, None) else {}
+        )
+        found = {name: passes[name] * known[name] / 1000 for name in ("text", "denoise", "decode") if name in passes and known}
+        for name, count in passes.items():
+            image = next((cost for start, cost in GFLOP_IMAGE.items() if name.startswith(start)), None)
+            if image is not None:
+                text = next((cost for start, cost in GFLOP_TEXT.items() if name.startswith(start)), 0.0)
+                found[name] = (count * image + (self.captions * text if count else 0)) / 1000
+        return found
+
+    def describe(self, registry: Registry, device: str, dtype: str, *, cache: bool) -> dict[str, Any]:
+        """The cost part of `--dry-run`, JSON-ready."""
+        passes = self.forward_passes()
+        tflop = self.teraflop(passes, stage_gflop(self.model, registry) if self.model.has_network() else {})
+        needs = needs_of_run(self.model, self.suite, self.metrics, registry)
+        wanted = _wanted(self.model, needs, registry, dtype)
+        return {
+            "forward_passes": passes,
+            "tflop": {name: float(f"{cost:.4g}") for name, cost in tflop.items()},
+            "disk_bytes": self._disk() if cache else 0,
+            "memory_bytes": self._memory(registry, dtype),
+            "estimated_seconds": _estimated_seconds(tflop, passes, device, dtype),
+            "download_bytes": _downloads(wanted, needs),
+            # What else is missing has to be brought by hand, or by `download`, before a run.
+            "fetched_when_run": not offline() and all(item.location.startswith(HUB) for item in wanted if _absent(item)),
+            "needs": [f"{need.location} ({need.what}), {need.licence or 'licence not stated'}" for need in needs],
+            "missing": _missing(self.model, registry) + [f"{need.location} ({need.what})" for need in needs if need.missing],
+            "licences": {self.model.id: self.model.licence or "not stated"},
+        }
+
+    def _disk(self) -> int:
+        seeds = self.images // max(1, self.captions)
+        references = [self.extractors[row] for row in dict.fromkeys(self.references) if row in self.extractors]
+        return cache_bytes([*self.extractors.values()], self.captions, seeds, references, self.suite.num_reference)
+
+    def _memory(self, registry: Registry, dtype: str) -> dict[str, int]:
+        """Bytes of weights as they are held, and of rows; activations of a block come on top."""
+        rows = (self.captions + self.suite.num_reference) * len(self.extractors) * ROW_BYTES
+        return {"model_weights": _weights_bytes(self.model, registry, dtype), "rows": rows}
+
+
+def describe(plan: EvalPlan, registry: Registry) -> dict[str, Any]:
+    """What a plan costs, less what the cache has."""
+    cached = [row for row in plan.reference_rows if plan.reference_is_cached(row)]
+    work = Work.of(plan).describe(registry, plan.device, plan.dtype, cache=plan.options.use_cache)
+    return {"reference_in_cache": cached} | work
+
+
+def outline(model_ref: str, suite_ref: str | SuiteSpec | None, options: EvalOptions, registry: Registry) -> dict[str, Any]:
+    """The same for a run that cannot be planned yet because files are missing. Raises InputError for unknown names."""
+    suite = suite_ref if isinstance(suite_ref, SuiteSpec) else suite_of_run(model_ref, suite_ref, options, registry)
+    work = whole_work(with_options(registry.model(model_ref, suite), options), suite, options, registry)
+    device = available_device(options.device)
+    head = {"model": work.model.id, "suite": f"{suite.id}@v{suite.version}", "images": work.images, "device": device}
+    return head | work.describe(registry, device, chosen_dtype(options.dtype, device, work.model), cache=options.use_cache)
+
+
+def whole_work(model: ModelSpec, suite: SuiteSpec, options: EvalOptions, registry: Registry) -> Work:
+    """All that a run computes where nothing is in the cache, known from the declarations alone."""
+    metrics = chosen_metrics(suite, model, options, registry)
+    needed = {row for metric in metrics for row in rows_of(metric, suite)}
+    captions = min(suite.num_generated, options.limit or suite.num_generated)
+    guided = model.guidance_scale > 1.0 and model.guidance != "embedded"
+    return Work(
+        model=model,
+        suite=suite,
+        metrics=metrics,
+        extractors={row: registry.extractor(name) for row, name in suite.roles().items() if row in needed},
+        captions=captions,
+        images=captions * options.repeats,
+        calls_an_image=model.network_evaluations() * (2 if guided else 1),
+        references=tuple(row for metric in metrics if "reference" in metric.needs for row in rows_of(metric, suite)),
+    )
+
+
+def _wanted(model: ModelSpec, needs: Sequence[Need], registry: Registry, dtype: str) -> list[Wanted]:
+    """The locations that a run reads: the model's, and of the suite's those that are not here."""
+    files = {spec.location: spec.files for spec in registry.extractors.values()}
+    own = [*of_model(registry, model, dtype)] if model.has_network() and model.sampler != "published" else []
+    return own + [Wanted(need.location, files=files.get(need.location, ())) for need in needs if need.missing is not None]
+
+
+def _downloads(wanted: Sequence[Wanted], needs: Sequence[Need]) -> dict[str, int | None]:
+    """Location -> bytes that a run has to fetch of it; None where that is not known."""
+    known = {need.location: need.bytes for need in needs}
+    found = {item.location: item.bytes_to_fetch() for item in wanted if item.location.startswith(HUB)}
+    found |= {item.location: known.get(item.location) for item in wanted if item.location.startswith(ASSET)}
+    here = {item.location for item in wanted if not _absent(item)}
+    return {location: size for location, size in found.items() if size or (size is None and location not in here)}
+
+
+def _absent(wanted: Wanted) -> bool:
+    try:
+        with nothing_fetched():
+            resolve_location(wanted.location, wanted.revision, wanted.files, unused=wanted.unused)
+    except SBV2BenchError:
+        return True
+    return False
+
+
+def _missing(model: ModelSpec, registry: Registry) -> list[str]:
+    """The model's files that are not on this machine, in words."""
+    try:
+        if model.has_network() and (model.location or model.merge):
+            with nothing_fetched():
+                model_files(model, registry.model)
+    except InputError:
+        raise
+    except SBV2BenchError as error:
+        return [error.message.splitlines()[0]]
+    return []
+
+
+def _weights_bytes(model: ModelSpec, registry: Registry, dtype: str) -> int:
+    """Bytes of a model's weights in a dtype, as far as its files are here; of a merge both ends are read."""
+    ends = [registry.model(end) for end in (model.merge.a, model.merge.b)] if model.merge and not model.location else [model]
+    found: dict[str, int] = {}
+    for end in ends:
+        for location in (end.location, end.base):
+            try:
+                place = resolve_location(location, end.revision if location == end.location else None, local_only=True)
+            except SBV2BenchError:
+                continue
+            files = [place] if place.is_file() else place.rglob("*.safetensors")
+            found |= {str(file): _held(file, dtype) for file in files}
+    return sum(found.values())
+
+
+def _held(file: Path, dtype: str) -> int:
+    """Bytes of a safetensors file once it is read: float16 weights are widened for a float32 run, and the reverse."""
+    with file.open("rb") as content:
+        header = content.read(4096)  # the first tensors' types; a file has one, but for some integers
+    stored = 2 if b'"F16"' in header or b'"BF16"' in header else 4
+    return file.stat().st_size * (4 if dtype == "float32" else 2) // stored
+
+
+def _estimated_seconds(tflop: Mapping[str, float], passes: Mapping[str, int], device: str, dtype: str) -> dict[str, Any]:
+    """Seconds of the networks whose arithmetic is known, from the rate of a matrix product on this device.
+
+    A rough figure: whole networks are taken to reach SHARE_OF_CEILING of that rate. unknown: networks without a figure.
+    """
+    rate = _ceiling(device, dtype) * SHARE_OF_CEILING
+    unknown = [name for name, count in passes.items() if count and name not in tflop]
+    return {"networks": round(1e12 * sum(tflop.values()) / rate, 1), "rate_gflops": round(rate / 1e9, 1), "unknown": unknown}
+
+
+def _ceiling(device: str, dtype: str) -> float:
+    """FLOP/s of square matrix products on the device, measured for a third of a second."""
+    import torch
+
+    side = 1024 if device == "cpu" else 4096
+    matrix = torch.ones(side, side, device=device, dtype=getattr(torch, dtype))
+
+    def product() -> None:
+        torch.mm(matrix, matrix).sum().item()  # waits for the device
+
+    product()
+    began, count = time.perf_counter(), 0
+    while count < 3 or time.perf_counter() - began < _CEILING_SECONDS:
+        product()
+        count += 1
+    return 2.0 * side**3 * count / (time.perf_counter() - began)

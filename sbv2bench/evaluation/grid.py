@@ -1,0 +1,109 @@
+"""The same captions and noise through several models, to be looked at side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sbv2bench.data.assets import resolve_location
+from sbv2bench.data.chain import model_files
+from sbv2bench.data.images import ImageFolder
+from sbv2bench.data.prompts import load_prompts
+from sbv2bench.errors import InputError
+from sbv2bench.evaluation.options import EvalOptions
+from sbv2bench.machine.checks import available_device, check_packages, chosen_dtype
+from sbv2bench.machine.processes import exact_arithmetic
+from sbv2bench.registry import Registry
+from sbv2bench.samplers.base import Images, PromptBlock, Stopwatch, image_seed
+from sbv2bench.specs import ModelSpec, SuiteSpec
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A row for each model, a column for each caption and seed, captions first.
+
+    columns: (caption number in the suite, seed). images: of each model uint8 [columns, H, W, 3].
+    """
+
+    suite: str
+    models: tuple[ModelSpec, ...]
+    columns: tuple[tuple[int, int], ...]
+    captions: tuple[str, ...]  # of each column
+    images: tuple[Images, ...]
+
+
+def sample_grid(
+    models: Sequence[str],
+    suite: str,
+    captions: Sequence[int],
+    seeds: Sequence[int],
+    registry: Registry,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+) -> Grid:
+    """Sample some captions of a suite with every model, each as `sbv2bench eval` samples it: the same image of (seed, caption).
+
+    models: ids, folders or hub ids; captions: their numbers, from 0. Raises InputError for names, numbers and options before
+    anything is loaded, and what loading raises.
+    """
+    chosen = registry.suite(suite)
+    if not models or not captions or not seeds:
+        raise InputError("grid: expected at least one model, one caption and one seed", "sbv2bench grid sd21 swiftbrush")
+    _check_captions(captions, chosen)
+    for seed in seeds:
+        EvalOptions.validated(seed=seed, device=device, dtype=dtype)  # the words that eval has for them
+    check_packages()
+    place = available_device(device)
+    specs = [_hashed(registry.model(model, chosen), chosen, registry, place, dtype) for model in models]
+    for spec in specs:
+        if spec.sampler == "image_folder":
+            _check_images(spec, captions)
+    prompts = load_prompts(chosen, max(2, max(captions) + 1))
+    columns = tuple((number, seed) for number in captions for seed in seeds)
+    texts = tuple(prompts.captions[number] for number, _ in columns)
+    # One block each: caption `number` is the same image whatever stands beside it.
+    blocks = [
+        PromptBlock(number, number, 1, (text,), (image_seed(seed, number),))
+        for text, (number, seed) in zip(texts, columns, strict=True)
+    ]
+    with exact_arithmetic():
+        images = tuple(_sampled(spec, blocks, place, chosen_dtype(dtype, place, spec), registry) for spec in specs)
+    return Grid(chosen.id, tuple(specs), columns, texts, images)
+
+
+def _hashed(spec: ModelSpec, suite: SuiteSpec, registry: Registry, device: str, dtype: str) -> ModelSpec:
+    """The model with the hashes of its files, by which its images are known for those of a result."""
+    if spec.sampler == "image_folder" or not (spec.location or spec.merge):
+        return spec
+    from sbv2bench.samplers.defaults import settled
+
+    spec = settled(spec, chosen_dtype(dtype, device, spec))
+    weights = model_files(spec, lambda end: registry.model(end, suite), chosen_dtype(dtype, device, spec))
+    return spec.model_copy(update={"weights": weights})
+
+
+def _check_images(spec: ModelSpec, captions: Sequence[int]) -> None:
+    """Raises InputError for a caption beyond a folder's images."""
+    count = len(ImageFolder(resolve_location(spec.location)))
+    if max(captions) >= count:
+        here = ",".join(str(number) for number in range(min(count, 6)))
+        raise InputError(f"--captions: found {max(captions)}, {spec.location} has images 0 to {count - 1}", f"--captions {here}")
+
+
+def _check_captions(numbers: Sequence[int], suite: SuiteSpec) -> None:
+    for number in numbers:
+        if not 0 <= number < suite.num_generated:
+            raise InputError(
+                f"--captions: found {number}, expected numbers from 0 to {suite.num_generated - 1}, those of suite {suite.id}"
+            )
+
+
+def _sampled(spec: ModelSpec, blocks: Sequence[PromptBlock], device: str, dtype: str, registry: Registry) -> Images:
+    import numpy as np
+    import torch
+
+    from sbv2bench.samplers import load_sampler
+
+    sampler = load_sampler(spec, device, getattr(torch, dtype), registry)
+    return np.concatenate([sampler.generate(block, Stopwatch(device)) for block in blocks])

@@ -1,0 +1,329 @@
+"""Everything that is decided before the first forward pass, and everything cheap that can go wrong (design 1.8)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import combinations
+from typing import Any
+
+from sbv2bench import paths, provenance
+from sbv2bench.data.archive import ImageArchive
+from sbv2bench.data.assets import ASSET, resolve_location
+from sbv2bench.data.chain import model_files
+from sbv2bench.data.digests import trusting
+from sbv2bench.data.extractor_files import with_weights
+from sbv2bench.data.images import ImageFolder
+from sbv2bench.data.needs import Need, read_captions, require, rows_of, suite_needs
+from sbv2bench.data.prompts import Prompts, load_prompts
+from sbv2bench.data.reference import reference_archive
+from sbv2bench.data.training import trained_with
+from sbv2bench.errors import InputError, SBV2BenchError
+from sbv2bench.evaluation.choice import check_enough, chosen_metrics
+from sbv2bench.evaluation.disk import cache_bytes, check_disk, image_bytes
+from sbv2bench.evaluation.options import EvalOptions
+from sbv2bench.evaluation.own_suite import suite_of_run
+from sbv2bench.features.cache import FeatureCache
+from sbv2bench.machine.checks import available_device, check_packages, check_results_folder, chosen_dtype
+from sbv2bench.registry import Registry
+from sbv2bench.specs import ROLES, ExtractorSpec, MetricSpec, ModelSpec, SuiteSpec, WeightsFile, fingerprint
+
+ROWS = ROLES  # what can be measured of an image, a row by each extractor; attributes come with the features
+COMPARED = ("features", "pr", "pr_paper")  # rows that a reference has too
+
+
+@dataclass(frozen=True)
+class EvalPlan:
+    """One evaluation, resolved: weights hashed, files found, folders proven writable.
+
+    model: as it will be sampled, with its weights. suite: with the number of images really generated. extractors: by
+    role (features, clip, hps, ...), all that the suite names, located where the run needs them. needs: the files of the suite
+    that it needs. archive, reference_sha256: of a reference in files. device: "cpu", "cuda:0", ...; dtype: torch's name of it.
+    """
+
+    model: ModelSpec
+    suite: SuiteSpec
+    extractors: dict[str, ExtractorSpec]
+    metrics: tuple[MetricSpec, ...]
+    prompts: Prompts
+    seeds: tuple[int, ...]
+    block_size: int
+    device: str
+    dtype: str
+    partial: bool
+    protocol: dict[str, Any]
+    options: EvalOptions
+    needs: tuple[Need, ...] = ()
+    archive: ImageArchive | None = None
+    reference_sha256: str | None = None
+
+    @cached_property
+    def rows(self) -> tuple[str, ...]:
+        """The measurements of each image that the metrics need, in the order of `ROWS`."""
+        needed = {row for metric in self.metrics for row in rows_of(metric, self.suite)}
+        return tuple(row for row in ROWS if row in needed)
+
+    @cached_property
+    def reference_rows(self) -> tuple[str, ...]:
+        """Of these, the ones that metrics compare with the reference's."""
+        needed = {row for metric in self.metrics if "reference" in metric.needs for row in rows_of(metric, self.suite)}
+        return tuple(row for row in COMPARED if row in needed)
+
+    @property
+    def needs_latency(self) -> bool:
+        """Whether a metric is measured with a clock."""
+        return any("latency" in metric.needs for metric in self.metrics)
+
+    @cached_property
+    def _ground(self) -> dict[str, Any]:
+        """What any computed array depends on besides its inputs: code, libraries, machine."""
+        libraries = {name: provenance.library_version(package) for name, package in provenance.LIBRARIES.items()}
+        machine = provenance.device_name(self.device)
+        kind = self.device.partition(":")[0]  # processes of one run have a GPU each
+        return {"code": provenance.code_fingerprint(), "libraries": libraries, "device": kind, "machine": machine}
+
+    def generated_key(self, seed: int, rows: tuple[str, ...] | None = None) -> str:
+        """Cache key (64 hex digits) of the measured rows of every image of a seed. rows: other measurements than `self.rows`."""
+        rows = self.rows if rows is None else rows
+        return fingerprint(
+            {
+                **self._ground,
+                "model": self.model.protocol(),
+                "prompts": [self.suite.prompts.protocol(), self.prompts.sha256, len(self.prompts)],
+                "rows": {row: self.extractors[row].protocol() for row in rows},
+                "preparation": self.suite.preparation,
+                "seed": seed,
+                "dtype": self.dtype,
+            }
+        )
+
+    def wider_rows(self) -> Iterator[tuple[str, ...]]:
+        """`self.rows`, and every larger set of measurements that would serve as well."""
+        others = [row for row in ROWS if row not in self.rows and row in self.extractors]
+        for count in range(len(others) + 1):
+            for more in combinations(others, count):
+                yield tuple(row for row in ROWS if row in self.rows or row in more)
+
+    def reference_key(self, row: str = "features") -> str:
+        """Cache key (64 hex digits) of the reference's rows: which images, by which code, seen by which network."""
+        photographs, rendered = self.suite.reference, self.suite.rendered or self.suite.prompts
+        drawn = rendered.protocol() if photographs is None else [self.reference_sha256, photographs.is_turned]
+        return fingerprint(
+            {
+                **self._ground,
+                "reference": [drawn, self.suite.num_reference],
+                "preparation": self.suite.preparation,
+                "extractor": self.extractors[row].protocol(),
+                "radii": row == radii_row(self.suite),
+            }
+        )
+
+    def denoiser_calls_an_image(self) -> int:
+        """Forward passes of the denoiser for one image, guidance pairs counted."""
+        guided = self.model.has_network() and self.model.guidance_scale > 1.0 and self.model.guidance != "embedded"
+        return self.model.network_evaluations() * (2 if guided else 1)
+
+    def cache_bytes(self) -> int:
+        """Bytes of cache that the run writes, at its fullest."""
+        missing = sum(not self.is_cached(seed) for seed in self.seeds) if self.rows else 0
+        references = [self.extractors[row] for row in self.reference_rows if not self.reference_is_cached(row)]
+        rows = [self.extractors[row] for row in self.rows]
+        return cache_bytes(rows, len(self.prompts), missing, references, self.suite.num_reference)
+
+    def saved_bytes(self) -> int:
+        """Bytes of the images that it saves."""
+        side = self.model.resolution or (32 if self.suite.family == "mini" else 512)
+        return image_bytes({"none": 0, "sample": 32, "all": len(self.prompts)}[self.options.save_images], side)
+
+    def is_cached(self, seed: int) -> bool:
+        """Whether every image of a seed was measured before."""
+        cache = FeatureCache(paths.features_dir(), self.options.use_cache)
+        return any(cache.has(self.generated_key(seed, rows)) for rows in self.wider_rows())
+
+    def reference_is_cached(self, row: str) -> bool:
+        """Whether a row of the reference was."""
+        return FeatureCache(paths.features_dir(), self.options.use_cache).has(self.reference_key(row))
+
+    def describe(self) -> dict[str, Any]:
+        """The plan in JSON-ready words, for --dry-run."""
+        return {
+            "model": self.model.id,
+            "sampler": self.model.sampler,
+            "nfe": self.model.network_evaluations(),
+            "guidance_scale": self.model.guidance_scale,
+            "weights": [file.model_dump() for file in self.model.weights],
+            "suite": f"{self.suite.id}@v{self.suite.version}",
+            "suite_fingerprint": fingerprint(self.protocol),
+            "images": len(self.prompts) * len(self.seeds),
+            "denoiser_calls": len(self.prompts) * len(self.seeds) * self.denoiser_calls_an_image(),
+            "seeds_in_cache": [seed for seed in self.seeds if self.is_cached(seed)],
+            "num_generated": len(self.prompts),
+            "num_reference": self.suite.num_reference if self.reference_rows else None,
+            "metrics": [metric.id for metric in self.metrics],
+            "seeds": list(self.seeds),
+            "block_size": self.block_size,
+            "device": self.device,
+            "dtype": self.dtype,
+            "partial": self.partial,
+            "results": str(self.options.results),
+        }
+
+
+def radii_row(suite: SuiteSpec) -> str:
+    """The row whose neighbours precision and recall look at: the reference's radii of it are kept."""
+    return "features" if suite.pr is None else "pr"
+
+
+def plan(model_ref: str, suite_ref: str | SuiteSpec | None, options: EvalOptions, registry: Registry) -> EvalPlan:
+    """Resolve names, files and folders into a plan; no network is run, and without the cache no remembered hash is trusted.
+
+    suite_ref: as `suite_of_run` takes it, or what that gave. Raises InputError (names, options, folders), PrerequisiteError
+    (weights, packages, device), IntegrityError (hashes, counts, images, disk).
+    """
+    with trusting(options.use_cache):
+        return _plan(model_ref, suite_ref, options, registry)
+
+
+def _plan(model_ref: str, suite_ref: str | SuiteSpec | None, options: EvalOptions, registry: Registry) -> EvalPlan:
+    declared = suite_ref if isinstance(suite_ref, SuiteSpec) else suite_of_run(model_ref, suite_ref, options, registry)
+    model = with_options(registry.model(model_ref, declared), options)
+    metrics = chosen_metrics(declared, model, options, registry)
+    needs = tuple(needs_of_run(model, declared, metrics, registry))
+    require(registry, declared, needs)
+    read = declared.prompts.location in {need.location for need in needs} or _is_here(declared.prompts.location, registry)
+    prompts = load_prompts(declared, options.limit, registry.assets, read=read)
+    suite = declared.model_copy(update={"num_generated": len(prompts)})
+    check_enough(metrics, suite, options.limit, registry)
+    check_results_folder(options.results)
+    rows = {row for metric in metrics for row in rows_of(metric, suite)}
+    extractors = {role: _resolved(registry.extractor(name), registry, role in rows) for role, name in suite.roles().items()}
+    compared = any("reference" in metric.needs for metric in metrics)
+    at_hand = suite.reference is not None and _is_here(suite.reference.location, registry)
+    archive = reference_archive(suite, registry.assets) if compared or at_hand else None
+    reference_sha256 = archive.content_sha256() if archive is not None else _declared_reference(suite)
+    check_packages()
+    device = available_device(options.device)
+    dtype = chosen_dtype(options.dtype, device, model)
+    from sbv2bench.samplers.defaults import settled
+
+    model = settled(model, dtype)
+    weights = _model_weights(model, declared, prompts, registry, dtype)
+    said = trained_with(model, lambda end: registry.model(end, declared))
+    model = model.model_copy(update={"weights": weights, "trained_with": said})
+    protocol = {
+        "suite": suite.protocol(),
+        "prompts_sha256": prompts.sha256,
+        "extractors": {role: spec.protocol() for role, spec in extractors.items()},
+        "metrics": {flag: registry.metric(flag).protocol() for flag in suite.metrics},
+    }
+    if reference_sha256 is not None:
+        protocol["reference_sha256"] = reference_sha256
+    planned = EvalPlan(
+        model=model,
+        suite=suite,
+        extractors=extractors,
+        metrics=metrics,
+        prompts=prompts,
+        seeds=tuple(range(options.seed, options.seed + options.repeats)),
+        block_size=options.batch_size or suite.block_size,
+        device=device,
+        dtype=dtype,
+        partial=len(prompts) < declared.num_generated,
+        protocol=protocol,
+        options=options,
+        needs=needs,
+        archive=archive,
+        reference_sha256=reference_sha256,
+    )
+    if archive is not None and not all(planned.reference_is_cached(row) for row in planned.reference_rows):
+        archive.check_headers()
+    check_disk(planned.cache_bytes(), planned.saved_bytes(), options)
+    return planned
+
+
+def needs_of_run(model: ModelSpec, suite: SuiteSpec, metrics: Sequence[MetricSpec], registry: Registry) -> list[Need]:
+    """The files of a suite that a run of some metrics takes; captions are read by the model that draws them, and by metrics."""
+    captions = model.sampler != "image_folder" or bool(read_captions(metrics))
+    return suite_needs(registry, suite, metrics, captions=captions)
+
+
+def _is_here(location: str, registry: Registry) -> bool:
+    try:
+        return not location or bool(resolve_location(location, assets=registry.assets, local_only=True))
+    except SBV2BenchError:
+        return False
+
+
+def _declared_reference(suite: SuiteSpec) -> str | None:
+    """The hash of photographs that no metric of this run looks at, where the suite says it."""
+    return None if suite.reference is None else suite.reference.content_sha256
+
+
+def with_options(model: ModelSpec, options: EvalOptions) -> ModelSpec:
+    """The model with --steps, --guidance-scale and --resolution in place of its own.
+
+    Raises InputError where it has no such setting, or no seeds and another than the first is asked for.
+    """
+    if not model.has_seeds() and (options.repeats > 1 or options.seed):
+        option, value = ("--repeats", options.repeats) if options.repeats > 1 else ("--seed", options.seed)
+        raise InputError(
+            f"{option}: found {value} for model {model.id}, whose images exist already and have no seeds: "
+            "every seed would count the same images again",
+            "--repeats 1" if options.repeats > 1 else "--seed 0",
+        )
+    wanted = {"steps": options.steps, "guidance_scale": options.guidance_scale}
+    changes: dict[str, Any] = {name: value for name, value in wanted.items() if value is not None}
+    if changes and (model.sampler == "one_step" or not model.has_network()):
+        name = next(iter(changes))
+        raise InputError(f"--{name.replace('_', '-')}: model {model.id} is sampled by {model.sampler}, which has no such setting")
+    if "steps" in changes and model.timesteps:
+        asked = ", ".join(map(str, model.timesteps))
+        raise InputError(f"--steps: model {model.id} is asked at its own timesteps ({asked}), their number cannot be changed")
+    if options.resolution is not None:
+        if not model.has_network():
+            raise InputError(f"--resolution: model {model.id} is sampled by {model.sampler}, which has no such setting")
+        height, width = options.resolution
+        changes |= {"resolution": height, "width": None if width == height else width}
+    unstated = tuple(name for name in model.unstated if name not in changes)
+    return model.model_copy(update={**changes, "unstated": unstated})
+
+
+def _resolved(spec: ExtractorSpec, registry: Registry, needed: bool) -> ExtractorSpec:
+    """The extractor with its weights' hashes; a download's location is where its file lies.
+
+    One that no metric of the run needs is left as it is declared where its files are not here.
+    """
+    if not needed and not _is_here(spec.location, registry):
+        return spec
+    if spec.location.startswith(ASSET):
+        spec = spec.model_copy(update={"location": str(resolve_location(spec.location, assets=registry.assets))})
+    return with_weights(spec)
+
+
+def _model_weights(
+    model: ModelSpec, suite: SuiteSpec, prompts: Prompts, registry: Registry, dtype: str
+) -> tuple[WeightsFile, ...]:
+    """Every file that decides the model's images, with its hash: its own, its bases', and of a merged model both its ends'."""
+    if model.sampler == "image_folder":
+        return _image_files(model, suite, prompts)
+    if not model.location and model.merge is None:  # drawn by code alone: the world's renderings, a plugin's function
+        return ()
+    return model_files(model, lambda end: registry.model(end, suite), dtype)
+
+
+def _image_files(model: ModelSpec, suite: SuiteSpec, prompts: Prompts) -> tuple[WeightsFile, ...]:
+    """One hash over all images of a folder, by name and content. Raises IntegrityError if they are not one for each caption."""
+    folder = ImageFolder(resolve_location(model.location))
+    if len(folder) != suite.num_generated:  # a folder for the whole suite may be looked at in part
+        folder.require_count(len(prompts))
+    return image_files(folder, len(prompts))
+
+
+def image_files(folder: ImageFolder, count: int | None = None) -> tuple[WeightsFile, ...]:
+    """One hash over the first images of a folder, or all of them, by name and content: what stands for a model's weights."""
+    files = folder.files[:count]
+    content = [[path.name, provenance.sha256_file(path)] for path in files]
+    turned = sum(path.name in folder.turned for path in files)
+    words = f"{len(content)} images" + (f", {turned} of them turned as their EXIF says" if turned else "")
+    return (WeightsFile(path=words, sha256=fingerprint(content)),)

@@ -1,0 +1,58 @@
+"""Latency in the terminal, on stderr."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from sbv2bench.latency.board import HEADINGS, cells_of, machine, short
+from sbv2bench.report.terminal import say
+from sbv2bench.results.records import LatencyProtocol, LatencyResult
+
+
+def protocol_line(protocol: LatencyProtocol) -> str:
+    """The first line of every measurement: how the clock is read."""
+    limit = "" if protocol.seconds is None else f", a repeat of at most {protocol.seconds:g} s of runs"
+    counts = (
+        f"{protocol.warm_up} warm-ups, up to {protocol.runs} runs"
+        if limit
+        else f"{protocol.warm_up} warm-ups, {protocol.runs} runs"
+    )
+    said = f"{counts}, {protocol.repeats} repeats{limit}, {protocol.statistic} of each"
+    return f"latency protocol {protocol.id}@v{protocol.version}: {said}, models interleaved"
+
+
+def print_latency(console: Console, stored: Sequence[tuple[LatencyResult, Path]]) -> None:
+    """One table for all rows of a run, what it was measured on, cold starts, and where the files are."""
+    results = [result for result, _ in stored]
+    first = results[0]
+    shown = Table(title=machine(first), title_justify="left", box=SIMPLE, padding=0)
+    for heading in HEADINGS:
+        shown.add_column(heading, justify="left" if heading in ("model", "decoder") else "right", overflow="fold")
+    for result in results:
+        for batch in result.batches:
+            shown.add_row(*map(escape, cells_of(result, batch)))
+    console.print(shown)
+    ceiling = first.ceiling
+    say(console, f"ceiling in this run: matrix product {_giga(ceiling.matmul)}, convolution {_giga(ceiling.conv)} GFLOP/s")
+    for result in results:
+        compiled = [
+            f"batch {batch.batch_size} {short(batch.compile_s)} s" for batch in result.batches if batch.compile_s is not None
+        ]
+        more = f", first compiled call: {', '.join(compiled)}" if compiled else ""
+        decoder = f" ({result.decoder})" if result.decoder else ""
+        cold = f"load {short(result.load_s)} s, first run {short(result.first_run_s)} s"
+        say(console, f"cold start of {result.model.id}{decoder}: {cold}{more}")
+    say(console, f"call MB: {first.memory_method}; ± is half of Student's 95 % interval over repeats")
+    for _, path in stored:
+        say(console, f"result: {path}")
+    say(console, f"to put them on the leaderboard: sbv2bench leaderboard --add {' '.join(str(path) for _, path in stored)}")
+
+
+def _giga(rate: float) -> str:
+    return short(rate / 1e9)

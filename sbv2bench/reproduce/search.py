@@ -1,0 +1,138 @@
+"""Results that may stand beside the paper's: found, proved unedited, grouped by protocol, and held against the declared one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sbv2bench.boards import boards
+from sbv2bench.boards.boards import Board
+from sbv2bench.errors import InputError
+from sbv2bench.registry import Registry
+from sbv2bench.results import store
+from sbv2bench.results.commands import eval_command
+from sbv2bench.results.conditions import dtype_of
+from sbv2bench.results.records import EvalResult
+from sbv2bench.specs import ModelSpec, SuiteSpec
+
+
+@dataclass(frozen=True)
+class Found:
+    """The results of one suite that are used. differing: fields of their protocol that are not as the suite declares them."""
+
+    board: Board
+    differing: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Search:
+    """What was found, by suite id; and how many results on these suites are partial, which nothing is compared with."""
+
+    found: dict[str, Found]
+    partial: int
+
+
+def search(folders: Iterable[Path], suites: Sequence[SuiteSpec], registry: Registry) -> Search:
+    """The complete results on some suites in some folders, of one protocol a suite: the declared one, else the newest.
+
+    The same file in two folders counts once. Raises what `store.load`, `boards.check_unedited` and `boards.check_no_twins`
+    raise, and InputError where a suite's only results have another number of images than it declares.
+    """
+    wanted, partial = {suite.id for suite in suites}, 0
+    results: dict[str, EvalResult] = {}
+    for folder in folders:
+        own: dict[str, EvalResult] = {}
+        for path in store.find(folder):
+            if store.is_latency(path):
+                continue
+            result = store.load(path)
+            if result.suite.id not in wanted or boards.is_for_choosing(result):
+                continue
+            if result.status != "complete":
+                partial += 1
+                continue
+            boards.check_unedited(path, result)
+            own[str(path)] = result
+        boards.check_no_twins(own)
+        results |= {path: result for path, result in own.items() if result not in results.values()}
+    found = {suite.id: _chosen(results, suite, registry) for suite in suites}
+    return Search({name: one for name, one in found.items() if one is not None}, partial)
+
+
+def _chosen(results: dict[str, EvalResult], suite: SuiteSpec, registry: Registry) -> Found | None:
+    own = [(path, result) for path, result in results.items() if result.suite.id == suite.id]
+    by_protocol = {board.fingerprint: board for board in boards.grouped(own)}
+    candidates = [Found(board, tuple(differing(board.results[0], suite, registry))) for board in by_protocol.values()]
+    equal = [found for found in candidates if not found.differing]
+    if equal:
+        return equal[0]
+    newest = next((found for found in candidates if found.board.name == suite.id), None)
+    if newest is not None and newest.board.results[0].suite.num_generated != suite.num_generated:
+        path, result = newest.board.rows[0]
+        raise InputError(
+            f"result file {path}: found {result.suite.num_generated} images, expected {suite.num_generated} of suite {suite.id}",
+            eval_command(result),
+        )
+    return newest
+
+
+def differing(result: EvalResult, suite: SuiteSpec, registry: Registry) -> list[str]:
+    """Fields of a result's protocol that are not what the declarations fix, as dotted paths; none if the protocols are equal.
+
+    What they leave open (the reference's bytes, weights that nobody has published a SHA-256 of) is taken as it was found.
+    """
+    built_in = Registry.built_in()
+    if suite.id in built_in.suites:  # whatever a catalog declares anew under the same name is something else
+        suite, registry = built_in.suite(suite.id), built_in
+    declared: dict[str, Any] = {
+        "suite": suite.protocol(),
+        "extractors": {role: registry.extractor(name).protocol() for role, name in suite.roles().items()},
+        "metrics": {flag: registry.metric(flag).protocol() for flag in suite.metrics},
+    }
+    if suite.prompts.captions_sha256 is not None:
+        declared["prompts_sha256"] = suite.prompts.captions_sha256
+    own = {key: result.suite.protocol.get(key) for key in declared}
+    wrong = list(_unequal(own, declared, ""))
+    for role, name in suite.roles().items():
+        location = registry.extractor(name).location
+        asset = registry.assets.get(location.removeprefix("asset:")) if location.startswith("asset:") else None
+        if asset is not None and asset.sha256 is not None:
+            files = (result.suite.protocol.get("extractors") or {}).get(role, {}).get("weights") or []
+            if asset.sha256 not in [file["sha256"] for file in files]:
+                wrong.append(f"extractors.{role}.weights")
+    return wrong + [f"{name} (declared anew)" for name in result.provenance.get("declared_anew") or ()]
+
+
+def _unequal(own: Any, declared: Any, where: str) -> Iterable[str]:
+    """Dotted paths at which two JSON values differ; weights apart, which are declared without hashes."""
+    if isinstance(own, dict) and isinstance(declared, dict):
+        for key in dict.fromkeys((*declared, *own)):
+            if key != "weights":
+                yield from _unequal(own.get(key), declared.get(key), f"{where}.{key}" if where else key)
+    elif own != declared:
+        yield where
+
+
+def result_of(model: ModelSpec, board: Board, dtype: str = "float32") -> tuple[str, EvalResult] | None:
+    """The row of a board that is a model sampled as declared, whatever its id; of several dtypes that one if it is there."""
+    rows = [row for row in board.rows if as_sampled(row[1].model) == as_sampled(model)]
+    return min(rows, key=lambda row: dtype_of(row[1]) != dtype, default=None)
+
+
+def twins(model: ModelSpec, found: Iterable[Board]) -> list[ModelSpec]:
+    """The model as it is declared, then as some boards have it with other values of its `inferred`, which nobody has stated."""
+    declared, twins = as_sampled(model), [model]
+    for result in (result for board in found for result in board.results):
+        own = as_sampled(result.model)
+        differs = {name for name in own if own[name] != declared[name]}
+        if differs and differs <= {*model.inferred} and own not in map(as_sampled, twins):
+            twins.append(result.model)
+    return twins
+
+
+def as_sampled(model: ModelSpec) -> dict[str, Any]:
+    """Where a model's weights are from and how it is asked, JSON-ready."""
+    names = set(ModelSpec.model_fields) - (ModelSpec.remarks | {"weights"}) | {"location", "base"}
+    return model.model_dump(mode="json", include=names)

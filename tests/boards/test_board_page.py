@@ -1,0 +1,195 @@
+"""The leaderboards' page: all of it from the folder's files, in step with them, and refused where one is not as it should be."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sample_results import sample_result
+
+from sbv2bench.boards import claims
+from sbv2bench.boards import files as whole_folder
+from sbv2bench.boards import page as board_page
+from sbv2bench.boards.tables import MARK
+from sbv2bench.errors import IntegrityError, PrerequisiteError
+from sbv2bench.evaluation.grid import Grid
+from sbv2bench.report import page as pages
+from sbv2bench.report import picture
+from sbv2bench.results import store
+from sbv2bench.results.records import EvalResult
+from sbv2bench.specs import ModelSpec
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for result in (sample_result(5.0, guidance=2.0), sample_result(3.0, guidance=3.0), real()):
+        store.write(result, tmp_path / "results")
+    return tmp_path
+
+
+def real() -> EvalResult:
+    result = sample_result(0.5, model="mini/real")
+    return result.model_copy(update={"model": result.model.model_copy(update={"sampler": "renderings", "nfe": 0})})
+
+
+def test_a_row_is_explained_from_its_file(folder: Path) -> None:
+    board = board_page.gathered(folder).boards[0]
+    assert [(row.name, row.kind) for row in board.rows] == [
+        ("mini/real", "real"),
+        ("mini/sd21", "measured"),
+        ("mini/sd21", "measured"),
+    ]
+    first = board.rows[1]
+    assert first.settings == "25 steps, guidance 3" and first.short == "sd21 25/3"
+    assert (first.numbers["fid"].text, first.numbers["fid"].interval) == ("3.000", (2.5, 3.5))
+    assert (first.numbers["clip_score"].text, first.numbers["clip_score"].spread) == ("0.8750", "± 0.0012")
+    assert first.numbers["clip_score"].method == "standard error over prompts"
+    facts = dict(first.facts)
+    result = sample_result(3.0, guidance=3.0)
+    assert facts["protocol's fingerprint"] == result.suite.fingerprint
+    assert facts["commit"] == "0123456789abcdef" and facts["hardware"] == "Chip | 9, 2 cores"
+    assert facts["date"] == "2026-11-22T10:00:00Z" and facts["generation seeds"] == "0, 1, 2"
+    assert facts["licence"] == result.model.licence
+    assert first.weights == tuple((file.path, file.sha256) for file in result.model.weights)
+    assert (folder / first.link).is_file()
+
+
+def test_what_is_compared_is_said_first(folder: Path) -> None:
+    board = board_page.gathered(folder).boards[0]
+    counts, family, uncertainty = board.about
+    assert counts.startswith("2 ways of sampling a model and real pictures, measured on 5,000 captions against 5,000")
+    assert "-mini" in family
+    assert "FID-mini: none" in uncertainty and "CLIP-mini: standard error over prompts" in uncertainty
+    assert sample_result().suite.fingerprint[:16] in uncertainty
+
+
+def test_only_metrics_that_are_shown_are_explained(folder: Path) -> None:
+    names = [name for name, _ in board_page.gathered(folder).meanings]
+    assert {"FID-mini", "CLIP-mini", "±", "protocol"} <= set(names)
+    assert not [name for name in names if "HPS" in name]
+
+
+def test_the_claims_are_the_claims_table(folder: Path) -> None:
+    assert board_page.gathered(folder).claims == ()
+    first = claims.declared().claims[0]
+    for side, fid in ((first.better, 1.0), (first.worse, 2.0)):
+        result = sample_result(fid, model=side.model, guidance=side.guidance_scale or fid)
+        value = result.metrics["fid"].model_copy(update={"repeats": (fid, fid + 0.01, fid - 0.01)})
+        model = result.model.model_copy(update={"nfe": side.nfe})
+        store.write(result.model_copy(update={"metrics": {"fid": value}, "model": model}), folder / "results")
+    found = board_page.gathered(folder).claims
+    assert (found[0].says, found[0].verdict) == (first.says, "agrees")
+    assert len(found) == len(claims.declared().claims)
+
+
+def sweep(folder: Path, weights: tuple[float, ...] = (0.0, 1.0)) -> Path:
+    metrics = {key: value.model_dump(mode="json") for key, value in sample_result(2.0).metrics.items()}
+    rows = [{"weight": weight, "result_fingerprint": "ab", "metrics": metrics} for weight in weights]
+    suite = {
+        "id": "mini-choosing", "version": 1, "fingerprint": "ab", "prompts_sha256": "cd", "reference_fingerprint": None,
+        "num_generated": 2000, "num_reference": None, "seeds": [0, 1],
+    }  # fmt: skip
+    ends = {name: {"id": name, "location": name, "weights": {}} for name in ("a", "b")}
+    content = {
+        "axis": "weight of A = a (B = b)",
+        "formula": "weight * a + (1 - weight) * b",
+        **ends,
+        "suite": suite,
+        "rows": rows,
+    }
+    path = folder / "sweeps" / "a-b" / "sweep.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content | {"provenance": {}}))
+    return path
+
+
+def test_sweeps_are_curves_by_rising_weight(folder: Path) -> None:
+    path = sweep(folder)
+    (found,) = board_page.gathered(folder).sweeps
+    assert (found.name, found.axis) == ("a-b", "weight of A = a (B = b)")
+    assert [(curve.label, [point[0] for point in curve.points]) for curve in found.curves] == [
+        ("FID-mini", [0.0, 1.0]),
+        ("CLIP-mini", [0.0, 1.0]),
+    ]
+    assert found.curves[0].points[0] == (0.0, 2.0, (1.5, 2.5))
+    path.write_text(path.read_text().replace("formula", "form"))
+    with pytest.raises(IntegrityError, match=r"sweep\.json"):
+        board_page.gathered(folder)
+
+
+def test_published_rows_stand_apart_as_they_are_printed(folder: Path) -> None:
+    boards = board_page.gathered(folder).boards
+    printed = [board for board in boards if {row.kind for row in board.rows} == {"published"}]
+    assert printed and all(board.name.endswith(", published") for board in printed)
+    assert not {row.kind for row in boards[0].rows} & {"published"}
+    row = next(row for board in printed for row in board.rows if (row.name, row.settings) == ("SwiftBrush", "Table 1"))
+    assert (row.numbers["fid"].text, row.numbers["fid"].spread) == ("15.46", "")
+
+
+def grid_of(model: ModelSpec) -> Grid:
+    return Grid("mini-5k", (model,), ((7, 0),), ("a red square",), (np.zeros((1, 32, 32, 3), np.uint8),))
+
+
+def test_a_grid_has_the_scores_of_the_same_weights_only(folder: Path) -> None:
+    result = sample_result(3.0, guidance=3.0)
+    model = ModelSpec(**{name: getattr(result.model, name) for name in ModelSpec.model_fields})
+    picture.write_grid(grid_of(model), folder / "grids" / "one.png")
+    (found,) = board_page.gathered(folder).pictures
+    assert "7 (seed 0) a red square" in found.alt and "mini/sd21" in found.alt
+    assert found.scores[0][:2] == ("mini-5k@v1", "FID-mini")
+    assert found.scores[1][:2] == ("mini/sd21, 25 steps, guidance 3", "3.000 [2.500, 3.500]")
+    other = model.model_copy(update={"guidance_scale": 9.0})
+    picture.write_grid(grid_of(other), folder / "grids" / "one.png")
+    assert board_page.gathered(folder).pictures[0].scores == ()
+
+
+def test_a_picture_that_is_no_grid_is_refused(folder: Path) -> None:
+    from PIL import Image
+
+    (folder / "grids").mkdir()
+    for name, data in (("text.png", b"no picture"), ("plain.png", None)):
+        path = folder / "grids" / name
+        if data is None:
+            Image.new("RGB", (8, 8)).save(path)
+        else:
+            path.write_bytes(data)
+        with pytest.raises(IntegrityError, match=rf"{name}: found no grid in it") as caught:
+            board_page.gathered(folder)
+        assert caught.value.exit_code == 4
+        path.unlink()
+
+
+def test_the_folder_is_built_and_checked_with_its_page(folder: Path) -> None:
+    built = whole_folder.build(folder)
+    assert {"index.html", "mini-5k.csv", "mini-5k.md"} <= {path.name for path in built}
+    html = (folder / "index.html").read_text()
+    assert html.startswith(f"<!doctype html>\n{MARK}\n")
+    assert whole_folder.check(folder) == built
+    other = folder.with_name("other")
+    shutil.copytree(folder, other)
+    whole_folder.build(other)
+    assert (other / "index.html").read_text() == html  # nothing of where it is, or when
+    sweep(folder)
+    with pytest.raises(IntegrityError, match=r"index\.html"):
+        whole_folder.check(folder)
+
+
+def test_without_the_extra_there_are_tables_unless_a_page_would_be_left_behind(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = importlib.util.find_spec
+    monkeypatch.setattr(pages.importlib.util, "find_spec", lambda name: None if name == "vl_convert" else known(name))
+    names = {path.name for path in whole_folder.build(folder)}
+    assert {"mini-5k.csv", "mini-5k.md"} <= names and "index.html" not in names
+    assert "vl-convert-python" in str(whole_folder.lacks_page())
+    whole_folder.check(folder)
+    (folder / "index.html").write_text("of yesterday")
+    (folder / "mini-5k.csv").unlink()
+    for what in (whole_folder.build, whole_folder.check):
+        with pytest.raises(PrerequisiteError, match="not installed"):
+            what(folder)
+    assert not (folder / "mini-5k.csv").exists()

@@ -1,0 +1,55 @@
+"""What a run says it will write beside what it writes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sbv2bench.evaluation.disk import cache_bytes
+from sbv2bench.evaluation.evaluate import evaluate_and_store
+from sbv2bench.evaluation.options import EvalOptions
+from sbv2bench.evaluation.plan import plan
+from sbv2bench.registry import Registry
+from sbv2bench.report.terminal import about
+
+
+def test_estimates_are_within_30_percent_of_what_is_written(home: Path, tmp_path: Path) -> None:
+    registry = Registry.load()
+    options = EvalOptions.validated(
+        limit=60, metrics="fid,pr,clip,hps,attributes", save_images="all", results=tmp_path / "r", device="cpu"
+    )
+    planned = plan("sd-turbo", "mini", options, registry)
+    cache, images = planned.cache_bytes(), planned.saved_bytes()
+    evaluate_and_store(planned, registry)
+    written = sum(path.stat().st_size for path in (home / "features").rglob("*.safetensors"))
+    saved = sum(path.stat().st_size for path in (tmp_path / "r").rglob("*.png"))
+    assert cache == pytest.approx(written, rel=0.3)
+    assert images == pytest.approx(saved, rel=0.3)
+    assert plan("sd-turbo", "mini", options, registry).cache_bytes() == 0  # all of it is there
+
+
+def test_the_papers_suite_by_its_arithmetic() -> None:
+    """G5: 30,000 images in three rows of 2,048 floats, and 40,504 of the reference in the same."""
+    registry = Registry.load()
+    suite = registry.suite("coco2014-30k")
+    rows = [registry.extractor(name) for role, name in suite.roles().items()]
+    references = [spec for spec in rows if spec.kind == "inception"]
+    found = cache_bytes(rows, suite.num_generated, 1, references, suite.num_reference)
+    assert found == pytest.approx(3 * 8192 * (30_000 + 40_504), rel=0.01)
+    whole_first = cache_bytes(rows, suite.num_generated, 1)  # at the end of the images their blocks are still there
+    assert whole_first == pytest.approx(2 * 30_000 * 3 * 8192, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (520_000, "about 6 days"),
+        (7_200, "about 2 hours"),
+        (90, "about 2 minutes"),
+        (80, "about 80 seconds"),
+        (0.1, "about 1 second"),
+    ],
+)
+def test_durations_in_words(seconds: float, words: str) -> None:
+    assert about(seconds) == words
