@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
+from sbv2bench import paths
 from sbv2bench.errors import InputError, SBV2BenchError
 from sbv2bench.shell import Shell, print_json
 
@@ -24,8 +25,21 @@ app.add_typer(prompts_app, name="prompts")
 
 BudgetHours = Annotated[float | None, typer.Option(help="shorten the recipe to this many hours, by estimate")]
 TflopPerSecond = Annotated[
-    float, typer.Option(min=0.001, help="that a device really does; 125 is 40 % of an A100's bfloat16 peak")
+    float | None,
+    typer.Option(min=0.001, max=1e6, help="that a device really does; by default 125, 40 % of an A100's bfloat16 peak"),
 ]
+
+
+def _path(typed: str | Path) -> Path:
+    """A path with `~` expanded. Raises InputError for one that cannot be, "" among them: it would mean the current folder."""
+    if not str(typed):
+        raise InputError("found '' as a path, expected the name of a folder or a file")
+    return paths.as_typed(typed)
+
+
+def _option(words: str, *names: str) -> Any:
+    """An option whose value is a path, or several."""
+    return typer.Option(*names, help=words, parser=_path, metavar="PATH")
 
 
 @app.callback()
@@ -41,7 +55,7 @@ def ladder(
     start: Annotated[
         str | None, typer.Option(help="first rung to train; what it needs comes from the runs or the package")
     ] = None,
-    runs: Annotated[Path, typer.Option(help="where checkpoints, logs and exports go")] = Path("runs/mini"),
+    runs: Annotated[Path, _option("where checkpoints, logs and exports go")] = Path("runs/mini"),
     processes: Annotated[int, typer.Option(help="data-parallel processes of one thread each; 0: one for each core", min=0)] = 0,
     sitting_minutes: Annotated[float | None, typer.Option(help="stop after this long; run again to resume", min=0.1)] = None,
 ) -> None:
@@ -60,7 +74,7 @@ def train(
     recipe: Annotated[str, typer.Argument(help="a recipe of the package (mini/sbv2-a) or a YAML file")],
     overrides: Annotated[list[str] | None, typer.Argument(help="key.path=value over the recipe")] = None,
     *,
-    output: Annotated[Path | None, typer.Option(help="the run's folder; default runs/<recipe>")] = None,
+    output: Annotated[Path | None, _option("the run's folder; default runs/<recipe>")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps")] = "auto",
     whole_export: Annotated[bool, typer.Option(help="export a whole pipeline, or the student's part alone")] = True,
     sitting_minutes: Annotated[float | None, typer.Option(help="stop after this long; run again to resume", min=0.01)] = None,
@@ -68,7 +82,7 @@ def train(
     processes: Annotated[
         int | None, typer.Option(help="devices of the budget; default: those that torchrun starts", min=1)
     ] = None,
-    tflop_per_second: TflopPerSecond = 125.0,
+    tflop_per_second: TflopPerSecond = None,
     continue_with: Annotated[
         list[str] | None,
         typer.Option(help="key=value, from here on: steps, a learning rate, micro_batch_size, precision, teacher_dtype"),
@@ -82,11 +96,16 @@ def train(
     """Train a student by a recipe; run again to resume. Several processes: torchrun or accelerate launch -m reference_trainer."""
     from reference_trainer.recipe_files import read_recipe
 
+    if budget_hours is None:
+        _without_effect("without --budget-hours", processes=processes, tflop_per_second=tflop_per_second)
     read = _fitted(read_recipe(recipe, overrides or ()), budget_hours, processes, tflop_per_second)
     folder = output or Path("runs") / read.name
     if json_output and not dry_run:
         raise InputError("--json: a training has no document to print", "--dry-run --json")
     if dry_run:
+        _without_effect(
+            "with --dry-run", continue_with=continue_with, deterministic=deterministic, sitting_minutes=sitting_minutes
+        )
         from reference_trainer.dry_run import print_trial, try_out
         from reference_trainer.stopping import ended_by_signals
 
@@ -118,7 +137,7 @@ def merge(
     b: Annotated[str, typer.Argument(help="model id or folder", metavar="B")],
     *,
     weight: Annotated[float, typer.Option(help="w of w A + (1 - w) B: 1 is a copy of A, 0 of B")],
-    output: Annotated[Path, typer.Option(help="a new folder")],
+    output: Annotated[Path, _option("a new folder")],
     half: Annotated[bool, typer.Option("--half", help="write float16 files")] = False,
 ) -> None:
     """Write w A + (1 - w) B as a folder that sbv2bench and diffusers load; everything but the UNet is A's."""
@@ -136,7 +155,7 @@ def sweep(
     weights: Annotated[str, typer.Option(help="weights of A")] = "0,0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9,1",
     suite: Annotated[str, typer.Option(help="what every weight is evaluated on")] = "mini-choosing",
     seeds: Annotated[int, typer.Option(help="generation seeds of each weight, from 0", min=1)] = 1,
-    output: Annotated[Path, typer.Option(help="folder of the tables and the page")] = Path("sweep"),
+    output: Annotated[Path, _option("folder of the tables and the page")] = Path("sweep"),
 ) -> None:
     """Evaluate w A + (1 - w) B for every weight: sweep.csv, .md, .json, .html; run again to resume."""
     from reference_trainer.sweep import parse_weights
@@ -153,19 +172,19 @@ def show(
     *,
     processes: Annotated[int, typer.Option(help="devices that share the batch", min=1)] = 1,
     budget_hours: BudgetHours = None,
-    tflop_per_second: TflopPerSecond = 125.0,
+    tflop_per_second: TflopPerSecond = None,
     json_output: Annotated[bool, typer.Option("--json", help="one JSON document on stdout")] = False,
 ) -> None:
     """What a recipe means, by estimate: settings, parameters, memory by component, disk, work, hours. Nothing is loaded."""
     from reference_trainer.recipe_files import read_recipe
-    from reference_trainer.show import describe, print_description
+    from reference_trainer.show import A100_TFLOP_PER_SECOND, describe, print_description
 
     read = _fitted(read_recipe(recipe, overrides or ()), budget_hours, processes, tflop_per_second)
-    description = describe(read, processes=processes, tflop_per_second=tflop_per_second)
+    description = describe(read, processes=processes, tflop_per_second=tflop_per_second or A100_TFLOP_PER_SECOND)
     words = ["python", "-m", "reference_trainer", "train", recipe, *(overrides or ())]
     if budget_hours is not None:
         options = {"budget-hours": budget_hours, "processes": processes, "tflop-per-second": tflop_per_second}
-        words += [f"--{name}={value:g}" for name, value in options.items()]
+        words += [f"--{name}={value:g}" for name, value in options.items() if value is not None]
     description["measured_by"] = shlex.join([*words, "--dry-run"])
     if json_output:
         print_json(description)
@@ -173,13 +192,20 @@ def show(
     print_description(description, Console())
 
 
-def _fitted(recipe: Recipe, hours: float | None, processes: int | None, tflop_per_second: float) -> Recipe:
+def _without_effect(why: str, **options: Any) -> None:
+    """Raises InputError for options that were given and would do nothing."""
+    if given := [f"--{name.replace('_', '-')}" for name, value in options.items() if value]:
+        raise InputError(f"{given[0]} does nothing {why}", f"the same command without {' '.join(given)}")
+
+
+def _fitted(recipe: Recipe, hours: float | None, processes: int | None, tflop_per_second: float | None) -> Recipe:
     """The recipe within a budget, where there is one; rank 0 says what was changed."""
     if hours is None:
         return recipe
     from reference_trainer.budget import fit_budget
+    from reference_trainer.show import A100_TFLOP_PER_SECOND
 
-    fitted, changes = fit_budget(recipe, hours, processes, tflop_per_second=tflop_per_second)
+    fitted, changes = fit_budget(recipe, hours, processes, tflop_per_second=tflop_per_second or A100_TFLOP_PER_SECOND)
     if os.environ.get("RANK", "0") == "0":
         typer.echo("\n".join(changes), err=True)
     return fitted
@@ -192,11 +218,9 @@ def prompts() -> None:
 
 @prompts_app.command("build")
 def prompts_build(
-    sources: Annotated[
-        list[Path], typer.Option("--from", help="txt, jsonl, csv, parquet, json, or a folder of them; again for more")
-    ],
+    sources: Annotated[list[Path], _option("txt, jsonl, csv, parquet, json, or a folder of them; again for more", "--from")],
     *,
-    output: Annotated[Path, typer.Option(help="folder of the list and its manifest")] = Path("prompts"),
+    output: Annotated[Path, _option("folder of the list and its manifest")] = Path("prompts"),
     exclude: Annotated[str, typer.Option(help="suites and files whose captions are left out, or none")] = "coco2014,hpsv2",
     name: Annotated[str | None, typer.Option(help="of the file; by default the first source's")] = None,
     column: Annotated[str | None, typer.Option(help="where captions stand; by default prompt, caption or text")] = None,
@@ -247,8 +271,8 @@ def rehearse(
 
 @app.command()
 def ship(
-    runs: Annotated[Path, typer.Option(help="finished runs of the ladder")] = Path("runs/mini"),
-    output: Annotated[Path, typer.Option(help="the package's weights folder")] = Path("sbv2bench/mini/weights"),
+    runs: Annotated[Path, _option("finished runs of the ladder")] = Path("runs/mini"),
+    output: Annotated[Path, _option("the package's weights folder")] = Path("sbv2bench/mini/weights"),
 ) -> None:
     """Copy finished rungs as float16 safetensors, with hashes, figures, training time and logs, into the package."""
     from reference_trainer.shipping import ship_family

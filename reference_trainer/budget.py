@@ -41,8 +41,8 @@ def fit_budget(
     hours that one step (after pairs and pictures) does not fit in; what finding the base's configs raises.
     """
     for option, value in (("--budget-hours", hours), ("--tflop-per-second", tflop_per_second)):
-        if not (math.isfinite(value) and value > 0):
-            raise InputError(f"{option} {value}: expected a number above 0", f"{option} {24 if 'hours' in option else 125}")
+        if not 1e-9 <= value <= 1e9:
+            raise InputError(f"{option} {value:g}: expected a number above 0", f"{option} {24 if 'hours' in option else 125}")
     processes = processes or _processes_here()
     check_processes(recipe, processes)
     registry = registry or Registry.load()

@@ -199,9 +199,7 @@ def resume(trainer: Trainer, folder: Path, identity: dict[str, Any]) -> float:
     try:
         _load(trainer, newest, state)
     except (KeyError, RuntimeError, ValueError) as error:
-        raise IntegrityError(
-            f"{newest}: not the tensors of this recipe ({error})", f"rm -r {shlex.quote(str(newest))}"
-        ) from error
+        raise _damaged(newest, newest, f"not the tensors of this recipe ({error!s:.200})") from error
     return float(state["seconds"])
 
 
@@ -244,16 +242,12 @@ def _verified(checkpoint: Path) -> dict[str, Any]:
         _check_state(state, checkpoint)
         expected = state["files"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise IntegrityError(
-            f"{checkpoint / STATE}: not a checkpoint's state ({error})", f"rm -r {shlex.quote(str(checkpoint))}"
-        ) from error
+        raise _damaged(checkpoint, checkpoint / STATE, f"not a checkpoint's state ({error!s:.200})") from error
     for name, sha256 in expected.items():
         path = checkpoint / name
         found = sha256_file(path) if path.is_file() else "no file"
         if found != sha256:
-            raise IntegrityError(
-                f"{path}: found {found[:16]}, expected sha256 {sha256[:16]}", f"rm -r {shlex.quote(str(checkpoint))}"
-            )
+            raise _damaged(checkpoint, path, f"found {found[:16]}, expected sha256 {sha256!s:.16}")
     return state
 
 
@@ -307,4 +301,11 @@ def _read(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except SafetensorError as error:
-        raise IntegrityError(f"{path}: not a whole file ({error})", f"rm -r {shlex.quote(str(path.parent))}") from error
+        raise _damaged(path.parent, path, f"not a whole file ({error})") from error
+
+
+def _damaged(checkpoint: Path, where: Path, why: str) -> IntegrityError:
+    """What to say of a checkpoint that cannot be resumed from, with where a run goes on once it is away."""
+    before = checkpoints(checkpoint.parent)[:-1]
+    then = f"the one before it is {before[-1].name}" if before else "it is the only one: training then starts again at step 0"
+    return IntegrityError(f"{where}: {why}\n{then}", f"rm -r {shlex.quote(str(checkpoint))}")

@@ -12,9 +12,10 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from sbv2bench.specs import PredictionType, fingerprint
 
-Positive = Annotated[float, Field(gt=0)]
+Positive = Annotated[float, Field(ge=1e-30, le=1e30)]  # what float32 can hold and multiply
+Scale = Annotated[float, Field(ge=0, le=1000)]  # of guidance
 Share = Annotated[float, Field(ge=0, le=1)]
-Range = tuple[float, float]
+Range = tuple[Scale, Scale]
 Beta = Annotated[float, Field(ge=0, lt=1)]
 LONGEST = 99_999_999  # steps: the names of checkpoints have eight digits
 
@@ -74,8 +75,8 @@ class Vsd(Frozen):
     over-saturated 4.5-guided teacher.
     """
 
-    teacher_guidance_scale: float | Range
-    lora_teacher_guidance_scale: float | Literal["same"]
+    teacher_guidance_scale: Scale | Range
+    lora_teacher_guidance_scale: Scale | Literal["same"]
     weight: Literal["sigma2", "dmd"] = "sigma2"
     first_timestep: int = Field(default=20, ge=0, le=999)
     last_timestep: int = Field(default=980, ge=0, le=999)
@@ -111,7 +112,7 @@ class Regularisation(Frozen):
     pairs: int = Field(ge=1)
     images: str = ""  # real only: world:training, or a folder of pictures, each with its caption in a .txt of the same name
     teacher_steps: int = Field(default=50, ge=1)  # paired only
-    teacher_guidance_scale: float = 3.0  # paired only
+    teacher_guidance_scale: Scale = 3.0  # paired only
 
 
 class Prompts(Frozen):
@@ -198,6 +199,8 @@ class Recipe(Frozen):
         for part in (self.vsd, self.lora_teacher):
             if part and part.first_timestep > part.last_timestep:
                 raise ValueError("first_timestep: expected at most last_timestep")
+        if self.name.startswith("/") or any(part in {"", ".", ".."} or not part.isprintable() for part in self.name.split("/")):
+            raise ValueError(f"name: found {self.name!r}, expected words and single slashes: it is a folder below runs/")
         scale = self.vsd.teacher_guidance_scale if self.vsd else 1.0
         if isinstance(scale, tuple) and scale[0] > scale[1]:
             raise ValueError(f"vsd.teacher_guidance_scale: found {list(scale)}, expected the smaller one first")

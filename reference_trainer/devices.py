@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import timedelta
 
 import torch
-from accelerate import Accelerator, InitProcessGroupKwargs
+from accelerate import Accelerator
 
 from reference_trainer.config import Recipe
+from reference_trainer.rendezvous import join_the_others
 from sbv2bench.errors import InputError, PrerequisiteError
 from sbv2bench.machine import devices
 
@@ -28,8 +28,8 @@ _LAUNCHED = {
     "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": ("--gradient_accumulation_steps", {"1"}, "micro_batch_size=N splits a batch"),
     "ACCELERATE_GRADIENT_CLIPPING": ("--gradient_clipping", set[str](), "optimiser.gradient_clip=X"),
 }
-# Longer than rank 0 needs to export or to measure while the others wait; NCCL's own ten minutes are not.
-_PATIENCE = timedelta(hours=2)
+# How many processes mpirun and srun say that there are: accelerate would join them.
+_MPI_SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 
 
 @dataclass(frozen=True)
@@ -60,14 +60,24 @@ def find_place(wanted: str, recipe: Recipe) -> Place:
 
     wanted: auto (CUDA, else MPS, else the CPU), cpu, cuda, cuda:N or mps. Of several processes each takes the GPU of its
     LOCAL_RANK. Raises InputError for a word that is no device, a GPU's number under several processes, or a setting of
-    `accelerate launch` that training does not honour; PrerequisiteError where the device is not there.
+    `accelerate launch` that training does not honour or nobody can read; PrerequisiteError where the device is not there, and
+    what `join_the_others` raises.
     """
     device = choose_device(wanted, os.environ)
-    refuse_unhonoured(os.environ, recipe)
+    refuse_unhonoured(os.environ, recipe, device.type)
     refuse_half_a_launch(os.environ)
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    accelerator = Accelerator(cpu=device.type == "cpu", kwargs_handlers=[InitProcessGroupKwargs(timeout=_PATIENCE)])
+    several = devices.number_of(os.environ, "WORLD_SIZE", 1) > 1
+    if several or "LOCAL_RANK" in os.environ:
+        join_the_others(device)
+    try:
+        accelerator = Accelerator(cpu=device.type == "cpu")
+    except (ValueError, RuntimeError, ImportError) as error:  # what it makes of ACCELERATE_* variables
+        why = " ".join(str(error).split())
+        names = sorted(name for name in os.environ if name.startswith(("ACCELERATE_", "FORK_LAUNCHED")))
+        found = ", ".join(f"{name}={os.environ[name]}" for name in names)[:160]
+        raise InputError(f"accelerate cannot read its settings: {why:.160}; found {found}", f"unset {' '.join(names)}") from error
     return Place(device, accelerator)
 
 
@@ -78,19 +88,23 @@ def choose_device(wanted: str, environment: Mapping[str, str]) -> torch.device:
 
 def refuse_half_a_launch(environment: Mapping[str, str]) -> None:
     """Raises InputError where only some of what a launcher sets is there: the process would wait for others, or break."""
-    if devices.number_of(environment, "WORLD_SIZE", 1) == 1 and "LOCAL_RANK" not in environment:
-        return
-    if missing := [
-        name for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in environment
-    ]:
+    sizes = [name for name in ("WORLD_SIZE", *_MPI_SIZES) if devices.number_of(environment, name, 1) > 1]
+    told = [*sizes, *(["LOCAL_RANK"] if "LOCAL_RANK" in environment else [])]
+    missing = [name for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in environment]
+    if told and missing:
         raise InputError(
-            f"WORLD_SIZE or LOCAL_RANK is set, and {', '.join(missing)} not: expected all of them, as torchrun sets them",
-            "start it by torchrun or accelerate launch, or unset WORLD_SIZE and LOCAL_RANK",
+            f"{' and '.join(told)} set, and {', '.join(missing)} not: expected all of them, as torchrun sets them",
+            f"start it by torchrun or accelerate launch, or unset {' '.join(told)}",
         )
 
 
-def refuse_unhonoured(environment: Mapping[str, str], recipe: Recipe) -> None:
-    """Raises InputError for a setting of `accelerate launch` that would be ignored: the recipe says all that training does."""
+def refuse_unhonoured(environment: Mapping[str, str], recipe: Recipe, kind: str = "cpu") -> None:
+    """Raises InputError for a setting of `accelerate launch` that would be ignored: the recipe says all that training does.
+
+    kind: of the device, as `torch.device.type`.
+    """
+    if environment.get("ACCELERATE_USE_CPU", "").lower() in {"y", "yes", "t", "true", "on", "1"} and kind != "cpu":
+        raise InputError(f"accelerate launch --cpu: --device says where a training runs, found {kind}", "--device cpu")
     for variable, (option, unset, instead) in _LAUNCHED.items():
         found = environment.get(variable, "")
         if found and found.lower() not in unset:

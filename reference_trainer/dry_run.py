@@ -18,6 +18,7 @@ from reference_trainer.checkpoint import checkpoint_name, snapshot, write
 from reference_trainer.config import Recipe
 from reference_trainer.devices import find_place, out_of_memory
 from reference_trainer.measure import check_measure
+from reference_trainer.needed_weights import require_weights
 from reference_trainer.networks import Networks
 from reference_trainer.pairs import Pairs
 from reference_trainer.pictures import GRID, write_panels, write_samples
@@ -39,11 +40,12 @@ def try_out(recipe: Recipe, run: Path, *, device: str = "auto") -> dict[str, Any
     "estimated" on a CPU), hours; None on all processes but the first. The run's folder stays as it is; the checkpoint goes to
     its disk, and away again. Raises what training raises, and PrerequisiteError where the memory is too small for a step.
     """
-    check_measure(recipe, Registry.load())
+    registry, prompts = Registry.load(), PromptSource(recipe.prompts)
+    require_weights(recipe, registry)
+    check_measure(recipe, registry)
     place = find_place(device, recipe)
     before = _peak(place.device)
-    networks = Networks(recipe, place.device, Registry.load())
-    prompts = PromptSource(recipe.prompts)
+    networks = Networks(recipe, place.device, registry)
     few = changed(recipe, {"regularisation.pairs": recipe.regularisation.batch_size}) if recipe.regularisation else recipe
     pairs = Pairs(few, networks, prompts, lambda done, count: None) if recipe.regularisation else None
     trainer = Trainer(few, networks, prompts, pairs, rank=place.rank, processes=place.processes)

@@ -17,16 +17,16 @@ from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
 
-import yaml
-
 from reference_trainer.base_models.stage import Stage, StageConfig, train
 from reference_trainer.base_models.tokenizer import write_tokenizer
 from reference_trainer.identity import is_done
 from reference_trainer.recipe_files import read_recipe
+from reference_trainer.run_folder import prepare
 from reference_trainer.stopping import signals_noted
 from sbv2bench import paths
 from sbv2bench.errors import InputError, PrerequisiteError
 from sbv2bench.registry import Registry
+from sbv2bench.strict_yaml import read_yaml
 
 TRAINING_SEED_STEP = 1000  # between a recipe's seed and that of its repetition: no two recipes are this far apart
 
@@ -94,7 +94,8 @@ def climb(
 ) -> bool:
     """Train every rung from `start` (default: the first) to `until`; True when all are done, False when the time is over.
 
-    Raises InputError for an unknown family or rung, PrerequisiteError for a rung whose inputs are missing.
+    Raises InputError for an unknown family or rung, or a folder that cannot be written;
+    PrerequisiteError for a rung whose inputs are missing.
     """
     if family != "mini":
         raise InputError(f"ladder: found family {family!r}, expected mini (full families start from published weights)")
@@ -102,6 +103,7 @@ def climb(
     for option, name in (("--start", start or names[0]), ("--until", until)):
         if name not in names:
             raise InputError(f"ladder {option}: found {name!r}, expected one of {', '.join(names)}")
+    prepare(runs, "--runs")
     deadline = None if sitting_minutes is None else time.monotonic() + 60 * sitting_minutes
     for rung in RUNGS[names.index(start or names[0]) : names.index(until) + 1]:
         left = None if deadline is None else deadline - time.monotonic()
@@ -195,5 +197,5 @@ def _input(family: str, name: str, runs: Path) -> Path:
 
 def read_stage_recipe(family: str, name: str, config_type: type[StageConfig]) -> StageConfig:
     """The recipe `recipes/<family>/<name>.yaml`, checked against its stage's fields."""
-    text = (files("reference_trainer") / "recipes" / family / f"{name}.yaml").read_text()
-    return config_type.model_validate(yaml.safe_load(text))
+    text = (files("reference_trainer") / "recipes" / family / f"{name}.yaml").read_text("utf-8")
+    return config_type.model_validate(read_yaml(text, f"recipes/{family}/{name}.yaml"))

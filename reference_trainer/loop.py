@@ -22,6 +22,7 @@ from reference_trainer.export import export_student
 from reference_trainer.identity import identity_of, is_finished, training_code
 from reference_trainer.measure import check_measure, measure_student
 from reference_trainer.monitor import Monitor
+from reference_trainer.needed_weights import require_weights
 from reference_trainer.networks import Networks
 from reference_trainer.pairs import Pairs
 from reference_trainer.pictures import GRID, write_panels, write_samples
@@ -89,6 +90,7 @@ def _train(
     registry, kept = Registry.load(), checkpoint_step(run / "checkpoints")
     continuation = Continuation(recipe, run, continue_with, 0 if kept is None else kept.step)
     prompts = PromptSource(recipe.prompts)
+    require_weights(recipe, registry)
     identity = identity_of(recipe, prompts, registry)
     recipe = continuation.recipe
     check_measure(recipe, registry)

@@ -34,7 +34,7 @@ from sbv2bench.samplers.shared_parts import check_shared_parts
 from sbv2bench.specs import MergeSpec, ModelSpec, PredictionType, SuiteSpec, TrainedWith, WeightsFile
 from sbv2bench.weights import check_finite, first_not_finite
 
-_FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}
+_FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENOENT, errno.EINVAL, errno.ENAMETOOLONG}
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from sbv2bench.errors import InputError
 from sbv2bench.features.base import load_extractor
 from sbv2bench.registry import Registry
 from sbv2bench.samplers.components import Components, load_components, load_unet
-from sbv2bench.samplers.networks import StoredModel, quiet
+from sbv2bench.samplers.networks import StoredModel, load_network
 from sbv2bench.specs import ModelSpec
 
 STUDENT, LORA_TEACHER = "student", "lora_teacher"  # names of the adapters
@@ -266,8 +266,7 @@ class Networks:
             return None
         folder = resolve_location(self.recipe.tiny_decoder)
         hash_weights(folder)
-        with quiet():
-            decoder = AutoencoderTiny.from_pretrained(folder, local_files_only=True).eval().requires_grad_(False).to(self.device)
+        decoder = load_network(AutoencoderTiny, folder, torch.float32).to(self.device)
         if decoder.config.latent_channels != self.latent_shape[0]:
             found, expected = decoder.config.latent_channels, self.latent_shape[0]
             raise InputError(

@@ -95,7 +95,11 @@ def _paired(settings: Regularisation, networks: Networks, prompts: PromptSource)
     solver = {"scheduler": "ddim", "steps": settings.teacher_steps, "guidance_scale": settings.teacher_guidance_scale}
     spec = networks.teacher_spec.model_copy(update=solver)
     template = make_scheduler(spec, parts.scheduler)
-    set_timesteps(copy.deepcopy(template), spec)  # refused before the first pair
+    try:
+        set_timesteps(copy.deepcopy(template), spec)  # refused before the first pair
+    except InputError as error:
+        fix = error.fix and error.fix.replace("--steps ", "regularisation.teacher_steps=")
+        raise InputError(f"regularisation.teacher_steps: {error.message}", fix) from error
 
     def make(numbers: Sequence[int]) -> Tensor:
         scheduler = copy.deepcopy(template)

@@ -9,12 +9,12 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from reference_trainer.config import Frozen, Recipe
 from sbv2bench import paths
 from sbv2bench.errors import InputError
+from sbv2bench.strict_yaml import read_yaml
 
 RECIPES = files("reference_trainer") / "recipes"
 
@@ -43,11 +43,7 @@ def parse_override(text: str) -> tuple[str, Any]:
     path, equals, written = text.partition("=")
     if not equals or not all(path.split(".")):
         raise InputError(f"override {text!r}: expected key=value or key.path=value", "student.learning_rate=1e-5")
-    try:
-        value = yaml.safe_load(written)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # dates that are none, tags, depth
-        why = " ".join(str(error).split())
-        raise InputError(f"override {text!r}: its value is not YAML ({why})") from error
+    value = read_yaml(written, f"override {text!r:.200}: its value")
     with suppress(ValueError):  # YAML reads 1e-5 as text
         value = float(value) if isinstance(value, str) else value
     return path, value
@@ -65,7 +61,7 @@ def recipe_names() -> list[str]:
     found = []
     for family in RECIPES.iterdir():
         for path in family.iterdir():
-            if path.name.endswith(".yaml") and "stage" not in (yaml.safe_load(path.read_text("utf-8")) or {}):
+            if path.name.endswith(".yaml") and "stage" not in (read_yaml(path.read_text("utf-8"), path.name) or {}):
                 found.append(f"{family.name}/{path.name.removesuffix('.yaml')}")
     return sorted(found)
 
@@ -84,10 +80,7 @@ def _read_tree(reference: str, seen: tuple[str, ...] = ()) -> tuple[dict[str, An
         raise InputError(
             f"recipe {reference!r}: neither a YAML file nor a recipe of the package{hint}", f"one of {', '.join(known)}"
         )
-    try:
-        tree = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # dates that are none, tags, depth
-        raise InputError(f"{where}: not YAML ({str(error).splitlines()[0]})") from error
+    tree = read_yaml(text, where)
     if not isinstance(tree, dict) or not all(isinstance(key, str) for key in tree):
         raise InputError(f"{where}: found {type(tree).__name__}, expected keys and values")
     parent = tree.pop("extends", None)
@@ -131,14 +124,16 @@ def _place(tree: dict[str, Any], path: str, value: Any) -> None:
 def _readable(error: ValidationError, where: str) -> InputError:
     """The first complaint, with the nearest name where a key is unknown."""
     first = error.errors()[0]
-    location = ".".join(str(part) for part in first["loc"])
+    keys = (str(part) for part in first["loc"])  # pydantic puts names of a union's types among them
+    location = ".".join(key for key in keys if (key.isidentifier() and key != "float") or key.isdecimal())
     if first["type"] == "extra_forbidden":
         close = difflib.get_close_matches(str(first["loc"][-1]), _keys_beside(first["loc"]), 1)
         hint = f", did you mean {close[0]!r}?" if close else ""
         return InputError(f"{where}: unknown key {location!r}{hint}")
     if first["type"] == "missing":
         return InputError(f"{where}: {location} is missing")
-    return InputError(f"{where}: {location or 'recipe'}: {first['msg'].removeprefix('Value error, ')}")
+    said = first["msg"].removeprefix("Value error, ")
+    return InputError(f"{where}: {location}: {said}" if location else f"{where}: {said}")
 
 
 def _keys_beside(location: tuple[int | str, ...]) -> list[str]:

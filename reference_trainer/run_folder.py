@@ -19,8 +19,8 @@ from sbv2bench.errors import InputError, IntegrityError
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
-def prepare(run: Path) -> None:
-    """Make the folder. Raises InputError where it cannot be made or written."""
+def prepare(run: Path, option: str = "--output") -> None:
+    """Make the folder that an option names. Raises InputError where it cannot be made or written."""
     try:
         run.mkdir(parents=True, exist_ok=True)
         write_whole(run / ".writable", "")
@@ -28,7 +28,7 @@ def prepare(run: Path) -> None:
     except OSError as error:
         if error.errno in _FULL:
             raise
-        raise InputError(f"--output: {run} cannot be written ({error.strerror})", "--output FOLDER") from error
+        raise InputError(f"{option}: {run} cannot be written ({error.strerror})", f"{option} FOLDER") from error
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from reference_trainer.ladder import RUNGS
+from reference_trainer.run_folder import prepare
 from sbv2bench.errors import PrerequisiteError
 
 _NOT_SHIPPED = {"training.json"}  # its content is in training/<rung>.json
@@ -32,12 +33,12 @@ def ship_family(runs: Path, output: Path) -> list[str]:
 
     output/<rung>/... the genuine layout in float16; output/training/<rung>.json seconds, figures and log;
     output/manifest.json the SHA-256 and size of every file. Raises PrerequisiteError where no rung is
-    finished.
+    finished, InputError where output cannot be written.
     """
     finished = [rung for rung in RUNGS if not rung.training_seed and (runs / rung.name / "done.json").is_file()]
     if not finished:
         raise PrerequisiteError(f"ship: found no finished rung in {runs}", "python -m reference_trainer ladder mini")
-    (output / "training").mkdir(parents=True, exist_ok=True)
+    prepare(output / "training")
     for rung in finished:
         shutil.rmtree(output / rung.name, ignore_errors=True)
         _ship_training(runs / rung.name, output / "training", rung.name)

@@ -78,6 +78,8 @@ def build_prompts(
         raise InputError("--licence: found text that is not UTF-8, expected the licence's name")
     files = _files(sources)
     columns = [caption_column(path, column) for path in files]
+    if column is not None and not any(columns):
+        raise InputError(f"--column {column}: {files[0].name} has no columns, each of its lines or rows is a caption")
     target = _target(output, name, sources, files)
     lists = evaluation_lists(exclude, Registry.load())
     try:

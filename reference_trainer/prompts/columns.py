@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
-from sbv2bench.data.caption_rows import LISTS, found_columns, read_rows
+from sbv2bench.data.caption_rows import LISTS, found_columns, read_rows, refuse_other_separators
 from sbv2bench.errors import InputError
 
 # JourneyDB's prompts, COCO's and img2dataset's captions, LAION's TEXT; in any case of letters, the first that there is.
@@ -32,6 +32,7 @@ def caption_column(path: Path, wanted: str | None = None) -> str:
         return NESTED
     if not found:
         return NAMES[-1]  # an empty file, which is refused when it is read
+    refuse_other_separators(NAMES, found, str(path))
     raise InputError(
         f"{path}: found no column {', '.join(NAMES)} among {', '.join(found)[:200]}", f"--column {shlex.quote(found[0])}"
     )

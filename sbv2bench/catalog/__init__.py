@@ -8,11 +8,11 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import ValidationError
 
 from sbv2bench.errors import InputError
 from sbv2bench.specs import AssetSpec, ExtractorSpec, GroupSpec, MetricSpec, ModelSpec, SamplerSpec, Spec, SuiteSpec
+from sbv2bench.strict_yaml import read_yaml
 
 # Section of a catalog -> the kind of thing, and its spec.
 SECTIONS: dict[str, tuple[str, type[Spec]]] = {
@@ -39,20 +39,6 @@ class Declaration:
     replaces: bool
 
 
-class _StrictLoader(yaml.SafeLoader):
-    """Safe YAML that refuses a key written twice, where PyYAML would keep the last one without a word."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """As in PyYAML, but for the refusal."""
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"{key!r} is written twice", key_node.start_mark)
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
 def built_in() -> Iterator[tuple[str, str]]:
     """(name, text) of each catalog that ships in the package."""
     for name in BUILT_IN:
@@ -64,10 +50,7 @@ def read(text: str, name: str, folder: Path | None, suites: Mapping[str, SuiteSp
 
     folder: what relative locations are relative to. Raises InputError naming the catalog, the entry and the key.
     """
-    try:
-        document = yaml.load(text, _StrictLoader)  # a SafeLoader
-    except yaml.YAMLError as error:
-        raise InputError(f"catalog {name}: not YAML: {' '.join(str(error).split())}") from error
+    document = read_yaml(text, f"catalog {name}")
     document = {} if document is None else document
     if not isinstance(document, dict) or not set(document) <= set(SECTIONS):
         found = ", ".join(map(str, document)) if isinstance(document, dict) else type(document).__name__

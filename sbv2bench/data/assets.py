@@ -148,7 +148,7 @@ def hash_weights(folder: Path, dtype: str = "float32", unused: Collection[str] =
         if name.endswith(".safetensors"):
             _check_whole(folder / name)
         elif name.endswith(".json"):
-            read_json(folder / name)
+            _check_json(folder / name)
     if read.pickled:
         raise pickled(folder / read.pickled[0])
     if read.cut:
@@ -167,7 +167,7 @@ def hash_configs(folder: Path) -> tuple[WeightsFile, ...]:
     kept = [name for name in selection_in(folder).configs if _is_config(Path(name))]
     for name in kept:
         if name.endswith(".json"):
-            read_json(folder / name)
+            _check_json(folder / name)
     return tuple(WeightsFile(path=name, sha256=file_digest(folder / name)) for name in kept)
 
 
@@ -180,12 +180,7 @@ def selection_in(folder: Path, dtype: str = "float32", unused: Collection[str] =
 def model_index(folder: Path) -> dict[str, Any] | None:
     """The content of a folder's model_index.json; None where it has none. Raises IntegrityError where it is no JSON object."""
     path = folder / "model_index.json"
-    if not path.is_file():
-        return None
-    entries = read_json(path)
-    if not isinstance(entries, dict):
-        raise IntegrityError(f"{path}: found {type(entries).__name__}, expected a JSON object")
-    return entries
+    return read_json(path) if path.is_file() else None
 
 
 def _hidden(path: Path, folder: Path) -> bool:
@@ -218,11 +213,23 @@ def _check_whole(path: Path) -> None:
         )
 
 
-def read_json(path: Path) -> Any:
-    """The content of a JSON file of a model. Raises IntegrityError where it is not JSON."""
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file of a model. Raises IntegrityError where it is none."""
+    found = _parsed(path)
+    if not isinstance(found, dict):
+        raise IntegrityError(f"{path}: found {type(found).__name__}, expected a JSON object", "copy or download the file again")
+    return found
+
+
+def _check_json(path: Path) -> None:
+    """A config is an object; other files of a model may be any JSON."""
+    (read_json if path.name.endswith(("config.json", "index.json")) else _parsed)(path)
+
+
+def _parsed(path: Path) -> Any:
     try:
         return json.loads(path.read_text("utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise IntegrityError(f"{path}: found text that is not JSON ({error})", "copy or download the file again") from error
 
 

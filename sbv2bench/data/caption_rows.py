@@ -83,11 +83,19 @@ def complaint_of(value: Any) -> str | None:
 def check_column(column: str, found: Sequence[str], where: str) -> None:
     """Raises InputError, with the nearest name, unless the column is among those found. where: what the error begins with."""
     if column not in found:
+        refuse_other_separators((column,), found, where)
         close = difflib.get_close_matches(column, found, 1)
         hint = f", did you mean {close[0]!r}?" if close else ""
         raise InputError(f"{where}: found no column {column!r} among {', '.join(found)[:200]}{hint}")
     if found.count(column) > 1:
         raise IntegrityError(f"{where}: found {found.count(column)} columns {column!r}, expected one")
+
+
+def refuse_other_separators(columns: Sequence[str], found: Sequence[str], where: str) -> None:
+    """Raises InputError where the one column that was found is several, one of these among them, with no comma between them."""
+    for sign in ";\t|" if len(found) == 1 else "":
+        if {*columns} & {cell.strip('" ').casefold() for cell in found[0].split(sign)}:
+            raise InputError(f"{where}: found columns separated by {sign!r}, expected ','", "save it with commas between columns")
 
 
 def found_columns(path: Path) -> list[str]:
@@ -208,10 +216,16 @@ def _csv_refused(reader: Any, where: str) -> Iterator[None]:
     try:
         yield
     except csv.Error as error:
+        if "field limit" in str(error):
+            raise IntegrityError(
+                f"{where}: line {reader.line_num}: found a cell of more than {csv.field_size_limit():,} characters",
+                'look for a double quote that is not closed above that line; "" is a quote within quotes',
+            ) from error
         why = "a carriage return outside quotes" if "new-line" in str(error) else error
-        raise IntegrityError(
-            f"{where}: line {reader.line_num} is not CSV ({why})", 'put captions in double quotes, and write "" for a quote'
-        ) from error
+        fix = 'put captions in double quotes, and write "" for a quote'
+        if reader.line_num == 1 and "expected after" in str(error):  # a header such as "id";"text"
+            fix = "save it with commas between columns"
+        raise IntegrityError(f"{where}: line {reader.line_num} is not CSV ({why})", fix) from error
 
 
 def _parquet(path: Path, where: str) -> Any:

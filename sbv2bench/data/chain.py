@@ -185,8 +185,7 @@ def _declared_base(folder: Path) -> str:
     path = folder / "sbv2bench.json"
     if not path.is_file():
         return ""
-    fields = read_json(path)
-    base = fields.get("base", "") if isinstance(fields, dict) else None
+    base = read_json(path).get("base", "")
     if not isinstance(base, str):
         raise InputError(f"{path}: found {base!r} as base, expected the location of a model")
     return base

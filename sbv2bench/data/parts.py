@@ -24,10 +24,9 @@ _NEVER_LOADED = frozenset({"safety_checker", "feature_extractor"})
 
 def index_parts(folder: Path) -> dict[str, list[str]]:
     """Part -> [library, class] of every part that a pipeline folder's index names and has."""
-    parts: Mapping[str, Any] = read_json(folder / INDEX)
     return {
         name: part
-        for name, part in parts.items()
+        for name, part in read_json(folder / INDEX).items()
         if not name.startswith("_") and isinstance(part, list) and part[:1] not in ([], [None])
     }
 
@@ -45,8 +44,7 @@ def _is_part(path: Path) -> bool:
 
 def _config(part: Path) -> dict[str, Any]:
     path = part / "config.json"
-    found = read_json(path) if path.is_file() else {}
-    return found if isinstance(found, dict) else {}
+    return read_json(path) if path.is_file() else {}
 
 
 def check_parts(folders: Iterable[Path], holds: str = "model") -> None:

@@ -22,8 +22,7 @@ def trained_with(spec: ModelSpec, find: Callable[[str], ModelSpec]) -> TrainedWi
     if not (spec.location and spec.has_network()):
         return None
     own = chain(spec)[0].folder / "sbv2bench.json"
-    said = read_json(own) if own.is_file() else None
-    said = said.get("trained_with") if isinstance(said, dict) else None
+    said = read_json(own).get("trained_with") if own.is_file() else None
     try:
         return None if said is None else TrainedWith.model_validate(said)
     except ValueError as error:

@@ -113,7 +113,7 @@ class StoredModel:
     def vae(self, dtype: torch.dtype) -> AutoencoderKL | AutoencoderTiny:
         """The autoencoder. Raises IntegrityError where its scaling_factor is not the one that the spec expects."""
         folder = self._slot("vae")
-        name = read_json(folder / "config.json").get("_class_name") if (folder / "config.json").is_file() else None
+        name = str(read_json(folder / "config.json").get("_class_name")) if (folder / "config.json").is_file() else None
         if name not in AUTOENCODERS:
             raise InputError(f"{folder}/config.json: _class_name is {name!r}, expected {' or '.join(AUTOENCODERS)}")
         vae = self._load(AUTOENCODERS[name], folder, dtype)
@@ -213,24 +213,7 @@ class StoredModel:
         return selection_in(folder, self.dtype).variants.get("") or None
 
     def _load(self, kind: Any, folder: Path, dtype: torch.dtype) -> Any:
-        """A diffusers network in eval mode; every parameter from the file, and every tensor of the file used."""
-        with quiet(), reading(folder):
-            network, found = kind.from_pretrained(
-                folder,
-                torch_dtype=dtype,
-                local_files_only=True,
-                use_safetensors=_safetensors_only(),
-                variant=self.variant(folder),
-                output_loading_info=True,
-            )
-        if any(key.startswith(WRAPPERS) for key in found["unexpected_keys"]):
-            file = next(iter(sorted(folder.glob("*.safetensors"))), folder)
-            raise IntegrityError(
-                f"{folder}: the names of its weights begin with {some(sorted(found['unexpected_keys'])[:1])}, not with a layer's",
-                f"location: {file}, holds: unet, in a spec whose base has the other parts: a file's names are read without it",
-            )
-        _check_loaded(folder, missing=found["missing_keys"], extra=found["unexpected_keys"])
-        return network.eval().requires_grad_(False)
+        return load_network(kind, folder, dtype, self.variant(folder))
 
     def _slot(self, *names: str) -> Path:
         """The folder of a part: that of a link that holds it alone, else the first that has it under one of its names.
@@ -247,6 +230,30 @@ class StoredModel:
         raise PrerequisiteError(
             f"{self.folders[0]}: no folder {names[0]}/ found, expected {', '.join(SLOTS)}", "copy or download the whole model"
         )
+
+
+def load_network(kind: Any, folder: Path, dtype: torch.dtype, variant: str | None = None) -> Any:
+    """A diffusers network in eval mode; every parameter from the file, and every tensor of the file used.
+
+    Raises IntegrityError where that cannot be.
+    """
+    with quiet(), reading(folder):
+        network, found = kind.from_pretrained(
+            folder,
+            torch_dtype=dtype,
+            local_files_only=True,
+            use_safetensors=_safetensors_only(),
+            variant=variant,
+            output_loading_info=True,
+        )
+    if any(key.startswith(WRAPPERS) for key in found["unexpected_keys"]):
+        file = next(iter(sorted(folder.glob("*.safetensors"))), folder)
+        raise IntegrityError(
+            f"{folder}: the names of its weights begin with {some(sorted(found['unexpected_keys'])[:1])}, not with a layer's",
+            f"location: {file}, holds: unet, in a spec whose base has the other parts: a file's names are read without it",
+        )
+    _check_loaded(folder, missing=found["missing_keys"], extra=found["unexpected_keys"])
+    return network.eval().requires_grad_(False)
 
 
 def check_scaling(spec: ModelSpec, vae: Any, folder: Path) -> None:

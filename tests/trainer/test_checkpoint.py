@@ -180,3 +180,14 @@ def test_a_state_that_cannot_be_is_refused(family: Path, tmp_path: Path, change:
     with pytest.raises(IntegrityError, match="not a checkpoint's state") as refused:
         resume(trainer, tmp_path / "a b", {})
     assert refused.value.fix == f"rm -r '{path.parent}'"
+    assert refused.value.message.endswith("\nit is the only one: training then starts again at step 0")
+
+
+def test_advice_to_remove_a_checkpoint_says_where_the_run_goes_on(family: Path, tmp_path: Path) -> None:
+    trainer, _ = make_trainer(family)
+    for _ in range(2):
+        take_steps(trainer, 1)
+        path = save_checkpoint(trainer, tmp_path, {}, 1.0)
+    (path / "student.safetensors").write_bytes(b"cut")
+    with pytest.raises(IntegrityError, match=r"student.safetensors: found .*\nthe one before it is 00000001"):
+        resume(trainer, tmp_path, {})

@@ -64,7 +64,7 @@ def test_what_must_stay_is_refused_by_name(family: Path, tmp_path: Path) -> None
         ("student.learning_rat=1", "must stay as it is"),
         ("steps=many", "steps: Input should be a valid integer"),
         ("steps", "expected key=value"),
-        ("precision=[", "its value is not YAML"),
+        ("precision=[", "its value: not YAML"),
     ):
         with pytest.raises(InputError, match=words):
             Continuation(recipe, tmp_path, [text], 0)

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import socket
+import threading
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from tiny_recipe import tiny_recipe
 
-from reference_trainer import devices
+from reference_trainer import devices, rendezvous
 from reference_trainer.devices import choose_device, find_place, refuse_half_a_launch, refuse_unhonoured
-from sbv2bench.errors import InputError, PrerequisiteError, SBV2BenchError
+from reference_trainer.stopping import ended_by_signals
+from sbv2bench.errors import InputError, PrerequisiteError, SBV2BenchError, TerminatedRun
 
 FOUR_GPUS = 4
 
@@ -42,11 +49,16 @@ def test_the_ranks_gpu_is_the_current_one_and_the_group_is_patient(family: Path,
     seen: list[object] = []
     monkeypatch.setattr(torch.cuda, "set_device", seen.append)
     monkeypatch.setattr(devices, "Accelerator", lambda **given: seen.append(given))
+    monkeypatch.setattr(rendezvous.distributed, "rendezvous", lambda *_, timeout: iter([(timeout, 0, 0)]))
+    monkeypatch.setattr(rendezvous.distributed, "init_process_group", lambda backend, **given: seen.append((backend, given)))
     for name, value in environment(3, FOUR_GPUS).items():
         monkeypatch.setenv(name, value)
     find_place("auto", tiny_recipe(family))
     assert seen[0] == torch.device("cuda", 3)
-    assert seen[1]["cpu"] is False and seen[1]["kwargs_handlers"][0].timeout.total_seconds() >= 3600  # type: ignore[index]
+    backend, given = seen[1]  # type: ignore[misc]
+    assert backend == "nccl" and given["timeout"].total_seconds() >= 3600 and (given["rank"], given["world_size"]) == (3, 4)  # type: ignore[has-type]
+    assert given["store"].total_seconds() <= 600  # type: ignore[has-type]
+    assert seen[2] == {"cpu": False}
 
 
 @pytest.mark.usefixtures("cuda")
@@ -109,3 +121,67 @@ def test_half_of_a_launch_is_refused_and_not_waited_for() -> None:
     for variable in ("WORLD_SIZE", "LOCAL_RANK"):
         with pytest.raises(InputError, match=f"{variable}=abc: expected a whole number"):
             devices.devices.number_of({variable: "abc"}, variable, 0)
+    for variable in ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE"):
+        with pytest.raises(InputError, match=f"{variable} set, and RANK, WORLD_SIZE"):
+            refuse_half_a_launch({variable: "2", "MASTER_ADDR": "localhost"})
+        refuse_half_a_launch({variable: "1"})
+
+
+def set_launch(monkeypatch: pytest.MonkeyPatch, rank: str, **others: str) -> None:
+    """The environment of one of two processes, the other of which never comes."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    for name, value in (environment(0, 2) | {"RANK": rank, "MASTER_PORT": port} | others).items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_processes_that_do_not_come_are_waited_for_within_reason(monkeypatch: pytest.MonkeyPatch, rank: str) -> None:
+    assert timedelta(minutes=10) >= rendezvous.WAIT
+    monkeypatch.setattr(rendezvous, "WAIT", timedelta(seconds=1))
+    set_launch(monkeypatch, rank)
+    with pytest.raises(PrerequisiteError, match=f"process {rank} of 2 waited at localhost:\\d+ for the others"):
+        rendezvous.join_the_others(torch.device("cpu"))
+
+
+def test_a_signal_ends_the_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rendezvous, "WAIT", timedelta(seconds=20))
+    set_launch(monkeypatch, "0")
+    threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    with pytest.raises(TerminatedRun), ended_by_signals("stopped"):
+        rendezvous.join_the_others(torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"RANK": "5"}, "RANK=5: expected a number below WORLD_SIZE=2"),
+        ({"MASTER_PORT": "99999"}, "MASTER_PORT=99999: expected a port"),
+        ({"MASTER_PORT": "web"}, "MASTER_PORT=web: expected a whole number"),
+    ],
+)
+def test_numbers_of_a_launcher_that_cannot_be_are_refused(
+    monkeypatch: pytest.MonkeyPatch, wrong: dict[str, str], words: str
+) -> None:
+    set_launch(monkeypatch, "0", **wrong)
+    with pytest.raises(InputError, match=words):
+        rendezvous.join_the_others(torch.device("cpu"))
+
+
+@pytest.mark.parametrize("variable", ["ACCELERATE_USE_CPU", "ACCELERATE_DEBUG_MODE", "ACCELERATE_CPU_AFFINITY", "FORK_LAUNCHED"])
+def test_settings_that_accelerate_cannot_read_are_named(family: Path, monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    AcceleratorState._reset_state(reset_partial_state=True)
+    monkeypatch.setenv(variable, "maybe")
+    with pytest.raises(InputError, match=f"accelerate cannot read its settings: .*; found .*{variable}=maybe") as refused:
+        find_place("cpu", tiny_recipe(family))
+    assert refused.value.fix is not None and variable in refused.value.fix
+    monkeypatch.delenv(variable)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    assert find_place("cpu", tiny_recipe(family)).main
+
+
+def test_accelerates_cpu_is_no_device_of_a_gpu_run(family: Path) -> None:
+    with pytest.raises(InputError, match="accelerate launch --cpu: --device says"):
+        refuse_unhonoured({"ACCELERATE_USE_CPU": "true"}, tiny_recipe(family), "cuda")
+    refuse_unhonoured({"ACCELERATE_USE_CPU": "true"}, tiny_recipe(family))

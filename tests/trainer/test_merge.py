@@ -422,3 +422,12 @@ def test_the_parts_that_both_ends_share_must_be_finite_too(a: Path, b: Path, tmp
     with pytest.raises(IntegrityError, match=r"post_quant_conv\.bias of the merged model's vae"):
         merge(str(ends[0]), str(ends[1]), 0.5, tmp_path / "m")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
+
+
+@pytest.mark.usefixtures("no_compute")
+@pytest.mark.parametrize("content", ["[]", "3", '"words"', "null", "[" * 100_000])
+@pytest.mark.parametrize("name", ["unet/config.json", "scheduler/scheduler_config.json", "model_index.json", "vae/config.json"])
+def test_a_config_that_is_no_object_is_named(a: Path, copy_of_b: Path, tmp_path: Path, name: str, content: str) -> None:
+    (copy_of_b / name).write_text(content)
+    with pytest.raises(IntegrityError, match=f"{name}: found .*(expected a JSON object|not JSON)"):
+        merge(str(a), str(copy_of_b), 0.5, tmp_path / "out")

@@ -224,6 +224,7 @@ def test_lists_that_are_not_on_the_machine_are_named_with_their_commands(tmp_pat
         ("a.csv", b"URL,TEXT\nu,a, b\n", IntegrityError, "line 2: found 3 cells, expected 2"),
         ("a.csv", b"", IntegrityError, "the files are empty"),
         ("a.csv", b'"URL,TEXT\n', IntegrityError, "not CSV"),
+        ("a.csv", b"URL;TEXT\nx;a cat\n", InputError, "found columns separated by ';', expected ','"),
         ("a.csv", b"URL,words\nu,a\n", InputError, "no column prompt, caption, text among URL, words"),
         ("a.jsonl", b'{"prompt": "a"}\n{"prompt": \n', IntegrityError, "line 2 is not JSON"),
         ("a.jsonl", b'{"prompt": "a"}\n{"image": 1}\n', InputError, "line 2: found no column 'prompt'"),
