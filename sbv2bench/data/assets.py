@@ -154,7 +154,7 @@ def hash_weights(folder: Path, dtype: str = "float32", unused: Collection[str] =
     if read.cut:
         raise PrerequisiteError(f"{folder}: its weights are not whole: {read.cut[0]}", COPY_WHOLE)
     _check_components(folder, read, unused)
-    if not read.weights:
+    if not read.weights and not unused:  # whose networks may be all that it has: the rest is its own base's
         raise PrerequisiteError(f"{folder}: no weights found, expected *.safetensors")
     hashed = tuple(WeightsFile(path=name, sha256=file_digest(folder / name)) for name in kept)
     if folder.resolve().is_relative_to(paths.package_weights().resolve()):

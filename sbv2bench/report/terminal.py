@@ -1,8 +1,9 @@
-"""Results, plans and leaderboards in the terminal. They go to stderr: stdout is for lists that were asked for, JSON and paths."""
+"""Results, plans and leaderboards in the terminal: what was asked for goes to stdout, progress and remarks go to stderr."""
 
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,10 +35,15 @@ def stderr_console() -> Console:
     return console if console.is_terminal else Console(stderr=True, highlight=False, width=_WIDE)
 
 
-def stdout_console() -> Console:
-    """A console on stdout, for what was asked for: the terminal's width, and in a file or a pipe a line for each row, uncut."""
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=_UNCUT)
+def stdout_console(*, taken: bool = False) -> Console:
+    """A console on stdout, for what was asked for: the terminal's width, and in a file or a pipe a line for each row, uncut.
+
+    It stays on what is stdout now, wherever that is led later. taken: stdout is for a JSON document, so this is on stderr.
+    """
+    if taken:
+        return stderr_console()
+    console = Console(file=sys.stdout, highlight=False)
+    return console if console.is_terminal else Console(file=sys.stdout, highlight=False, width=_UNCUT)
 
 
 def say(console: Console, text: str) -> None:
@@ -95,7 +101,9 @@ def spread(metric: MetricValue) -> str:
 
 def result_table(result: EvalResult) -> Table:
     """One row a metric: label with direction, value, uncertainty and its method, number of images, extractor."""
-    shown = Table(title=f"{escape(result.model.id)} on {result.suite.id}@v{result.suite.version}", title_justify="left")
+    partial = ", partial" if result.status == "partial" else ""
+    title = f"{escape(result.model.id)} on {result.suite.id}@v{result.suite.version}{partial}"
+    shown = Table(title=title, title_justify="left")
     for heading in ("metric", "value", "unit", "uncertainty", "method", "n", "extractor"):
         shown.add_column(heading, justify="right" if heading in ("value", "n") else "left", overflow="fold")
     for metric in result.metrics.values():
@@ -112,9 +120,9 @@ def result_table(result: EvalResult) -> Table:
     return shown
 
 
-def print_result(console: Console, result: EvalResult, path: Path | None) -> None:
-    """The table, then where the file is, where the time went, whether the cache was used, and what to do next."""
-    console.print(result_table(result))
+def print_result(console: Console, result: EvalResult, path: Path | None, out: Console) -> None:
+    """The table, on out; then remarks: where the file is, where the time went, whether the cache was used, what to do next."""
+    out.print(result_table(result))
     model, seeds = result.model, ", ".join(map(str, result.suite.seeds))
     if result.status == "partial":
         say(console, f"partial: {result.suite.num_generated} images only, not comparable with full results")
