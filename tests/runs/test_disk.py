@@ -58,4 +58,5 @@ def test_durations_in_words(seconds: float, words: str) -> None:
 def test_saved_images_are_counted_by_both_their_sides() -> None:
     square, wide = (EvalOptions.validated(limit=8, save_images="all", resolution=size) for size in ("32", "32x64"))
     suite = Registry.load().suite("mini")
-    assert plan("sd21", suite, wide, Registry.load()).saved_bytes() == 2 * plan("sd21", suite, square, Registry.load()).saved_bytes()
+    one, two = (plan("sd21", suite, options, Registry.load()).saved_bytes() for options in (square, wide))
+    assert two == 2 * one > 0
