@@ -181,7 +181,7 @@ def download(
     catalog: Catalog = None,
     as_json: Json = False,
 ) -> None:
-    """Fetch what a suite or a model needs, verified by hash; an interrupted download goes on from where it broke off."""
+    """Fetch what a suite or a model needs, verified by hash; run again, it goes on from what is there."""
     from sbv2bench.report import terminal
     from sbv2bench.runs import download as downloads
     from sbv2bench.runs.options import EvalOptions
@@ -271,6 +271,7 @@ def grid(
     from sbv2bench.runs.grid import sample_grid
 
     numbers, noise = _whole_numbers("--captions", captions), _whole_numbers("--seeds", seeds)
+    picture.check_output(output)
     with redirect_stdout(sys.stderr):
         sampled = sample_grid(models, suite, numbers, noise, _registry(catalog), device=device, dtype=dtype)
     picture.write_grid(sampled, output)

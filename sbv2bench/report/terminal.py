@@ -62,6 +62,8 @@ def suite_lines(suite: SuiteSpec, limit: int | None = None, *, told: bool = Fals
             if suite.preparation is None
             else f"cropped to their central square and resized (Lanczos) to {side_of(suite.preparation)} px"
         )
+        turned = suite.reference is not None and suite.reference.is_turned
+        what += "; photographs are turned as their EXIF orientation says" if turned else ""
         lines.append(f"images{', generated and reference alike' if suite.num_reference else ''}: {what}")
     return lines
 
@@ -126,8 +128,11 @@ def print_result(console: Console, result: EvalResult, path: Path | None, out: C
     model, seeds = result.model, ", ".join(map(str, result.suite.seeds))
     if result.status == "partial":
         say(console, f"partial: {result.suite.num_generated} images only, not comparable with full results")
-    how = f"{model.sampler}, NFE {model.nfe}, guidance {model.guidance_scale:g}, scheduler {model.scheduler}"
-    say(console, f"sampled: {how}, seeds {seeds}")
+    if model.has_seeds():
+        how = f"{model.sampler}, NFE {model.nfe}, guidance {model.guidance_scale:g}, scheduler {model.scheduler}"
+        say(console, f"sampled: {how}, seeds {seeds}")
+    else:
+        say(console, f"measured: {model.weights[0].path if model.weights else 'images that exist already'}")
     for line in cut_lines(result):
         say(console, line)
     if result.provenance.get("seeds_alike"):
@@ -157,10 +162,11 @@ def cut_lines(result: EvalResult) -> list[str]:
 def cache_line(result: EvalResult) -> str:
     """Where the images' measurements and the reference's features came from."""
     used = result.provenance.get("cache") or {}
+    made = "generated" if result.model.has_seeds() else "measured"
     words = {
-        "hit": "used: this run was measured before, no image was generated",
-        "resumed": f"used: {result.resumed_images:,} images were there already, the others were generated",
-        "miss": "not used: every image was generated in this run",
+        "hit": f"used: this run was measured before, no image was {made}",
+        "resumed": f"used: {result.resumed_images:,} images were there already, the others were {made}",
+        "miss": f"not used: every image was {made} in this run",
     }
     reference = "; reference features came from it" if used.get("reference") == "hit" else ""
     notes = "".join(f"; {note}" for note in used.get("notes") or ())
@@ -173,6 +179,8 @@ def print_plan(console: Console, description: Mapping[str, Any]) -> None:
     shown.add_column("fact")
     shown.add_column("value", overflow="fold")
     for key, value in description.items():
+        if key == "fetched_when_run" and not description.get("download_bytes"):
+            continue  # there is nothing to fetch
         shown.add_row(key.replace("_", " "), escape(_measured(key, value)))
     if seconds := (description.get("estimated_seconds") or {}).get("networks"):
         shown.caption = f"{about(seconds)} on {'this CPU' if description.get('device') == 'cpu' else description.get('device')}"

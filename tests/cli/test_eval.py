@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from commands_in_process import Done, refused
+from PIL import Image
 from sample_results import sample_result, write_safetensors
 
 from sbv2bench.errors import InterruptedRun
@@ -207,3 +208,23 @@ def test_a_users_suite_is_evaluated(run: Callable[..., Done], evaluated: list[An
     done = run("eval", "--model", "sd21", "--suite", "mine", "--catalog", "mine.yaml")
     assert done.err.startswith("suite mine@v1: 300 images, 400 in the reference")
     assert evaluated[0].suite.prompts.world_seed == 7
+
+
+def test_scoring_says_what_was_measured_and_that_photographs_are_turned(run: Callable[..., Done]) -> None:
+    """Images that exist have no seeds and no scheduler, and none was generated."""
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    for folder, count in (("images", 4), ("photos", 5)):
+        Path(folder).mkdir()
+        for number in range(count):
+            image = Image.new("RGB", (32, 32), (40 * number, 9, 0))
+            image.save(Path(folder, f"{number}.jpg"), exif=turned if number == 1 else Image.Exif())
+    done = run("score", "--images", "images", "--reference", "photos", "--metrics", "fid", "--device", "cpu")
+    assert done.code == 0, done.err
+    assert "photographs are turned as their EXIF orientation says" in done.err
+    assert "measured: 4 images, 1 of them turned as their EXIF says" in done.err
+    assert "every image was measured in this run" in done.err
+    assert "sampled:" not in done.err and "generated in this run" not in done.err
+    Image.new("RGB", (16, 32)).save("images/9.png")
+    mixed = run("score", "--images", "images", "--reference", "photos")
+    refused(mixed, 4, "found 16x32 pixels", "fix: write all generated images in one size")

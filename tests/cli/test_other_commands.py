@@ -128,3 +128,11 @@ def test_grid(run: Callable[..., Done], tmp_path: Path) -> None:
         run("grid", "real", "--captions", "0-5", "--output", "other.png"), 2, "--captions: found '0-5'", "fix: --captions 0,1,2"
     )
     assert not (tmp_path / "other.png").exists()
+
+
+def test_a_grids_name_is_looked_at_before_an_image_is_made(run: Callable[..., Done], monkeypatch: pytest.MonkeyPatch) -> None:
+    from sbv2bench.runs import grid
+
+    monkeypatch.setattr(grid, "sample_grid", lambda *asked, **more: pytest.fail("sampled"))
+    refused(run("grid", "real", "--output", "."), 2, ". is a folder", "fix: --output grid.png")
+    refused(run("grid", "real", "--output", "a b.jpg"), 2, "ends in .png", "fix: --output 'a b.png'")
