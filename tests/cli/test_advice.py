@@ -39,7 +39,7 @@ BARE = {
     "reference_trainer/sweep.py": ["sweep"], "reference_trainer/merge.py": ["merge"],
     "reference_trainer/prompts/build.py": ["prompts build"], "reference_trainer/prompts/columns.py": ["prompts build"],
     "reference_trainer/prompts/evaluation.py": ["prompts build"], "reference_trainer/prompts/public_lists.py": ["prompts build"],
-    "sbv2bench/compare/differences.py": ["eval", "score"],
+    "sbv2bench/compare/differences.py": ["eval", "score"], "sbv2bench/data/images.py": ["score"],
 }  # fmt: skip
 # What belongs to other programs, or to torchrun and accelerate.
 FOREIGN = {"--force-reinstall", "--no-deps", "--upgrade", "--revision", "--repo-type", "--nproc_per_node", "--mixed_precision"}
