@@ -34,12 +34,15 @@ def compare(  # noqa: PLR0917  # the options of design.md
     form = "json" if as_json else form
     if form not in FORMATS:
         raise InputError(f"compare --format: found {form!r}, expected one of {', '.join(FORMATS)}", "--format table")
+    if output is not None and form == "table":
+        raise InputError(f"compare --output {output}: a table is for the terminal, expected another --format", "--format md")
     from sbv2bench.compare import tables as comparison_tables
     from sbv2bench.compare.compare import compare as compared
     from sbv2bench.registry import Registry
     from sbv2bench.report import terminal
 
     registry, console = Registry.load(catalog), terminal.stderr_console()
+    out = terminal.stdout_console()
 
     def evaluate(model: str) -> Any:
         from sbv2bench.evaluation.evaluate import evaluate_and_store
@@ -55,7 +58,7 @@ def compare(  # noqa: PLR0917  # the options of design.md
             models, suite, results=results, all_pairs=all_pairs, evaluate=evaluate if run else None, registry=registry
         )
         if form == "table":
-            comparison_tables.print_comparison(console, found)
+            comparison_tables.print_comparison(out, found)
             return
         text = _page(found) if form == "html" else comparison_tables.FORMATS[form](found)
     if output is None:

@@ -23,7 +23,7 @@ def doctor(as_json: Json = False) -> None:
         print_json({"ok": good, "default_suite": suite, "checks": [vars(check) for check in found]})
     else:
         rows = [[check.name, check.status, check.found, check.fix or ""] for check in found]
-        terminal.print_table(terminal.stderr_console(), ["check", "status", "found", "fix"], rows)
+        terminal.print_table(terminal.stdout_console(), ["check", "status", "found", "fix"], rows)
     if not good:
         first = next(check for check in found if check.status in ("missing", "broken") and check.fix)
         raise PrerequisiteError(f"suite {suite} cannot run here: {first.name}: {first.found}", first.fix)

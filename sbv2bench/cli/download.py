@@ -23,7 +23,7 @@ def download(
     catalog: Catalog = None,
     as_json: Json = False,
 ) -> None:
-    """Fetch what a suite or a model needs, verified by hash; an interrupted download goes on from where it broke off."""
+    """Fetch what a suite or a model needs, verified by hash; run again, it goes on from what is there."""
     from sbv2bench.evaluation import download as downloads
     from sbv2bench.evaluation.options import EvalOptions
     from sbv2bench.report import terminal

@@ -67,8 +67,8 @@ def carry_out(models: list[str], names: Any, options: Any, registry: Any, as_jso
     from sbv2bench.report import terminal
 
     leads = os.environ.get("RANK", "0") == "0"  # of several processes under torchrun, one speaks and writes
-    console = terminal.stderr_console()
-    console.quiet = not leads
+    console, out = terminal.stderr_console(), terminal.stdout_console(taken=as_json)
+    console.quiet = out.quiet = not leads
     try:
         pairs = [(model, suite_of_run(model, name, options, registry)) for model in models for name in names]
     except SBV2BenchError:
@@ -88,18 +88,18 @@ def carry_out(models: list[str], names: Any, options: Any, registry: Any, as_jso
 
         if options.dry_run:
             more = {"besides": besides} if besides else {}
-            documents = [document | more for document in _dry_run(pairs, options, registry, console)]
+            documents = [document | more for document in _dry_run(pairs, options, registry, out)]
         else:
             plans = [plan(*pair, options, registry) for pair in pairs]  # all of them before the first image
             chosen = [terminal.metrics_line(planned.suite, planned.metrics) for planned in plans]
             for line in dict.fromkeys(chosen if options.metrics is not None else ()):
                 terminal.say(console, line)
-            documents = [_evaluate(planned, registry, console) for planned in plans]
+            documents = [_evaluate(planned, registry, console, out) for planned in plans]
     if as_json and leads:
         print_json(documents[0] if len(documents) == 1 else {"plans" if options.dry_run else "results": documents})
 
 
-def _dry_run(pairs: list[tuple[str, Any]], options: Any, registry: Any, console: Any) -> list[dict[str, Any]]:
+def _dry_run(pairs: list[tuple[str, Any]], options: Any, registry: Any, out: Any) -> list[dict[str, Any]]:
     """Print what each run would cost, fetching nothing.
 
     Of one that lacks files the outline is printed; then the error is raised, unless a run would fetch them from the hub itself.
@@ -119,18 +119,18 @@ def _dry_run(pairs: list[tuple[str, Any]], options: Any, registry: Any, console:
         except PrerequisiteError as error:
             documents.append(costs.outline(*pair, options, registry))
             lacking = lacking or (None if documents[-1]["fetched_when_run"] else error)
-        terminal.print_plan(console, documents[-1])
+        terminal.print_plan(out, documents[-1])
     if lacking is not None:
         raise lacking
     return documents
 
 
-def _evaluate(plan: Any, registry: Any, console: Any) -> dict[str, Any]:
+def _evaluate(plan: Any, registry: Any, console: Any, out: Any) -> dict[str, Any]:
     """Carry out one plan, store and print its result. Returns the result, JSON-ready."""
     from sbv2bench.evaluation.evaluate import evaluate_and_store
     from sbv2bench.report import terminal
 
     with terminal.progress_bars(console) as progress:
         result, path = evaluate_and_store(plan, registry, progress)
-    terminal.print_result(console, result, path)
+    terminal.print_result(console, result, path, out)
     return result.model_dump(mode="json")

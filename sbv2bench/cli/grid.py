@@ -29,6 +29,7 @@ def grid(
     from sbv2bench.report import picture, terminal
 
     numbers, noise = _whole_numbers("--captions", captions), _whole_numbers("--seeds", seeds)
+    picture.check_output(output)
     with redirect_stdout(sys.stderr):
         sampled = sample_grid(models, suite, numbers, noise, loaded_registry(catalog), device=device, dtype=dtype)
     picture.write_grid(sampled, output)

@@ -36,6 +36,7 @@ def latency(  # noqa: PLR0917  # the options of design.md
         protocol=protocol, batch_sizes=batch_size or (), compiled=compiled, device=device, dtype=dtype, results=results
     )
     registry, console = Registry.load(catalog), terminal.stderr_console()
+    out = terminal.stdout_console(taken=as_json)
     terminal.say(console, latency_table.protocol_line(options.protocol))
     with redirect_stdout(sys.stderr):  # nothing that a library prints may get into the JSON
         plan = plan_latency(model, options, registry)
@@ -45,7 +46,7 @@ def latency(  # noqa: PLR0917  # the options of design.md
 
         with terminal.progress_bars(console) as progress:
             stored = measure_and_store(plan, registry, progress)
-    latency_table.print_latency(console, stored)
+    latency_table.print_latency(out, stored)
     if as_json:
         documents = [result.model_dump(mode="json") for result, _ in stored]
         print_json(documents[0] if len(documents) == 1 else {"results": documents})

@@ -27,7 +27,7 @@ def leaderboard(
     from sbv2bench.boards.terminal import print_board
     from sbv2bench.report import terminal
 
-    console = terminal.stderr_console()
+    console, out = terminal.stderr_console(), terminal.stdout_console()
     if add and check:
         raise InputError(
             "leaderboard: --add changes the folder and --check only looks, expected one of them", "sbv2bench leaderboard --check"
@@ -40,7 +40,7 @@ def leaderboard(
         terminal.say(console, f"added: {path}")
     written = whole_folder.check(folder) if check else whole_folder.build(folder)
     for board in boards(folder):
-        print_board(console, board)
+        print_board(out, board)
     terminal.say(console, f"{'as built' if check else 'written'}: {', '.join(map(str, written))}")
     if lacking := whole_folder.lacks_page():
         terminal.say(console, f"without a page: {lacking}")

@@ -33,16 +33,16 @@ def reproduce(
     from sbv2bench.reproduce import report as reproduction
     from sbv2bench.reproduce.request import Request, carry_out, plan_of, require_tolerance
 
-    console = terminal.stderr_console()
+    out = terminal.stdout_console(taken=as_json)
     with redirect_stdout(sys.stderr):
         request = Request.checked(target, suite, results, Registry.load(catalog))
         if plan:
             document = plan_of(request)
-            reproduction.print_plan(console, document)
+            reproduction.print_plan(out, document)
         else:
             found = carry_out(request)
             document = found.document()
-            reproduction.print_found(console, found)
+            reproduction.print_found(out, found)
     if as_json:
         print_json(document)
     if not plan:

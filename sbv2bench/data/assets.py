@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import struct
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -26,6 +27,7 @@ TOKENIZER_FILES = frozenset({"merges.txt", "vocab.txt", "spiece.model", "tokeniz
 NOT_CONFIGS = frozenset({"sbv2bench.json", "manifest.json", "merge.json", "training.json"})
 ALLOW_PICKLE = "SBV2BENCH_ALLOW_PICKLE"
 COPY_WHOLE = "copy or download the whole model"
+COPY_AGAIN = "copy or download the file again"
 REINSTALL = "in a clone of sbv2bench: pip install --force-reinstall --no-deps ."
 
 
@@ -152,9 +154,9 @@ def hash_weights(folder: Path, dtype: str = "float32", unused: Collection[str] =
     if read.pickled:
         raise pickled(folder / read.pickled[0])
     if read.cut:
-        raise PrerequisiteError(f"{folder}: its weights are not whole: {read.cut[0]}", COPY_WHOLE)
+        raise PrerequisiteError(f"{folder}: its weights are not whole: {read.cut[0]}", again(folder, COPY_WHOLE))
     _check_components(folder, read, unused)
-    if not read.weights:
+    if not read.weights and not unused:  # whose networks may be all that it has: the rest is its own base's
         raise PrerequisiteError(f"{folder}: no weights found, expected *.safetensors")
     hashed = tuple(WeightsFile(path=name, sha256=file_digest(folder / name)) for name in kept)
     if folder.resolve().is_relative_to(paths.package_weights().resolve()):
@@ -191,6 +193,17 @@ def _is_config(path: Path) -> bool:
     return path.name in TOKENIZER_FILES or (path.suffix == ".json" and path.name not in NOT_CONFIGS)
 
 
+def again(path: Path, otherwise: str) -> str:
+    """What to type about a broken file: the hub's cache takes what lies in it for whole, so that goes first.
+
+    otherwise: for files of another place.
+    """
+    own = next((place for place in (path, *path.parents) if place.name.startswith("models--")), None)
+    if own is None:
+        return otherwise
+    return f"rm -r {shlex.quote(str(own))} && sbv2bench download hub:{own.name.removeprefix('models--').replace('--', '/', 1)}"
+
+
 def _check_whole(path: Path) -> None:
     """A safetensors file is an 8-byte header length, a JSON header, and exactly the bytes that the header promises."""
     size = path.stat().st_size
@@ -205,19 +218,17 @@ def _check_whole(path: Path) -> None:
         )
     except (struct.error, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise IntegrityError(
-            f"{path}: found a broken header, expected a whole safetensors file", "copy or download the file again"
+            f"{path}: found a broken header, expected a whole safetensors file", again(path, COPY_AGAIN)
         ) from error
     if expected != size:
-        raise IntegrityError(
-            f"{path}: found {size} bytes, expected {expected}: the file was cut", "copy or download the file again"
-        )
+        raise IntegrityError(f"{path}: found {size} bytes, expected {expected}: the file was cut", again(path, COPY_AGAIN))
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file of a model. Raises IntegrityError where it is none."""
     found = _parsed(path)
     if not isinstance(found, dict):
-        raise IntegrityError(f"{path}: found {type(found).__name__}, expected a JSON object", "copy or download the file again")
+        raise IntegrityError(f"{path}: found {type(found).__name__}, expected a JSON object", again(path, COPY_AGAIN))
     return found
 
 
@@ -230,7 +241,7 @@ def _parsed(path: Path) -> Any:
     try:
         return json.loads(path.read_text("utf-8"))
     except (ValueError, RecursionError) as error:
-        raise IntegrityError(f"{path}: found text that is not JSON ({error})", "copy or download the file again") from error
+        raise IntegrityError(f"{path}: found text that is not JSON ({error})", again(path, COPY_AGAIN)) from error
 
 
 def _check_components(folder: Path, read: Selection, unused: Collection[str]) -> None:
@@ -238,9 +249,11 @@ def _check_components(folder: Path, read: Selection, unused: Collection[str]) ->
     for name in networks(model_index(folder) or {}):
         component = folder / name
         if not component.is_dir():
-            raise PrerequisiteError(f"{folder}: model_index.json names {name}, found no folder {name}/", COPY_WHOLE)
+            raise PrerequisiteError(
+                f"{folder}: model_index.json names {name}, found no folder {name}/", again(folder, COPY_WHOLE)
+            )
         if (component / "config.json").is_file() and name not in unused and not read.has(name):
-            raise PrerequisiteError(f"{component}: no weights found, expected *.safetensors", COPY_WHOLE)
+            raise PrerequisiteError(f"{component}: no weights found, expected *.safetensors", again(folder, COPY_WHOLE))
 
 
 def manifest() -> dict[str, dict[str, Any]]:

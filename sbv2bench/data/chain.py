@@ -119,7 +119,7 @@ def _follow(link: Link, base: str, path: tuple[Link, ...], links: list[Link]) ->
                 f"{link.folder / ADAPTER}: its base {below} has no folder unet/", "name a whole model as its base"
             )
     if base:
-        _follow(_link(base, link.folder, link.dtype), "", (*path, link), links)
+        _follow(_link(base, link.folder, link.dtype, link.unused), "", (*path, link), links)
 
 
 def hash_chain(links: tuple[Link, ...]) -> tuple[WeightsFile, ...]:

@@ -1,6 +1,7 @@
 """Repositories of the Hugging Face hub: which of their files are read, fetched where they are not here. No torch here.
 
-huggingface_hub does the transfers and lays out the cache; it goes on with a file whose connection broke off.
+huggingface_hub does the transfers and lays out the cache. It goes on with a file whose connection broke off, and keeps nothing of
+one that it has to give up: another try, also of a later process, begins at the first file that is not whole.
 """
 
 from __future__ import annotations
@@ -200,7 +201,8 @@ def _fetched(repository: str, revision: str | None, kind: str, listing: Listing,
             return Path(folder)
         except Exception as error:
             kept = listing.bytes_of(name for name in wanted if (place / name).is_file())
-            shown = explained(error, repository, revision, f"{_size(kept)} of {_size(listing.bytes_of(wanted))} are kept")
+            words = f"{_size(kept)} of {_size(listing.bytes_of(wanted))} are kept, in whole files"
+            shown = explained(error, repository, revision, words)
             if attempt == ATTEMPTS - 1 or not is_a_broken_connection(error):
                 raise shown from error
             time.sleep(2.0**attempt)

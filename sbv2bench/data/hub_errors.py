@@ -61,7 +61,7 @@ def explained(error: Exception, repository: str, revision: str | None, kept: str
             who = "its authors give access on request" if isinstance(cause, GatedRepoError) else "your account has no access"
             found = PrerequisiteError(f"{where}: {who} ({status or 403})", f"accept its terms at {page}, then {_LOGIN}")
         elif isinstance(cause, RevisionNotFoundError):
-            found = InputError(f"{where}: the hub has no revision {revision or 'main'} of it", f"see {page}/commits/main")
+            found = InputError(f"{where}: the hub has no revision {revision or 'main'} of it", fetching(repository, None))
         elif isinstance(cause, RepositoryNotFoundError):
             found = InputError(
                 f"{where}: the hub has no such repository, or it is private ({status})", f"{_LOGIN}, if it is private"

@@ -68,7 +68,8 @@ class ImageFolder:
         for file, (size, _) in zip(self.files, headers, strict=True):
             if one_size and size != self.size:
                 raise IntegrityError(
-                    f"{file}: found {size[0]}x{size[1]} pixels, expected {self.size[0]}x{self.size[1]} like {self.files[0].name}"
+                    f"{file}: found {size[0]}x{size[1]} pixels, expected {self.size[0]}x{self.size[1]} like {self.files[0].name}",
+                    "write all generated images in one size; photographs to compare them with may have any: --reference FOLDER",
                 )
 
     def __len__(self) -> int:

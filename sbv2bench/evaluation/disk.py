@@ -34,9 +34,9 @@ def cache_bytes(
     return seeds * seed + max(blocks, num_reference * _row_bytes(references) + radii)
 
 
-def image_bytes(count: int, side: int) -> int:
-    """Bytes of saved images of side x side pixels."""
-    return round(count * side * side * 3 * _PNG)
+def image_bytes(count: int, height: int, width: int) -> int:
+    """Bytes of saved images of height x width pixels."""
+    return round(count * height * width * 3 * _PNG)
 
 
 def _row_bytes(extractors: Iterable[ExtractorSpec]) -> int:

@@ -133,8 +133,9 @@ class EvalPlan:
 
     def saved_bytes(self) -> int:
         """Bytes of the images that it saves."""
-        side = self.model.resolution or (32 if self.suite.family == "mini" else 512)
-        return image_bytes({"none": 0, "sample": 32, "all": len(self.prompts)}[self.options.save_images], side)
+        height = self.model.resolution or (32 if self.suite.family == "mini" else 512)
+        count = {"none": 0, "sample": 32, "all": len(self.prompts)}[self.options.save_images]
+        return image_bytes(count, height, self.model.width or height)
 
     def is_cached(self, seed: int) -> bool:
         """Whether every image of a seed was measured before."""

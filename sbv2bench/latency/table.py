@@ -1,4 +1,4 @@
-"""Latency in the terminal, on stderr."""
+"""Latency in the terminal."""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ import json
 import textwrap
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,10 +62,18 @@ def draw_grid(grid: Grid) -> Image.Image:
     return picture
 
 
+def check_output(path: Path) -> None:
+    """Raises InputError for a name that no picture can have, before any is made."""
+    if path.is_dir():
+        raise InputError(f"--output: {path} is a folder, expected a file", f"--output {quote(str(path / 'grid.png'))}")
+    if path.suffix.lower() != ".png":
+        fix = f"--output {quote(str(path.with_suffix('.png')))}"
+        raise InputError(f"--output: found {path}, expected a name that ends in .png", fix)
+
+
 def write_grid(grid: Grid, path: Path) -> None:
     """Write the picture, whole or not at all; what it shows is in the file's text too. Raises InputError where it cannot be."""
-    if path.suffix.lower() != ".png":
-        raise InputError(f"--output: found {path}, expected a name that ends in .png", f"--output {path.with_suffix('.png')}")
+    check_output(path)
     about = PngInfo()
     columns = [
         {"caption": number, "seed": seed, "text": text} for (number, seed), text in zip(grid.columns, grid.captions, strict=True)

@@ -1,7 +1,8 @@
-"""Results, plans and leaderboards in the terminal. They go to stderr: stdout is for lists that were asked for, JSON and paths."""
+"""Results, plans and leaderboards in the terminal: what was asked for goes to stdout, progress and remarks go to stderr."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,10 +31,15 @@ def stderr_console() -> Console:
     return console if console.is_terminal else Console(stderr=True, highlight=False, width=_WIDE)
 
 
-def stdout_console() -> Console:
-    """A console on stdout, for what was asked for: the terminal's width, and in a file or a pipe a line for each row, uncut."""
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=_UNCUT)
+def stdout_console(*, taken: bool = False) -> Console:
+    """A console on stdout, for what was asked for: the terminal's width, and in a file or a pipe a line for each row, uncut.
+
+    It stays on what is stdout now, wherever that is led later. taken: stdout is for a JSON document, so this is on stderr.
+    """
+    if taken:
+        return stderr_console()
+    console = Console(file=sys.stdout, highlight=False)
+    return console if console.is_terminal else Console(file=sys.stdout, highlight=False, width=_UNCUT)
 
 
 def say(console: Console, text: str) -> None:
@@ -52,6 +58,8 @@ def suite_lines(suite: SuiteSpec, limit: int | None = None, *, told: bool = Fals
             if suite.preparation is None
             else f"cropped to their central square and resized (Lanczos) to {side_of(suite.preparation)} px"
         )
+        turned = suite.reference is not None and suite.reference.is_turned
+        what += "; photographs are turned as their EXIF orientation says" if turned else ""
         lines.append(f"images{', generated and reference alike' if suite.num_reference else ''}: {what}")
     return lines
 
@@ -91,7 +99,9 @@ def spread(metric: MetricValue) -> str:
 
 def result_table(result: EvalResult) -> Table:
     """One row a metric: label with direction, value, uncertainty and its method, number of images, extractor."""
-    shown = Table(title=f"{escape(result.model.id)} on {result.suite.id}@v{result.suite.version}", title_justify="left")
+    partial = ", partial" if result.status == "partial" else ""
+    title = f"{escape(result.model.id)} on {result.suite.id}@v{result.suite.version}{partial}"
+    shown = Table(title=title, title_justify="left")
     for heading in ("metric", "value", "unit", "uncertainty", "method", "n", "extractor"):
         shown.add_column(heading, justify="right" if heading in ("value", "n") else "left", overflow="fold")
     for metric in result.metrics.values():
@@ -108,14 +118,17 @@ def result_table(result: EvalResult) -> Table:
     return shown
 
 
-def print_result(console: Console, result: EvalResult, path: Path | None) -> None:
-    """The table, then where the file is, where the time went, whether the cache was used, and what to do next."""
-    console.print(result_table(result))
+def print_result(console: Console, result: EvalResult, path: Path | None, out: Console) -> None:
+    """The table, on out; then remarks: where the file is, where the time went, whether the cache was used, what to do next."""
+    out.print(result_table(result))
     model, seeds = result.model, ", ".join(map(str, result.suite.seeds))
     if result.status == "partial":
         say(console, f"partial: {result.suite.num_generated} images only, not comparable with full results")
-    how = f"{model.sampler}, NFE {model.nfe}, guidance {model.guidance_scale:g}, scheduler {model.scheduler}"
-    say(console, f"sampled: {how}, seeds {seeds}")
+    if model.has_seeds():
+        how = f"{model.sampler}, NFE {model.nfe}, guidance {model.guidance_scale:g}, scheduler {model.scheduler}"
+        say(console, f"sampled: {how}, seeds {seeds}")
+    else:
+        say(console, f"measured: {model.weights[0].path if model.weights else 'images that exist already'}")
     for line in cut_lines(result):
         say(console, line)
     if result.provenance.get("seeds_alike"):
@@ -145,10 +158,11 @@ def cut_lines(result: EvalResult) -> list[str]:
 def cache_line(result: EvalResult) -> str:
     """Where the images' measurements and the reference's features came from."""
     used = result.provenance.get("cache") or {}
+    made = "generated" if result.model.has_seeds() else "measured"
     words = {
-        "hit": "used: this run was measured before, no image was generated",
-        "resumed": f"used: {result.resumed_images:,} images were there already, the others were generated",
-        "miss": "not used: every image was generated in this run",
+        "hit": f"used: this run was measured before, no image was {made}",
+        "resumed": f"used: {result.resumed_images:,} images were there already, the others were {made}",
+        "miss": f"not used: every image was {made} in this run",
     }
     reference = "; reference features came from it" if used.get("reference") == "hit" else ""
     notes = "".join(f"; {note}" for note in used.get("notes") or ())
@@ -161,6 +175,8 @@ def print_plan(console: Console, description: Mapping[str, Any]) -> None:
     shown.add_column("fact")
     shown.add_column("value", overflow="fold")
     for key, value in description.items():
+        if key == "fetched_when_run" and not description.get("download_bytes"):
+            continue  # there is nothing to fetch
         shown.add_row(key.replace("_", " "), escape(_measured(key, value)))
     if seconds := (description.get("estimated_seconds") or {}).get("networks"):
         shown.caption = f"{about(seconds)} on {'this CPU' if description.get('device') == 'cpu' else description.get('device')}"

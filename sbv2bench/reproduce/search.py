@@ -115,10 +115,10 @@ def _unequal(own: Any, declared: Any, where: str) -> Iterable[str]:
         yield where
 
 
-def result_of(model: ModelSpec, board: Board, dtype: str = "float32") -> tuple[str, EvalResult] | None:
-    """The row of a board that is a model sampled as declared, whatever its id; of several dtypes that one if it is there."""
+def result_of(model: ModelSpec, board: Board, dtypes: Sequence[str] = ("float32",)) -> tuple[str, EvalResult] | None:
+    """The row of a board that is a model sampled as declared, whatever its id; of several dtypes the first that is there."""
     rows = [row for row in board.rows if as_sampled(row[1].model) == as_sampled(model)]
-    return min(rows, key=lambda row: dtype_of(row[1]) != dtype, default=None)
+    return min(rows, key=lambda row: [*dtypes, dtype_of(row[1])].index(dtype_of(row[1])), default=None)
 
 
 def twins(model: ModelSpec, found: Iterable[Board]) -> list[ModelSpec]:

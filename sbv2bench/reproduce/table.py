@@ -191,7 +191,7 @@ def _cell(row: PrintedRow, metric: str, model: ModelSpec, search: Search) -> Cel
     if not printed.key or model.sampler == "published":
         return Cell(metric, value, "published only", note=model.origin if printed.key else "")
     found = search.found.get(printed.suite)
-    best = None if found is None else result_of(model, found.board, printed.dtype)
+    best = None if found is None else result_of(model, found.board, printed.dtypes)
     measured = None if best is None else _measured(best[1], printed)
     if found is None or best is None or measured is None:
         return Cell(metric, value, "not run")
@@ -200,7 +200,9 @@ def _cell(row: PrintedRow, metric: str, model: ModelSpec, search: Search) -> Cel
     verdict: Verdict = WITHIN if abs(number - value) <= allowed + EDGE else "outside"
     apart = _apart(best[1], printed)
     dtype = dtype_of(best[1])
-    other = f"measured in {dtype}, the paper's is {printed.dtype}" if dtype not in {"", printed.dtype} else ""
+    other = f"measured in {dtype}, the paper's is {' or '.join(printed.dtypes)}" if dtype not in {"", *printed.dtypes} else ""
+    taken = [f"{name} {getattr(model, name)}" for name in model.inferred]
+    taken += [f"dtype {dtype}"] if dtype and not printed.dtype and not other else []
     return Cell(
         metric,
         value,
@@ -210,7 +212,7 @@ def _cell(row: PrintedRow, metric: str, model: ModelSpec, search: Search) -> Cel
         difference=number - value,
         allowed=allowed,
         comparable=not found.differing and not apart and not other,
-        inferred=(*(f"{name} {getattr(model, name)}" for name in model.inferred), *printed.inferred),
+        inferred=(*taken, *printed.inferred),
         provisional=model.provisional,
         like=rows_like(metric, number, row),
         note="; ".join(filter(None, [apart, other])),

@@ -37,10 +37,15 @@ class PrintedMetric(_Declared):
     scale: float = 1.0
     protocol: str = ""
     hardware: str = ""
-    dtype: str = "float32"
+    dtype: str = ""
     inferred: tuple[str, ...] = ()
     decimals: int
     tolerance: float = Field(default=0.0, ge=0.0)
+
+    @property
+    def dtypes(self) -> tuple[str, ...]:
+        """In what the images may have been made, the likelier first: as stated, or what the released script offers."""
+        return (self.dtype,) if self.dtype else ("float32", "float16")
 
     def allowed(self, decimals: int | None = None) -> float:
         """How far a measured number may be off: half of the last printed digit, plus the tolerance."""

@@ -7,6 +7,7 @@ folder can hold only `unet/` (or `unet_ema/`), or only `unet_lora/`, a peft adap
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from sbv2bench.registry import Registry
 
 SLOTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+# What an image encoder has, and what older releases of transformers wrote, beside a CLIP text encoder's own tensors.
+_BESIDE_CLIP = re.compile(r"vision_model\.|visual_projection|text_projection|logit_scale|(text_model\.)?embeddings\.position_ids")
 AUTOENCODERS = {"AutoencoderKL": AutoencoderKL, "AutoencoderTiny": AutoencoderTiny}
 
 
@@ -121,9 +124,9 @@ class StoredModel:
         return vae
 
     def text_encoder(self, dtype: torch.dtype, name: str = "text_encoder", kind: Any = CLIPTextModel) -> Any:
-        """A text encoder; extra tensors are allowed: stored encoders often have a projection or position ids besides.
+        """A text encoder; of the tensors that it has no use for, those of CLIP's other half may lie in its file.
 
-        name: its part. kind: a class of transformers.
+        name: its part. kind: a class of transformers, which may keep some of its layers in float32.
         """
         folder = self._slot(name)
         with quiet(), reading(folder):
@@ -136,8 +139,11 @@ class StoredModel:
                 ignore_mismatched_sizes=True,  # so that they are listed
                 output_loading_info=True,
             )
-        _check_loaded(folder, missing=found["missing_keys"], reshaped=[str(key[0]) for key in found["mismatched_keys"]])
-        return network.to(dtype).eval().requires_grad_(False)
+        extra = [key for key in found["unexpected_keys"] if not _BESIDE_CLIP.match(key)]
+        reshaped = [str(key[0]) for key in found["mismatched_keys"]]
+        _check_loaded(folder, missing=found["missing_keys"], extra=extra, reshaped=reshaped)
+        network = network.to(dtype) if kind.__name__.startswith("CLIPText") else network
+        return network.eval().requires_grad_(False)
 
     def tokenizer(self, name: str = "tokenizer", kind: Any = CLIPTokenizer) -> Any:
         """A tokenizer. name: its part. kind: a class of transformers."""
@@ -211,6 +217,10 @@ class StoredModel:
     def variant(self, folder: Path) -> str | None:
         """The suffix of the weights that are read of a network's folder; None for the plain ones."""
         return selection_in(folder, self.dtype).variants.get("") or None
+
+    def network(self, kind: Any, name: str, dtype: torch.dtype) -> Any:
+        """A part that is a network of diffusers. kind: its class."""
+        return self._load(kind, self._slot(name), dtype)
 
     def _load(self, kind: Any, folder: Path, dtype: torch.dtype) -> Any:
         return load_network(kind, folder, dtype, self.variant(folder))

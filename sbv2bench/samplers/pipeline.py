@@ -168,8 +168,10 @@ def _load(stored: StoredModel, dtype: torch.dtype) -> tuple[Path, DiffusionPipel
     foreign = [name for name, part in parts.items() if isinstance(part, list) and (folder / name / f"{part[0]}.py").is_file()]
     if isinstance(parts.get("_class_name"), list) or foreign:
         raise InputError(f"{index}: names code of its own ({', '.join(foreign) or parts['_class_name'][0]}), which is never run")
-    # It replaces whole pictures by black ones, which would count against the model.
-    own: dict[str, Any] = {"safety_checker": None, "requires_safety_checker": False} if "safety_checker" in parts else {}
+    # Parts that were left out when it was saved: diffusers wants to be told so of some, as of SD3's third text encoder.
+    own: dict[str, Any] = {name: None for name, part in parts.items() if isinstance(part, list) and part[:1] == [None]}
+    if "safety_checker" in parts:  # it replaces whole pictures by black ones, which would count against the model
+        own |= {"safety_checker": None, "requires_safety_checker": False}
     scheduler = stored.replaced(folder).get("scheduler", folder / "scheduler")
     if "vae" in parts and scheduler.is_dir():
         own["scheduler"] = load_scheduler(scheduler)

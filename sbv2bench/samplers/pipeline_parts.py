@@ -9,9 +9,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
 import transformers
-from diffusers import DiffusionPipeline
+from diffusers import DiffusionPipeline, ModelMixin
+from transformers import PreTrainedModel
 
 from sbv2bench.data.assets import read_json
 from sbv2bench.data.parts import INDEX, index_parts
@@ -22,7 +24,7 @@ from sbv2bench.weights import some
 
 
 def proved_parts(stored: StoredModel, folder: Path, dtype: torch.dtype) -> dict[str, Any]:
-    """Part -> UNet, autoencoder, text encoder or tokenizer, from the first folder that has it; the others are left out.
+    """Part -> network or tokenizer, from the first folder that has it; what neither library knows by name is left out.
 
     folder: the pipeline's. Raises InputError for a part that the pipeline has no place for, and what reading one raises.
     """
@@ -37,8 +39,10 @@ def proved_parts(stored: StoredModel, folder: Path, dtype: torch.dtype) -> dict[
             found[name] = stored.vae(dtype)
         elif name in replaced and name != "scheduler" and (library != "transformers" or not hasattr(transformers, kind)):
             raise InputError(f"{replaced[name]}: cannot take the place of a {kind} of {library}, expected one of transformers")
-        elif name.startswith("text_encoder") and (kind.startswith("CLIPText") or name in replaced):
-            found[name] = stored.text_encoder(dtype, name, getattr(transformers, kind))
+        elif library == "transformers" and issubclass(read := getattr(transformers, kind, object), PreTrainedModel):
+            found[name] = stored.text_encoder(dtype, name, read)
+        elif library == "diffusers" and issubclass(read := getattr(diffusers, kind, object), ModelMixin):
+            found[name] = stored.network(read, name, dtype)
         elif name.startswith("tokenizer") and name in replaced:
             found[name] = stored.tokenizer(name, getattr(transformers, kind))
     return found

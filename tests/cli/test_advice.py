@@ -60,6 +60,7 @@ BARE = {
     "sbv2bench/compare/differences.py": ["eval", "score"],
     "sbv2bench/cli/grid.py": ["grid"],
     "sbv2bench/machine/choices.py": ["eval", "latency"],
+    "sbv2bench/data/images.py": ["score"],
 }
 # What belongs to other programs, or to torchrun and accelerate.
 FOREIGN = {"--force-reinstall", "--no-deps", "--upgrade", "--revision", "--repo-type", "--nproc_per_node", "--mixed_precision"}

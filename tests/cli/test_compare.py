@@ -46,8 +46,8 @@ def test_json_has_a_row_for_every_difference(run: Command, two: list[str]) -> No
 
 def test_the_terminal_says_better_and_how(run: Command, two: list[str]) -> None:
     ended = run("compare", *two)
-    assert ended.code == 0 and ended.out == ""
-    assert "better" in ended.err and "Holm over 2 comparisons" in ended.err
+    assert (ended.code, ended.err) == (0, "")
+    assert "better" in ended.out and "Holm over 2 comparisons" in ended.out
 
 
 def test_latex_is_booktabs_with_the_best_bold_and_the_second_underlined(run: Command, two: list[str]) -> None:
@@ -115,6 +115,7 @@ def test_a_model_without_results_names_the_command(run: Command, tmp_path: Path)
         (["--format", "pdf"], "--format: found 'pdf'"),
         (["--suite", "minni"], "minni"),
         (["--output", "no/such/folder/x.md", "--format", "md"], "no/such/folder/x.md"),
+        (["--output", "x.txt"], "a table is for the terminal"),
     ],
 )
 def test_bad_options(run: Command, two: list[str], arguments: list[str], words: str) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from commands_in_process import Done, refused
+from PIL import Image
 from sample_results import sample_result, write_safetensors
 
 from sbv2bench.errors import InterruptedRun
@@ -18,18 +19,19 @@ from sbv2bench.results import store
 def test_a_run_states_its_suite_first_and_then_all_that_its_reader_needs(run: Callable[..., Done], evaluated: list[Any]) -> None:
     done = run("eval", "--model", "sd21")
     assert done.code == 0
-    assert done.out == ""
     assert done.err.startswith("suite mini@v1: 1,000 images")
     (path,) = store.find(Path("results"))
     for words in ("FID-mini ↓", "12.346", "95 % [11.846, 12.846]", "CLIP-mini ↑", "± 0.0012", "over prompts", "5,000 / 5,000",
-                  "world-128", "generate 1.5", "cache: not used", str(path), f"sbv2bench leaderboard --add {path}"):  # fmt: skip
-        assert words in done.err
+                  "world-128"):  # fmt: skip
+        assert words in done.out and words not in done.err
+    for words in ("generate 1.5", "cache: not used", str(path), f"sbv2bench leaderboard --add {path}"):
+        assert words in done.err and words not in done.out
 
 
 def test_json_is_one_document_and_nothing_else(run: Callable[..., Done], evaluated: list[Any]) -> None:
     one = run("eval", "--model", "sd21", "--json")
     assert json.loads(one.out) == json.loads(store.dumps(sample_result(suite="mini")))
-    assert "a library's chatter" in one.err
+    assert "a library's chatter" in one.err and "FID-mini" in one.err
     two = json.loads(run("eval", "--model", "sd21", "--model", "mini/sd21", "--json").out)
     assert [result["model"]["id"] for result in two["results"]] == ["mini/sd21", "mini/sd21"]
     assert len(evaluated) == 3
@@ -43,7 +45,7 @@ def test_a_dry_run_plans_for_real_and_writes_nothing(run: Callable[..., Done], e
     assert plan["seeds"] == [3, 4]
     assert evaluated == []
     assert not Path("results").exists()
-    assert "plan for mini/sd21" in run("eval", "--model", "sd21", "--dry-run").err
+    assert "plan for mini/sd21" in run("eval", "--model", "sd21", "--dry-run").out
 
 
 def test_options_reach_the_plan(run: Callable[..., Done], evaluated: list[Any]) -> None:
@@ -67,7 +69,7 @@ def test_a_partial_result_is_not_offered_to_a_leaderboard(run: Callable[..., Don
     assert "leaderboard --add" in run("eval", "--model", "sd21").err
     done = run("eval", "--model", "sd21", "--limit", "100")
     assert "leaderboard --add" not in done.err
-    assert "partial" in done.err
+    assert "partial" in done.err and "mini/sd21 on mini@v1, partial" in done.out
 
 
 def test_the_variable_changes_the_default_suite(
@@ -154,7 +156,7 @@ def test_the_good_twins_run(run: Callable[..., Done], evaluated: list[Any], word
     Path("whole/model_index.json").write_text('{"_class_name": "P", "unet": ["diffusers", "U"]}')
     write_safetensors(Path("whole/unet/model.safetensors")).with_name("config.json").write_text("{}")
     done = run("eval", *words.split())
-    assert (done.code, done.out) == (0, "")
+    assert done.code == 0, done.err
     assert len(evaluated) == 1
 
 
@@ -206,3 +208,23 @@ def test_a_users_suite_is_evaluated(run: Callable[..., Done], evaluated: list[An
     done = run("eval", "--model", "sd21", "--suite", "mine", "--catalog", "mine.yaml")
     assert done.err.startswith("suite mine@v1: 300 images, 400 in the reference")
     assert evaluated[0].suite.prompts.world_seed == 7
+
+
+def test_scoring_says_what_was_measured_and_that_photographs_are_turned(run: Callable[..., Done]) -> None:
+    """Images that exist have no seeds and no scheduler, and none was generated."""
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    for folder, count in (("images", 4), ("photos", 5)):
+        Path(folder).mkdir()
+        for number in range(count):
+            image = Image.new("RGB", (32, 32), (40 * number, 9, 0))
+            image.save(Path(folder, f"{number}.jpg"), exif=turned if number == 1 else Image.Exif())
+    done = run("score", "--images", "images", "--reference", "photos", "--metrics", "fid", "--device", "cpu")
+    assert done.code == 0, done.err
+    assert "photographs are turned as their EXIF orientation says" in done.err
+    assert "measured: 4 images, 1 of them turned as their EXIF says" in done.err
+    assert "every image was measured in this run" in done.err
+    assert "sampled:" not in done.err and "generated in this run" not in done.err
+    Image.new("RGB", (16, 32)).save("images/9.png")
+    mixed = run("score", "--images", "images", "--reference", "photos")
+    refused(mixed, 4, "found 16x32 pixels", "fix: write all generated images in one size")

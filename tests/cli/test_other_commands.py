@@ -48,7 +48,9 @@ def test_doctor_exits_3_exactly_if_the_default_suite_cannot_run(run: Callable[..
     broken = next(check for check in report["checks"] if check["name"] == "package weights")
     assert broken["status"] == "broken"
     assert broken["fix"]
-    refused(run("doctor"), 3, "suite mini cannot run here")
+    bad = run("doctor")
+    assert (bad.code, bad.error().splitlines()[0][:35]) == (3, "error: suite mini cannot run here: ")
+    assert "package weights" in bad.out and "package weights" in bad.error()
 
 
 def test_doctor_says_what_versions_trap(run: Callable[..., Done], shipped: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,8 +81,8 @@ def test_leaderboard(run: Callable[..., Done]) -> None:
     refused(run("leaderboard", *paths_), 2, "--add")
     assert not Path("leaderboards").exists()
     done = run("leaderboard", "--add", *paths_)
-    assert (done.code, done.out) == (0, "")
-    assert "FID-mini" in done.err
+    assert done.code == 0
+    assert "FID-mini" in done.out
     assert "leaderboards/index.html" in done.err and "without a page" not in done.err
     assert run("leaderboard", "--check").code == 0
     table = Path("leaderboards/mini-5k.csv")
@@ -126,3 +128,11 @@ def test_grid(run: Callable[..., Done], tmp_path: Path) -> None:
         run("grid", "real", "--captions", "0-5", "--output", "other.png"), 2, "--captions: found '0-5'", "fix: --captions 0,1,2"
     )
     assert not (tmp_path / "other.png").exists()
+
+
+def test_a_grids_name_is_looked_at_before_an_image_is_made(run: Callable[..., Done], monkeypatch: pytest.MonkeyPatch) -> None:
+    from sbv2bench.evaluation import grid
+
+    monkeypatch.setattr(grid, "sample_grid", lambda *asked, **more: pytest.fail("sampled"))
+    refused(run("grid", "real", "--output", "."), 2, ". is a folder", "fix: --output grid.png")
+    refused(run("grid", "real", "--output", "a b.jpg"), 2, "ends in .png", "fix: --output 'a b.png'")

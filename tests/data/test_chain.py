@@ -170,3 +170,14 @@ def test_a_students_part_is_a_model_to_the_registry(tmp_path: Path) -> None:
 def test_chains_are_followed_without_torch() -> None:
     code = f"import sys, {chain_module.__name__}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_unet_alone_takes_the_place_of_every_unet_behind_it(tmp_path: Path) -> None:
+    """Its base may be a student that has nothing but a UNet of its own, and whose base has the rest."""
+    write_model(tmp_path / "whole", "unet", "vae")
+    write_model(tmp_path / "student", "unet", base="../whole")
+    own = write_model(tmp_path / "own", "unet") / "unet"
+    links = chain(spec(own, holds="unet", base=str(tmp_path / "student")))
+    files = {file.path for file in hash_chain(links)}
+    assert {path.rpartition(":")[2] for path in files} >= {"model.safetensors", "vae/model.safetensors"}
+    assert not any(path.endswith("unet/model.safetensors") for path in files)

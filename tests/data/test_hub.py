@@ -200,7 +200,7 @@ def test_a_connection_that_stays_broken_says_what_is_kept(
     name = f"{UNET}.safetensors"
     standin.resets, standin.breaks[name] = True, 1000
     monkeypatch.setattr(hub, "time", PATIENT)
-    with pytest.raises(PrerequisiteError, match=r"the connection broke .*; [\d.]+ MB of [\d.]+ MB are kept") as caught:
+    with pytest.raises(PrerequisiteError, match=r"the connection broke .*; [\d.]+ MB of [\d.]+ MB are kept, in whole") as caught:
         read("hub:lab/model")
     assert caught.value.fix == "sbv2bench download hub:lab/model"
     kept = hub.snapshot("lab/model", COMMIT, "model")
@@ -209,6 +209,21 @@ def test_a_connection_that_stays_broken_says_what_is_kept(
     standin.asked.clear()
     read("hub:lab/model")
     assert standin.fetched() == {name}
+
+
+def test_a_file_that_broke_in_the_cache_is_fetched_again_by_what_is_advised(standin: StandinHub, plain: Path) -> None:
+    standin.repositories["lab/model"] = plain
+    read("hub:lab/model")
+    snapshot = hub.snapshot("lab/model", COMMIT, "model")
+    assert snapshot is not None
+    blob = (snapshot / f"{UNET}.safetensors").resolve()
+    blob.write_bytes(blob.read_bytes()[:-1])
+    with pytest.raises(IntegrityError, match="the file was cut") as caught:
+        read("hub:lab/model")
+    remove, fetch = str(caught.value.fix).split(" && ")
+    assert (remove, fetch) == (f"rm -r {snapshot.parents[1]}", "sbv2bench download hub:lab/model")
+    shutil.rmtree(snapshot.parents[1])
+    assert f"{UNET}.safetensors" in read("hub:lab/model")
 
 
 @pytest.mark.parametrize(
@@ -235,8 +250,9 @@ def test_what_the_hub_refuses_is_said_with_what_to_do(  # noqa: PLR0917  # fixtu
 
 def test_a_revision_and_a_file_that_are_not_there(standin: StandinHub, plain: Path) -> None:
     standin.repositories["lab/model"] = plain
-    with pytest.raises(InputError, match="no revision v9 of it"):
+    with pytest.raises(InputError, match="no revision v9 of it") as caught:
         read("hub:lab/model@v9")
+    assert caught.value.fix == "sbv2bench download hub:lab/model"
     with pytest.raises(InputError, match="no such file") as caught:
         assets.resolve_location("hub:lab/model/unet/diffusion_pytorch_model.safetensor")
     assert caught.value.fix == f"sbv2bench download hub:lab/model/{UNET}.safetensors"

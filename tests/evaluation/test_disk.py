@@ -53,3 +53,10 @@ def test_the_papers_suite_by_its_arithmetic() -> None:
 )
 def test_durations_in_words(seconds: float, words: str) -> None:
     assert about(seconds) == words
+
+
+def test_saved_images_are_counted_by_both_their_sides() -> None:
+    square, wide = (EvalOptions.validated(limit=8, save_images="all", resolution=size) for size in ("32", "32x64"))
+    suite = Registry.load().suite("mini")
+    one, two = (plan("sd21", suite, options, Registry.load()).saved_bytes() for options in (square, wide))
+    assert two == 2 * one > 0

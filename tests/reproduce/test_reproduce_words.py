@@ -115,16 +115,24 @@ def test_rows_of_an_unknown_variant_are_provisional_and_the_tolerance_is_ours(tm
     assert marked == {"full/sbv2-a", "full/sbv2-b", "full/sbv2-merged", "full/sbv2-merged-reg"}
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_another_dtype_is_not_comparable_and_never_an_exit_5(tmp_path: Path, dtype: str) -> None:
-    right = in_dtype(paper_result("full/sd-turbo", fid_of(20.0)), "float32")
-    with pytest.raises(ToleranceError):
-        require_tolerance(table("table3", tmp_path / "right", right))
-    other = in_dtype(right, dtype)
+def test_a_dtype_that_the_released_script_offers_is_inferred(tmp_path: Path) -> None:
+    """The paper states none: a GPU's float16 is as good as float32, and is said."""
+    for dtype in ("float16", "float32"):
+        found = table("table3", tmp_path / dtype, in_dtype(paper_result("full/sd-turbo", fid_of(20.0)), dtype))
+        one = cell(found, "SD Turbo")
+        assert (one.comparable, one.inferred, one.note) == (True, (f"dtype {dtype}",), "")
+        assert "under the paper's protocol" not in said(found) and f"does not state dtype {dtype}" in said(found)
+        with pytest.raises(ToleranceError, match=f"does not state dtype {dtype}"):
+            require_tolerance(found)
+
+
+def test_another_dtype_is_not_comparable_and_never_an_exit_5(tmp_path: Path) -> None:
+    dtype = "bfloat16"
+    other = in_dtype(paper_result("full/sd-turbo", fid_of(20.0)), dtype)
     found = table("table3", tmp_path / "other", other)
     one = cell(found, "SD Turbo")
     assert (one.verdict, one.comparable) == ("outside", False)
-    assert one.note == f"measured in {dtype}, the paper's is float32"
+    assert one.note == f"measured in {dtype}, the paper's is float32 or float16"
     require_tolerance(found)
     both = table("table3", tmp_path / "both", other, in_dtype(paper_result("full/sd-turbo", fid_of(16.1)), "float32"))
     assert (cell(both, "SD Turbo").measured, cell(both, "SD Turbo").comparable) == (16.1, True)

@@ -16,6 +16,9 @@ from diffusers import (
     AutoencoderKL,
     AutoencoderTiny,
     DDIMScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    SD3Transformer2DModel,
+    StableDiffusion3Pipeline,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
@@ -88,6 +91,28 @@ def write_tiny_sdxl(folder: Path, seed: int = 0) -> Path:
             force_zeros_for_empty_prompt=True,
             add_watermarker=False,
         )
+    pipeline.save_pretrained(folder)
+    return Path(folder)
+
+
+def write_tiny_sd3(folder: Path, seed: int = 0) -> Path:
+    """Write a StableDiffusion3Pipeline folder: a transformer, two of its three text encoders, 16 x 16 px images; returns it."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        pipeline = StableDiffusion3Pipeline(
+            transformer=SD3Transformer2DModel(
+                sample_size=4, patch_size=1, in_channels=4, out_channels=4, num_layers=1, attention_head_dim=8,
+                num_attention_heads=4, caption_projection_dim=32, joint_attention_dim=32, pooled_projection_dim=32,
+            ),
+            scheduler=FlowMatchEulerDiscreteScheduler(),
+            vae=_kl_vae(4, shift_factor=0.06),
+            text_encoder=CLIPTextModelWithProjection(tiny_text_encoder().config),
+            tokenizer=tiny_tokenizer(),
+            text_encoder_2=CLIPTextModelWithProjection(tiny_text_encoder().config),
+            tokenizer_2=tiny_tokenizer(),
+            text_encoder_3=None,
+            tokenizer_3=None,
+        )  # fmt: skip
     pipeline.save_pretrained(folder)
     return Path(folder)
 
@@ -178,13 +203,14 @@ def tiny_text_encoder() -> CLIPTextModel:
     )
 
 
-def _kl_vae(latent_channels: int) -> AutoencoderKL:
+def _kl_vae(latent_channels: int, **changes: float) -> AutoencoderKL:
     return AutoencoderKL(
         block_out_channels=(8, 8, 16),
         down_block_types=("DownEncoderBlock2D",) * 3,
         up_block_types=("UpDecoderBlock2D",) * 3,
         layers_per_block=1,
         latent_channels=latent_channels,
+        **changes,
         norm_num_groups=8,
         sample_size=IMAGE_SIZE,
         scaling_factor=0.18215,
