@@ -6,14 +6,12 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parent.parent
 # The rooms, lowest first; those of one line may import each other, without a circle. A room is a folder or a module beside them;
 # a longer name is a part of a room that stands lower than the rest of it.
 ROOMS = (
     {"", "errors", "paths", "atomic", "diffusion", "provenance"},
-    {"spec_base", "asset_spec", "specs", "catalog", "registry", "unlisted", "shell", "results.records",
+    {"strict_yaml", "spec_base", "asset_spec", "specs", "catalog", "registry", "unlisted", "shell", "results.records",
      # what the registry asks of a folder or a hub id that no catalog has
      "data.assets", "data.asset_store", "data.transfer", "data.digests", "data.images", "data.hub", "data.hub_errors",
      "data.selection", "data.remarks", "data.single_file"},
@@ -77,39 +75,55 @@ def room(name: str) -> str:
     return inside(name).partition(".")[0]
 
 
+LIGHT = {"machine.doctor", "machine.choices", "evaluation.options"}
 OWN = sorted(name for name in MODULES if name.startswith("sbv2bench"))
 
 
-@pytest.mark.parametrize("name", OWN)
-def test_imports_go_down(name: str) -> None:
-    for imported in imports(name, lazy=room(name) != "cli"):
-        if imported.partition(".")[0] != "sbv2bench":
-            continue
-        assert layer(imported) <= layer(name), f"{name} (layer {layer(name)}) imports {imported} (layer {layer(imported)})"
-        if room(name) in SIBLINGS and room(imported) in SIBLINGS and room(name) != room(imported):
-            assert inside(imported).endswith(".base"), f"{name} imports {imported}, siblings import only each other's base"
-            assert room(name) != "metrics", f"{name} imports {imported}: metrics take arrays, and import no sibling"
+def rooms() -> set[str]:
+    return {room(name) for name in OWN}
 
 
-@pytest.mark.parametrize("name", OWN)
-def test_sbv2bench_never_imports_the_trainer(name: str) -> None:
-    assert not any(imported.partition(".")[0] == "reference_trainer" for imported in imports(name))
+def _own_imports(name: str) -> list[str]:
+    return [other for other in imports(name, lazy=room(name) != "cli") if other.partition(".")[0] == "sbv2bench"]
 
 
-@pytest.mark.parametrize("name", [name for name in OWN if layer(name) <= NO_TORCH and room(name) != "diffusion"])
-def test_the_lower_layers_import_nothing_heavy(name: str) -> None:
-    assert not {imported.partition(".")[0] for imported in imports(name)} & HEAVY
+def test_imports_go_down() -> None:
+    up = [(name, other) for name in OWN for other in _own_imports(name) if layer(other) > layer(name)]
+    assert not up
 
 
-@pytest.mark.parametrize("name", ["sbv2bench.cli", "sbv2bench.__main__", "sbv2bench.cli.doctor", "sbv2bench.evaluation.options"])
-def test_the_command_line_imports_nothing_heavy_before_it_must(name: str) -> None:
-    assert not {imported.partition(".")[0] for imported in imports(name, lazy=False)} & HEAVY
+def test_samplers_features_and_metrics_import_only_each_others_base() -> None:
+    for name in (name for name in OWN if room(name) in SIBLINGS):
+        for other in _own_imports(name):
+            if room(other) in SIBLINGS and room(other) != room(name):
+                assert inside(other).endswith(".base"), f"{name} imports {other}"
+                assert room(name) != "metrics", f"{name} imports {other}: metrics take arrays"
 
 
-@pytest.mark.parametrize("name", sorted(name for name in MODULES if name.startswith("reference_trainer")))
-def test_the_trainer_uses_the_rooms_and_not_the_shell(name: str) -> None:
-    used = {imported for imported in imports(name) if imported.startswith("sbv2bench.")}
-    assert not {room(imported) for imported in used} & {"cli", "__main__", "doctor"}
+def test_rooms_of_one_layer_make_no_circle() -> None:
+    graph = {own: {room(other) for name in OWN if room(name) == own for other in _own_imports(name)} - {own} for own in rooms()}
+    for names in ROOMS[3:]:
+        for name in names & graph.keys():
+            assert not any(name in graph.get(other, set()) for other in graph[name] & names), name
+
+
+def test_sbv2bench_never_imports_the_trainer_nor_the_trainer_the_shell() -> None:
+    for name in MODULES:
+        used = set(imports(name))
+        if name.startswith("sbv2bench"):
+            assert not any(other.partition(".")[0] == "reference_trainer" for other in used), name
+        else:
+            assert not {room(other) for other in used if other.startswith("sbv2bench.")} & {"cli", "__main__"}, name
+
+
+def test_the_lower_layers_import_nothing_heavy() -> None:
+    for name in (name for name in OWN if layer(name) <= NO_TORCH and room(name) != "diffusion"):
+        assert not {other.partition(".")[0] for other in imports(name)} & HEAVY, name
+
+
+def test_the_command_line_imports_nothing_heavy_before_it_must() -> None:
+    for name in (name for name in OWN if room(name) in {"cli", "__main__"} or inside(name) in LIGHT):
+        assert not {other.partition(".")[0] for other in imports(name, lazy=False)} & HEAVY, name
 
 
 def test_no_module_imports_itself_in_a_circle() -> None:
