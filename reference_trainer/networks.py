@@ -6,12 +6,12 @@ One copy of the teacher's UNet plays both teachers: with its adapter off it is t
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
 from typing import Any
 
 import torch
-from diffusers import AutoencoderTiny
+from diffusers import AutoencoderTiny, UNet2DConditionModel
 from diffusers.training_utils import EMAModel
 from peft import LoraConfig
 from torch import Tensor, nn
@@ -48,8 +48,7 @@ class Networks:
         self.recipe, self.device, self.registry = recipe, device, registry
         self.teacher_spec = registry.model(recipe.teacher)
         self.start_spec = registry.model(recipe.student.start)
-        dtype = getattr(torch, recipe.teacher_dtype)
-        self.components: Components = load_components(self.teacher_spec, str(device), dtype, registry)
+        self.components = self._load_components(getattr(torch, recipe.teacher_dtype))
         self.prediction_type = self.components.prediction_type
         if self.prediction_type != recipe.prediction_type:
             raise InputError(
@@ -63,12 +62,9 @@ class Networks:
         self.latent_shape = self.components.latent_shape
         self.teacher = self.components.unet
         _last_layer_in_float32(self.teacher)
-        self.student: Any = load_unet(self.start_spec, torch.float32, registry).to(device, memory_format=torch.channels_last)
+        self.student = self._load_student()
         self._check_student()
-        torch.manual_seed(recipe.seed)  # of the adapters' random halves
-        _prepare(self.student, recipe.student.lora, STUDENT)
-        if recipe.lora_teacher is not None:
-            _prepare(self.teacher, recipe.lora_teacher.lora, LORA_TEACHER)
+        self._make_trainable()
         self._trained = {STUDENT: _trainable(self.student), LORA_TEACHER: _trainable(self.teacher)}
         self._switch_adapter(on=False)
         if recipe.gradient_checkpointing:
@@ -197,7 +193,7 @@ class Networks:
         """Those of the teacher alone."""
         return {name: sha256 for name, sha256 in self.base_hashes().items() if name.startswith("teacher:")}
 
-    def autocast(self) -> torch.autocast:
+    def autocast(self) -> AbstractContextManager[object]:
         """Half precision where the recipe says so."""
         half = self.recipe.precision == "bfloat16"
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=half)
@@ -253,6 +249,19 @@ class Networks:
         if parameters[0].device != held:  # diffusers subtracts the two, and only copies what takes no gradient
             parameters = [nn.Parameter(parameter.detach().to(held)) for parameter in parameters]
         self.average.step(parameters)
+
+    def _load_components(self, dtype: torch.dtype) -> Components:
+        return load_components(self.teacher_spec, str(self.device), dtype, self.registry)
+
+    def _load_student(self) -> UNet2DConditionModel:
+        unet = load_unet(self.start_spec, torch.float32, self.registry)
+        return unet.to(self.device, memory_format=torch.channels_last)
+
+    def _make_trainable(self) -> None:
+        torch.manual_seed(self.recipe.seed)  # of the adapters' random halves
+        _prepare(self.student, self.recipe.student.lora, STUDENT)
+        if self.recipe.lora_teacher is not None:
+            _prepare(self.teacher, self.recipe.lora_teacher.lora, LORA_TEACHER)
 
     def _moving_average(self) -> EMAModel | None:
         if self.recipe.ema is None:
@@ -324,7 +333,7 @@ def _last_layer_in_float32(unet: Any) -> None:
     forward = layer.forward
 
     def in_float32(x: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, enabled=False):
+        with nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False):
             output: Tensor = forward(x.float())
         return output
 

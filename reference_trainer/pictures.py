@@ -74,7 +74,7 @@ def at_once(networks: Networks) -> int:
     return min(_AT_ONCE, networks.recipe.micro_batch_size or _AT_ONCE)
 
 
-def write_panels(networks: Networks, captions: Sequence[str], folder: Path, step: int) -> None:
+def writepanels(networks: Networks, captions: Sequence[str], folder: Path, step: int) -> None:
     """Rows: the student's images, and what the frozen and the LoRA teacher make of them after noising to the same level.
 
     Where the third row follows the first and the second does not, the LoRA teacher knows the student (DMD2's panels).
@@ -83,12 +83,12 @@ def write_panels(networks: Networks, captions: Sequence[str], folder: Path, step
         return
     folder.mkdir(parents=True, exist_ok=True)
     few = list(captions[:PANELS])
-    parts = [_panels(networks, few[i : i + at_once(networks)], i, step) for i in range(0, len(few), at_once(networks))]
+    parts = [panels(networks, few[i : i + at_once(networks)], i, step) for i in range(0, len(few), at_once(networks))]
     rows = torch.cat(parts, 1).flatten(0, 1)
     write_grid(folder / f"{step:08d}-teachers.png", rows * 2 - 1, columns=len(few), zoom=_zoom(rows.shape[-1]))
 
 
-def _panels(networks: Networks, captions: list[str], first: int, step: int) -> Tensor:
+def panels(networks: Networks, captions: list[str], first: int, step: int) -> Tensor:
     """[3, n, 3, H, W] in [0, 1] on the CPU: student, frozen teacher, LoRA teacher."""
     vsd = networks.recipe.vsd
     assert vsd is not None

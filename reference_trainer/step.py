@@ -125,7 +125,7 @@ class Trainer:
                     generated.append(Generated(batch.samples, batch.text, x0))
         sound = self._update(STUDENT, figures)
         if sound:
-            self.networks.update_average()
+            self._follow_student()
         if self.recipe.lora_teacher is not None:
             for turn in range(self.recipe.lora_teacher.steps_per_student_step):
                 images: Iterable[Generated] = generated if turn == 0 else self._fresh_images(turn)
@@ -149,21 +149,23 @@ class Trainer:
         self.warmed += 1
         return figures | self._over_processes(report)
 
-    def _batches(self, source: Source) -> Iterator[Batch]:
-        """This process's micro-batches of a step's prompts or pairs."""
+    def batch(self, source: Source, samples: list[int]) -> Batch:
+        """Some rows of this step's global batch of prompts or of pairs."""
         networks, recipe, step = self.networks, self.recipe, self.step
         if source == "pairs":
             assert self.pairs is not None
-            for samples in self._micro_batches(self.pairs.batch_size):
-                captions, z, target = self.pairs.batch(step, samples)
-                text = networks.encode_text(captions)
-                yield Batch(step, samples, captions, text, z.to(networks.device), target=target.to(networks.device))
-            return
+            captions, z, target = self.pairs.batch(step, samples)
+            text = networks.encode_text(captions)
+            return Batch(step, samples, captions, text, z.to(networks.device), target=target.to(networks.device))
         assert recipe.vsd is not None
-        for samples in self._micro_batches(recipe.batch_size):
-            captions = self.prompts.prompts_at(recipe.seed, step, recipe.batch_size, samples)
-            draws = noise.student_draws(recipe.seed, step, samples, networks.latent_shape, recipe.vsd)
-            yield Batch(step, samples, captions, networks.encode_text(captions), draws.z.to(networks.device), draws)
+        captions = self.prompts.prompts_at(recipe.seed, step, recipe.batch_size, samples)
+        draws = noise.student_draws(recipe.seed, step, samples, networks.latent_shape, recipe.vsd)
+        return Batch(step, samples, captions, networks.encode_text(captions), draws.z.to(networks.device), draws)
+
+    def _batches(self, source: Source) -> Iterator[Batch]:
+        """This process's micro-batches of a step's prompts or pairs."""
+        size = self.recipe.batch_size if self.pairs is None or source == "prompts" else self.pairs.batch_size
+        return (self.batch(source, samples) for samples in self._micro_batches(size))
 
     def _micro_batches(self, batch_size: int) -> Iterator[list[int]]:
         rows = list(self.rows(batch_size))
@@ -229,6 +231,10 @@ class Trainer:
             place = (draws.timesteps * BINS) // len(networks.schedule)
             error = (epsilon.detach() - target).square().flatten(1).mean(1).cpu()
             report.bins.index_add_(1, place, torch.stack([error, torch.ones_like(error)]))
+
+    def _follow_student(self) -> None:
+        """The moving average, after an update."""
+        self.networks.update_average()
 
     def _update(self, name: str, figures: dict[str, float]) -> bool:
         """Sum gradients over processes, clip, step, forget them. Returns whether they were numbers: if not, no weight moves.

@@ -127,10 +127,10 @@ class ScoreTerm:
     def measure(self, x0: Tensor, batch: Batch) -> Measured | None:
         """Of the share of the samples that are scored."""
         loss = self.loss
-        chosen = losses.scored(batch.samples, loss.share)
-        if not bool(chosen.any()):
+        chosen = losses.scored(batch.samples, loss.share).nonzero().flatten()
+        if not len(chosen):
             return None
-        captions = [caption for caption, used in zip(batch.captions, chosen, strict=True) if used]
+        captions = [batch.captions[place] for place in chosen.tolist()]
         cosine = self.networks.cosines(self.name, x0[chosen.to(x0.device)], captions, loss.decoder)
         figures = {"cosine": cosine, "under_threshold": (cosine < loss.threshold).float()}
         count = losses.scored_count(self.recipe.batch_size, loss.share)
