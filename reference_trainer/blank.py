@@ -158,7 +158,7 @@ class BlankPairs(Pairs):
             from torchmetrics.functional.image.lpips import _LPIPS
 
             with _META:
-                self.perceptual = _LPIPS(pretrained=False, net="vgg", pnet_rand=True)
+                self.perceptual = _LPIPS(pretrained=False, net="vgg", pnet_rand=True).to(_META)
             self._perceptual = self._lpips
 
     def _lpips(self, *pictures: Tensor, **options: Any) -> Tensor:
@@ -203,6 +203,7 @@ class BlankTrainer(Trainer):
         for optimiser in self.optimisers.values():
             for group in optimiser.param_groups:
                 group["foreach"] = device == "cuda"
+        self.sharing = processes > 1  # gradients then lie in DDP's messages, from the beginning to the end
         self._live: LiveBytes | None = None
 
     def modules(self) -> list[nn.Module]:
@@ -267,8 +268,8 @@ class BlankTrainer(Trainer):
         for optimiser in self.optimisers.values():
             optimiser.zero_grad(set_to_none=True)
 
-    def _micro_batches(self, batch_size: int) -> Iterable[list[int]]:  # type: ignore[override]
-        return list(super()._micro_batches(batch_size))[:2]
+    def _micro_batches(self, batch_size: int) -> list[list[int]]:
+        return super()._micro_batches(batch_size)[:2]
 
     def _part(self, name: str) -> AbstractContextManager[None]:
         return nullcontext() if self._live is None else self._live.part(name)

@@ -243,7 +243,10 @@ def memory(recipe: Recipe, trainer: BlankTrainer, *, device: str, suite: SuiteSp
     activations = max(
         [0, *(alone for name, (_, alone) in peaks.items() if name in {"student", "regularisation", "lora_teacher"})]
     )
-    passes = {name: total for name, (total, _) in peaks.items() if name != "lora_teacher_update"}
+    shared = _FLOAT32 * (student + adapter) if trainer.sharing else 0
+    passes = {
+        name: alone + shared if shared else total for name, (total, alone) in peaks.items() if name != "lora_teacher_update"
+    }
     if recipe.regularisation is not None:
         passes["pairs"] = trainer.peak(lambda: _make_pairs(trainer))
     under = _FLOAT32 * student if recipe.ema and device == "cpu" else 0  # the weights that wait while the average stands in

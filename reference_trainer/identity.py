@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from reference_trainer.checkpoint import START_AGAIN, check_identity
 from reference_trainer.config import Recipe
 from reference_trainer.continuation import Continuation
 from reference_trainer.networks import base_hashes
 from reference_trainer.prompts import PromptSource
+from reference_trainer.training.checkpoint import START_AGAIN, check_identity
 from sbv2bench import provenance
 from sbv2bench.errors import InputError, IntegrityError
 from sbv2bench.registry import Registry

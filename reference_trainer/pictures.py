@@ -74,7 +74,7 @@ def at_once(networks: Networks) -> int:
     return min(_AT_ONCE, networks.recipe.micro_batch_size or _AT_ONCE)
 
 
-def writepanels(networks: Networks, captions: Sequence[str], folder: Path, step: int) -> None:
+def write_panels(networks: Networks, captions: Sequence[str], folder: Path, step: int) -> None:
     """Rows: the student's images, and what the frozen and the LoRA teacher make of them after noising to the same level.
 
     Where the third row follows the first and the second does not, the LoRA teacher knows the student (DMD2's panels).
