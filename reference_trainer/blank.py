@@ -23,11 +23,11 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from reference_trainer import architectures
 from reference_trainer.accounting import GpuKernels, LiveBytes, ValuesOfMeta
-from reference_trainer.config import Recipe, ScoreLoss
+from reference_trainer.config import Recipe, Regularisation, ScoreLoss
 from reference_trainer.networks import Networks
 from reference_trainer.pairs import Pairs
 from reference_trainer.step import Generated, Report, Trainer
-from reference_trainer.terms import Batch, Term
+from reference_trainer.terms import Batch, Learner, Term
 from sbv2bench.features.clip import OpenClipScorer
 from sbv2bench.registry import Registry
 from sbv2bench.samplers.components import Components
@@ -158,7 +158,7 @@ class BlankPairs(Pairs):
             from torchmetrics.functional.image.lpips import _LPIPS
 
             with _META:
-                self.perceptual = _LPIPS(pretrained=False, net="vgg", pnet_rand=True).to(_META)
+                self.perceptual = _LPIPS(pretrained=False, net="vgg", pnet_rand=True).to(_META).eval().requires_grad_(False)
             self._perceptual = self._lpips
 
     def _lpips(self, *pictures: Tensor, **options: Any) -> Tensor:
@@ -208,8 +208,12 @@ class BlankTrainer(Trainer):
 
     def modules(self) -> list[nn.Module]:
         """Every network that there is."""
-        perceptual = self.pairs.perceptual if self.pairs is not None else None
-        return [*self.networks.modules(), *([perceptual] if perceptual is not None else [])]
+        perceptual = [self.pairs.perceptual] if self.pairs is not None and self.pairs.perceptual is not None else []
+        return [*self.networks.modules(), *perceptual, *(learner.network for learner in self.learners.values())]
+
+    def pairs_of(self, settings: Regularisation) -> Pairs:
+        """None is made."""
+        return BlankPairs(self.recipe.model_copy(update={"regularisation": settings}), self.networks)
 
     def step_peaks(self) -> dict[str, tuple[int, int]]:
         """Bytes besides weights, moments and average at the worst moment of each part of a step, and without weights' gradients.
@@ -259,7 +263,7 @@ class BlankTrainer(Trainer):
 
     def _make_moments(self) -> None:
         for name, optimiser in self.optimisers.items():
-            for parameter in self.networks.trained(name).values():
+            for parameter in self.trained(name).values():
                 parameter.grad = torch.empty_like(parameter)
             optimiser.step()
         self._forget_gradients()
@@ -281,6 +285,10 @@ class BlankTrainer(Trainer):
     def _lora_teacher_batch(self, settings: Any, turn: int, images: Iterable[Generated], report: Report) -> None:
         with self._part("lora_teacher"):
             super()._lora_teacher_batch(settings, turn, images, report)
+
+    def _learner_batches(self, learner: Learner, seen: list[tuple[Batch, Tensor]], report: Report) -> None:
+        with self._part(learner.name):
+            super()._learner_batches(learner, seen, report)
 
     def _update(self, name: str, figures: dict[str, float]) -> bool:
         with self._part(f"{name}_update"):

@@ -43,12 +43,12 @@ def try_out(recipe: Recipe, run: Path, *, device: str = "auto") -> dict[str, Any
     place = find_place(device, recipe)
     before = _peak(place.device)
     networks = Networks(recipe, place.device, Registry.load())
-    if place.processes > 1:
-        networks.share()
     prompts = PromptSource(recipe.prompts)
     few = changed(recipe, {"regularisation.pairs": recipe.regularisation.batch_size}) if recipe.regularisation else recipe
     pairs = Pairs(few, networks, prompts, lambda done, count: None) if recipe.regularisation else None
     trainer = Trainer(few, networks, prompts, pairs, rank=place.rank, processes=place.processes)
+    if place.processes > 1:
+        trainer.share()
     try:
         warm_up = _seconds(place.device, trainer.warm_up_lora_teacher) if trainer.warm_up_steps else 0.0
         _seconds(place.device, trainer.take_step)

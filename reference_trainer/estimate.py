@@ -21,7 +21,7 @@ from reference_trainer.config import Recipe
 from reference_trainer.networks import Networks
 from reference_trainer.pairs import encode, pairs_at_once
 from reference_trainer.step import MOMENT_BYTES, Generated, Report
-from reference_trainer.terms import Batch, Term, gradient_at
+from reference_trainer.terms import Batch, Learner, Term, gradient_at
 from sbv2bench.registry import Registry
 from sbv2bench.samplers.base import PromptBlock, Stopwatch
 from sbv2bench.specs import SuiteSpec
@@ -96,6 +96,8 @@ def _term_cost(trainer: BlankTrainer, term: Term) -> float:
         if measured is not None:
             found = measured.count / size
             gradient_at(leaf, measured)
+        if isinstance(term, Learner):
+            term.learn(leaf.detach(), batch, term.network).loss.sum().backward()  # type: ignore[no-untyped-call]
 
     for row in range(size):
         with trainer.values_at_hand():
@@ -237,6 +239,7 @@ def memory(recipe: Recipe, trainer: BlankTrainer, *, device: str, suite: SuiteSp
         "vae": _bytes(parts.vae),
         "tiny_decoder": _bytes(networks.tiny_decoder),
         "scorers": sum(_bytes(scorer.model) for scorer in networks.scorers.values()),
+        "losses": sum(int((1 + moments / _FLOAT32) * _bytes(learner.network)) for learner in trainer.learners.values()),
         "perceptual": _bytes(trainer.pairs.perceptual) if trainer.pairs else 0,
     }
     peaks = trainer.step_peaks()
@@ -248,7 +251,7 @@ def memory(recipe: Recipe, trainer: BlankTrainer, *, device: str, suite: SuiteSp
         name: alone + shared if shared else total for name, (total, alone) in peaks.items() if name != "lora_teacher_update"
     }
     if recipe.regularisation is not None:
-        passes["pairs"] = trainer.peak(lambda: _make_pairs(trainer))
+        passes["pairs"] = trainer.peak(lambda: _make_pairs(trainer, pairs_at_once(recipe)))
     under = _FLOAT32 * student if recipe.ema and device == "cpu" else 0  # the weights that wait while the average stands in
     passes["pictures"] = _pictures(trainer, student, under)
     if suite is not None:
@@ -263,8 +266,8 @@ def memory(recipe: Recipe, trainer: BlankTrainer, *, device: str, suite: SuiteSp
     }
 
 
-def _make_pairs(trainer: BlankTrainer) -> None:
-    settings, count = trainer.recipe.regularisation, pairs_at_once(trainer.recipe)
+def _make_pairs(trainer: BlankTrainer, count: int) -> None:
+    settings = trainer.recipe.regularisation
     assert settings is not None
     if settings.kind == "real":
         _encode(trainer, count)

@@ -102,8 +102,6 @@ def _train(
     place = find_place(device, recipe)
     _tune(place.device, deterministic)
     networks = Networks(recipe, place.device, registry)
-    if place.processes > 1:
-        networks.share()
     run_folder.prepare(run)
     with run_folder.locked(run, place.main):
         return _train_in(
@@ -141,6 +139,8 @@ def _train_in(
         else None
     )
     trainer = Trainer(recipe, networks, prompts, pairs, rank=place.rank, processes=place.processes)
+    if place.processes > 1:
+        trainer.share()
     writer = CheckpointWriter(run / "checkpoints", recipe.keep_checkpoints)
     before = resume(trainer, writer.folder, identity)
     if place.main:

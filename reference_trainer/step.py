@@ -7,6 +7,7 @@ shares are summed, and only then a network's gradient is clipped and applied.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -15,11 +16,13 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from reference_trainer import losses, noise
-from reference_trainer.config import LoraTeacher, Recipe
+from reference_trainer.config import LoraTeacher, Recipe, Regularisation
 from reference_trainer.networks import LORA_TEACHER, STUDENT, Networks
 from reference_trainer.pairs import Pairs
-from reference_trainer.terms import Batch, Source, Term, gradient_at, terms
+from reference_trainer.prompts import PromptSource
+from reference_trainer.terms import Batch, Learner, Source, Term, gradient_at, terms
 from reference_trainer.training.schedule import rate_share
+from reference_trainer.training.shared import SharedNetwork
 from sbv2bench.diffusion import add_noise
 from sbv2bench.errors import InputError, IntegrityError, PrerequisiteError
 
@@ -59,6 +62,7 @@ class Report:
         """An empty one with every name that terms can write: the same on a process whose samples a term passes over."""
         names = [f"{term.name}_{figure}" for term in terms for figure in ("loss", *term.figures)]
         images = ["x0_mean", "x0_deviation"] if any(term.source == "prompts" for term in terms) else []
+        names += [f"{term.name}_own_loss" for term in terms if isinstance(term, Learner)]
         means = dict.fromkeys([*names, *images, *(["loss"] if terms else [])], 0.0)
         return cls(means, dict.fromkeys([term.name for term in terms], 0.0))
 
@@ -89,14 +93,16 @@ class Trainer:
         for name, size in (("batch_size", recipe.batch_size), ("regularisation.batch_size", pairs.batch_size if pairs else 0)):
             if size % processes:
                 raise InputError(f"{name} {size}: {processes} processes cannot share it evenly")
-        self.terms = terms(recipe, networks, pairs)
+        self.terms = terms(recipe, networks, pairs, self.pairs_of)
+        self.learners = {term.name: term for term in self.terms if isinstance(term, Learner)}
+        self._shared: dict[str, SharedNetwork] = {}
         rates = {STUDENT: recipe.student.learning_rate}
         if recipe.lora_teacher is not None:
             rates[LORA_TEACHER] = recipe.lora_teacher.learning_rate
-        self.rates = rates
+        self.rates = rates | {name: learner.learning_rate for name, learner in self.learners.items()}
         if recipe.optimiser.kind == "adamw8bit" and networks.device.type != "cuda":
             raise PrerequisiteError(f"optimiser.kind adamw8bit: needs a GPU, found {networks.device}", "optimiser.kind=adamw")
-        self.optimisers = {name: _optimiser(recipe, networks.trained(name), rate) for name, rate in rates.items()}
+        self.optimisers = {name: _optimiser(recipe, self.trained(name), rate) for name, rate in self.rates.items()}
         self.step = self.warmed = self.skipped = 0
 
     @property
@@ -106,7 +112,18 @@ class Trainer:
 
     def trained(self, network: str) -> dict[str, nn.Parameter]:
         """Name -> parameter of what one of the optimisers trains, in a fixed order."""
-        return self.networks.trained(network)
+        learner = self.learners.get(network)
+        return self.networks.trained(network) if learner is None else dict(learner.network.named_parameters())
+
+    def pairs_of(self, settings: Regularisation) -> Pairs:
+        """Captions and latents for a term of one's own. Raises what `Pairs` raises."""
+        assert isinstance(self.prompts, PromptSource)
+        return Pairs(self.recipe.model_copy(update={"regularisation": settings}), self.networks, self.prompts, lambda *_: None)
+
+    def share(self) -> None:
+        """Train together with the processes of the group that this one has joined."""
+        self.networks.share()
+        self._shared = {name: SharedNetwork(learner.network) for name, learner in self.learners.items()}
 
     def kept(self) -> dict[str, dict[str, Tensor]]:
         """The moving average: what a step changes besides weights and moments."""
@@ -138,6 +155,7 @@ class Trainer:
         """
         report, figures = Report.of(self.terms), dict[str, float]()
         generated: list[Generated] = []
+        seen: list[tuple[Batch, Tensor]] = []
         parts = [(source, samples) for source in self._sources() for samples in self._micro_batches(self._size(source))]
         for place, (source, samples) in enumerate(parts):
             batch = self.batch(source, samples)
@@ -145,6 +163,7 @@ class Trainer:
                 x0 = self._student_batch(batch, [term for term in self.terms if term.source == source], report)
             if source == "prompts":
                 generated.append(Generated(batch.samples, batch.text, x0))
+                seen += [(batch, x0)] if self.learners else []
         sound = self._update(STUDENT, figures)
         if sound:
             self._follow_student()
@@ -153,6 +172,9 @@ class Trainer:
                 images: Iterable[Generated] = generated if turn == 0 else self._fresh_images(turn)
                 self._lora_teacher_batch(self.recipe.lora_teacher, turn, images, report)
                 sound = self._update(LORA_TEACHER, figures) and sound
+        for name, learner in self.learners.items():
+            self._learner_batches(learner, seen, report)
+            sound = self._update(name, figures) and sound
         self.skipped = 0 if sound else self.skipped + 1
         self._stop_where_nothing_is_a_number()
         weights = {f"{term.name}_weight": term.weight(self.step) for term in self.terms}
@@ -257,6 +279,15 @@ class Trainer:
             place = (draws.timesteps * BINS) // len(networks.schedule)
             error = (epsilon.detach() - target).square().flatten(1).mean(1).cpu()
             report.bins.index_add_(1, place, torch.stack([error, torch.ones_like(error)]))
+
+    def _learner_batches(self, learner: Learner, seen: list[tuple[Batch, Tensor]], report: Report) -> None:
+        """A term's own network learns from the student's images of this step."""
+        shared = self._shared.get(learner.name)
+        for number, (batch, x0) in enumerate(seen):
+            with nullcontext() if shared is None else shared.summing(now=number == len(seen) - 1):
+                measured = learner.learn(x0, batch, shared or learner.network)
+                (measured.loss.sum() * self.processes / measured.count).backward()  # type: ignore[no-untyped-call]
+            report.add(f"{learner.name}_own_loss", measured.loss, measured.count)
 
     def _follow_student(self) -> None:
         """The moving average, after an update."""

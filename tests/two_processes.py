@@ -16,6 +16,7 @@ from reference_trainer.training.checkpoint import resume, save_checkpoint
 SETTINGS = {
     "clip": CLIP | {"share": 0.5},
     "regularisation": PAIRED,
+    "losses": {"gan": {"weight": 0.1, "learning_rate": 1e-2, "images": "world:training", "pictures": 8}},
     "micro_batch_size": 1,
     "optimiser": {"epsilon": 1e-3, "gradient_clip": 1e9},
     "lora_teacher": {"lora": {"rank": 3, "alpha": 6, "targets": ["to_q"]}, "learning_rate": 1e-2, "steps_per_student_step": 2},
@@ -25,7 +26,7 @@ SETTINGS = {
 def trainer_of(family: Path, rank: int, processes: int) -> Trainer:
     trainer, _ = make_trainer(family, rank, processes, **SETTINGS)
     if processes > 1:
-        trainer.networks.share()
+        trainer.share()
     return trainer
 
 
