@@ -107,7 +107,7 @@ def train(
             "with --dry-run", continue_with=continue_with, deterministic=deterministic, sitting_minutes=sitting_minutes
         )
         from reference_trainer.dry_run import print_trial, try_out
-        from reference_trainer.stopping import ended_by_signals
+        from reference_trainer.training.stopping import ended_by_signals
 
         with ended_by_signals("train --dry-run: stopped, nothing is left of it"):
             trial = try_out(read, folder, device=device)
@@ -259,7 +259,7 @@ def rehearse(
     if recipe != "all":
         read_recipe(recipe, overrides or ())  # a wrong name costs no library's import
     from reference_trainer.rehearse.run import carry_out
-    from reference_trainer.stopping import ended_by_signals
+    from reference_trainer.training.stopping import ended_by_signals
 
     with ended_by_signals("rehearse: stopped, and nothing of it is needed"):
         document, failure = carry_out(recipe, overrides or (), lambda line: typer.echo(line, err=json_output))

@@ -19,18 +19,24 @@ _ATTENTION = functional.scaled_dot_product_attention
 
 
 class LiveBytes(TorchDispatchMode):
-    """Follows every storage from the operation that makes it to its end, but those of some modules' own weights.
+    """Follows every storage on a device from the operation that makes it to its end, but those that were there before.
 
-    now: bytes at this moment. peak: at the worst. peak_without_gradients: at the worst but for gradients of weights.
+    now: bytes at this moment. peak: at the worst; peak_without_gradients: at the worst but for gradients of weights; both since
+    the beginning or the last `part`. parts: name -> its (peak, peak_without_gradients).
     """
 
-    def __init__(self, modules: Iterable[nn.Module]) -> None:
+    def __init__(self, modules: Iterable[nn.Module], others: Iterable[Tensor] = (), device: str = "cpu") -> None:
+        """modules, others: whose weights and which tensors were there before."""
         super().__init__()
-        self.peak = self.peak_without_gradients = 0
-        self.now = self._gradients = 0
+        self.peak = self.peak_without_gradients = self.now = 0
+        self.parts: dict[str, tuple[int, int]] = {}
+        self._device = device
+        self._gradients: dict[int, int] = {}
         parameters = [parameter for module in modules for parameter in module.parameters()]
         buffers = [buffer for module in modules for buffer in module.buffers()]
-        self._own = [tensor.untyped_storage() for tensor in (*parameters, *buffers)]  # kept, so that their ids stay theirs
+        self._own = [
+            tensor.untyped_storage() for tensor in (*parameters, *buffers, *others)
+        ]  # kept, so that their ids stay theirs
         self._known = {id(storage) for storage in self._own}
         trained = [parameter for parameter in parameters if parameter.requires_grad]
         self._hooks = [parameter.register_post_accumulate_grad_hook(self._add_gradient) for parameter in trained]
@@ -39,17 +45,35 @@ class LiveBytes(TorchDispatchMode):
         super().__enter__()
         return self
 
-    def __exit__(self, *exception: Any) -> None:
+    def stop(self) -> None:
+        """Let the weights go."""
         for hook in self._hooks:
             hook.remove()
-        super().__exit__(*exception)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        if torch.is_inference_mode_enabled():  # where operations that are made of others come whole
+            with self:
+                pieces = func.decompose(*args, **kwargs)
+            if pieces is not NotImplemented:
+                return pieces
+        result = func(*args, **kwargs)
         for tensor in tree_leaves(result):
-            if isinstance(tensor, Tensor):
+            if isinstance(tensor, Tensor) and tensor.device.type == self._device:
                 self._follow(tensor.untyped_storage())
         return result
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Peaks of a block alone, kept under a name: the largest where it is entered again."""
+        self.peak, self.peak_without_gradients = self.now, self.now - sum(self._gradients.values())
+        yield
+        before = self.parts.get(name, (0, 0))
+        self.parts[name] = max(before[0], self.peak), max(before[1], self.peak_without_gradients)
+
+    def forget_gradients(self) -> None:
+        """They are gone: what accumulates from here on is new."""
+        self._gradients.clear()
 
     def _follow(self, storage: torch.UntypedStorage) -> None:
         if id(storage) in self._known:
@@ -58,26 +82,50 @@ class LiveBytes(TorchDispatchMode):
         self.now += storage.nbytes()
         weakref.finalize(storage, self._forget, id(storage), storage.nbytes()).atexit = False
         self.peak = max(self.peak, self.now)
-        self.peak_without_gradients = max(self.peak_without_gradients, self.now - self._gradients)
+        self.peak_without_gradients = max(self.peak_without_gradients, self.now - sum(self._gradients.values()))
 
     def _forget(self, key: int, size: int) -> None:
         self._known.discard(key)
         self.now -= size
 
     def _add_gradient(self, parameter: Tensor) -> None:
-        self._gradients += parameter.grad.nbytes if parameter.grad is not None else 0
+        if parameter.grad is not None:
+            self._gradients[id(parameter)] = parameter.grad.nbytes
+
+
+class ValuesOfMeta(TorchDispatchMode):
+    """Where a value of a meta tensor is asked for, it is 1: whole steps run there, their tests of finite numbers among them."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is torch.ops.aten._local_scalar_dense.default and args[0].is_meta:
+            return torch.ones((), dtype=args[0].dtype).item()
+        if func is torch.ops.aten._to_copy.default and args[0].is_meta and str(kwargs.get("device")) == "cpu":
+            return torch.ones(args[0].shape, dtype=kwargs.get("dtype") or args[0].dtype)
+        return func(*args, **kwargs)
 
 
 class GpuKernels:
     """Functions of torch.nn.functional that keep on the meta device what they would keep on a GPU.
 
     Attention is fused: it keeps its inputs, its output and a logarithm a row, not the matrix of weights. half: autocast to
-    bfloat16, which has products and convolutions in bfloat16 and normalisations in float32 (PyTorch's list for CUDA).
-    float32: weights of layers that are always in float32. What a pass keeps is to the byte what PyTorch's own autocast keeps.
+    bfloat16, which has products and convolutions in bfloat16 and normalisations in float32 (PyTorch's list for CUDA). What a
+    pass keeps is to the byte what PyTorch's own autocast keeps.
     """
 
-    def __init__(self, half: bool, float32: Iterable[Tensor]) -> None:
-        self.half, self.fused, self._float32 = half, True, {id(weight) for weight in float32}
+    def __init__(self, half: bool) -> None:
+        self.half, self.fused, self._float32 = half, True, set[int]()
+
+    def keep_in_float32(self, *weights: Tensor) -> None:
+        """Layers that are always in float32, by their weights."""
+        self._float32 |= {id(weight) for weight in weights}
+
+    @contextmanager
+    def in_full_precision(self) -> Iterator[None]:
+        """Outside of autocast, as scorers are."""
+        half, self.half = self.half, False
+        yield
+        self.half = half
 
     @contextmanager
     def patched(self, *, fused: bool) -> Iterator[None]:

@@ -12,10 +12,9 @@ from collections.abc import Callable
 from typing import Any
 
 from reference_trainer import estimate
-from reference_trainer.architectures import Blank
+from reference_trainer.blank import BlankTrainer
 from reference_trainer.config import Recipe
 from reference_trainer.recipe_files import changed
-from reference_trainer.rehearsal import Rehearsal
 from reference_trainer.show import A100_TFLOP_PER_SECOND, check_processes
 from sbv2bench.errors import InputError
 from sbv2bench.registry import Registry
@@ -47,8 +46,7 @@ def fit_budget(
     check_processes(recipe, processes)
     registry = registry or Registry.load()
     _, measured = estimate.measured_suite(recipe, registry)
-    blank = Blank.of(recipe, registry)
-    cost = estimate.costs(recipe, Rehearsal(recipe, blank, int(blank.teacher.config.sample_size)))
+    cost = estimate.costs(BlankTrainer(recipe, registry, None, processes, "cuda"))
 
     def needed(steps: int) -> float:
         shorter = _shortened(recipe, steps)

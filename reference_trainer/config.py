@@ -167,6 +167,7 @@ class Recipe(Frozen):
     clip: ScoreLoss | None = None
     hps: ScoreLoss | None = None
     regularisation: Regularisation | None = None
+    losses: dict[str, dict[str, Any]] = {}  # by name, of files of terms/ or of `target: "module:Class"`: their settings
     ema: Ema | None
     optimiser: Optimiser = Optimiser()
     steps: int = Field(ge=1, le=LONGEST)
@@ -190,8 +191,13 @@ class Recipe(Frozen):
             raise ValueError("vsd and lora_teacher: both or neither, each is nothing without the other")
         if self.vsd is None and self.regularisation is None:
             raise ValueError("vsd: null needs a regularisation, or there is nothing to train on")
-        if self.vsd is None and (self.clip or self.hps):
-            raise ValueError("clip and hps: expected null where vsd is null")
+        if self.vsd is None and (self.clip or self.hps or self.losses):
+            raise ValueError("clip, hps and losses: expected none where vsd is null")
+        if self.losses:
+            from reference_trainer.terms import loss_class
+
+            for name, settings in self.losses.items():
+                loss_class(name, settings)
         needs = [name for name, loss in (("clip", self.clip), ("hps", self.hps)) if loss and loss.decoder == "tiny"]
         needs += ["regularisation"] if self.regularisation and self.regularisation.distance != "latents" else []
         if needs and not self.tiny_decoder:
@@ -209,6 +215,7 @@ class Recipe(Frozen):
     def identity(self) -> dict[str, Any]:
         """JSON-ready, all that can change the trained weights; where logs, samples and checkpoints go is not in it."""
         remarks = {"name", "description", "log_every", "sample_every", "checkpoint_every", "keep_checkpoints", "measure"}
+        remarks |= set() if self.losses else {"losses"}  # without any, a recipe is what it was before they were
         return self.model_dump(mode="json", exclude=remarks | {"ema_on_cpu", "gradient_checkpointing", "skips_in_a_row"})
 
     def fingerprint(self) -> str:

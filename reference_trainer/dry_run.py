@@ -14,7 +14,6 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from reference_trainer.checkpoint import checkpoint_name, snapshot, write
 from reference_trainer.config import Recipe
 from reference_trainer.devices import find_place, out_of_memory
 from reference_trainer.measure import check_measure
@@ -27,6 +26,7 @@ from reference_trainer.recipe_files import changed
 from reference_trainer.run_folder import full_disk_said
 from reference_trainer.show import describe
 from reference_trainer.step import Trainer
+from reference_trainer.training.checkpoint import checkpoint_name, snapshot, write
 from sbv2bench import provenance
 from sbv2bench.registry import Registry
 
@@ -49,6 +49,8 @@ def try_out(recipe: Recipe, run: Path, *, device: str = "auto") -> dict[str, Any
     few = changed(recipe, {"regularisation.pairs": recipe.regularisation.batch_size}) if recipe.regularisation else recipe
     pairs = Pairs(few, networks, prompts, lambda done, count: None) if recipe.regularisation else None
     trainer = Trainer(few, networks, prompts, pairs, rank=place.rank, processes=place.processes)
+    if place.processes > 1:
+        trainer.share()
     try:
         warm_up = _seconds(place.device, trainer.warm_up_lora_teacher) if trainer.warm_up_steps else 0.0
         _seconds(place.device, trainer.take_step)

@@ -9,20 +9,23 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
+import torch
 from torch import nn
 
-from reference_trainer.architectures import Blank
+from reference_trainer import pictures
+from reference_trainer.blank import BlankTrainer
 from reference_trainer.config import Recipe
-from reference_trainer.pairs import AT_ONCE as PAIRS_AT_ONCE
-from reference_trainer.pictures import GRID, PANELS
-from reference_trainer.rehearsal import Rehearsal, teacher_calls
-from reference_trainer.step import MOMENT_BYTES
+from reference_trainer.networks import Networks
+from reference_trainer.pairs import encode, pairs_at_once
+from reference_trainer.step import MOMENT_BYTES, Generated, Report
+from reference_trainer.terms import Batch, Learner, Term, gradient_at
 from sbv2bench.registry import Registry
+from sbv2bench.samplers.base import PromptBlock, Stopwatch
 from sbv2bench.specs import SuiteSpec
 
-PICTURES = 4  # at most so many images a decode of grids and panels
 _FLOAT32 = 4  # bytes
 
 
@@ -30,41 +33,93 @@ _FLOAT32 = 4  # bytes
 class Costs:
     """Floating-point operations of one sample through each part; 0 where a recipe does not use it.
 
-    student: without gradient; generate: with its backward pass. teachers: all predictions of the student's loss. frozen: one
-    prediction of the frozen teacher. lora_teacher: its update. scores: "clip", "hps", there and back. decode: by the teacher's
-    decoder; show: by the panels' own. encode: of a real picture.
+    student: without gradient; generate: with its backward pass. terms: each of the student's, there and back to the images,
+    times the share of samples that it looks at. frozen: one prediction of the frozen teacher. lora_teacher: its update.
+    decode: by the teacher's decoder; show: by the panels' own. encode: of a real picture.
     """
 
     text: int
     student: int
     generate: int
-    teachers: int = 0
+    terms: dict[str, float] = field(default_factory=dict)
     frozen: int = 0
     lora_teacher: int = 0
-    scores: dict[str, int] = field(default_factory=dict)
-    distance: int = 0
     decode: int = 0
     show: int = 0
     encode: int = 0
 
 
-def costs(recipe: Recipe, rehearsal: Rehearsal) -> Costs:
+def costs(trainer: BlankTrainer) -> Costs:
     """Count a recipe's parts, one sample each."""
-    count = rehearsal.flops
-    regularisation = recipe.regularisation
+    networks, recipe, count = trainer.networks, trainer.recipe, trainer.flops
+    z, text = trainer.latents(1), networks.null_text
+    settings = recipe.regularisation
+
+    def images() -> None:
+        with torch.no_grad():
+            networks.generate(z, text)
+
+    def there_and_back() -> None:
+        x0 = networks.generate(z, text)
+        x0.backward(torch.empty_like(x0))  # type: ignore[no-untyped-call]
+
+    def lora_teacher() -> None:
+        assert recipe.lora_teacher is not None
+        trainer._lora_teacher_batch(recipe.lora_teacher, 0, [Generated([0], text, z)], Report())
+
+    def decode(decoder: str) -> int:
+        with torch.no_grad():
+            return count(lambda: networks.pixels(z, decoder))
+
     return Costs(
-        text=count(rehearsal.text, 1),
-        student=count(rehearsal.images, 1),
-        generate=count(rehearsal.generate, 1),
-        teachers=count(rehearsal.teachers, 1) if recipe.vsd else 0,
-        frozen=count(rehearsal.frozen_teacher, 1) if regularisation and regularisation.kind == "paired" else 0,
-        lora_teacher=count(rehearsal.lora_teacher, 1) if recipe.lora_teacher else 0,
-        scores={name: count(rehearsal.score, name, 1) for name in rehearsal.scores},
-        distance=count(rehearsal.distance, 1) if regularisation else 0,
-        decode=count(rehearsal.decode, 1, "full"),
-        show=count(rehearsal.decode, 1, "tiny" if recipe.tiny_decoder else "full") if recipe.vsd else 0,
-        encode=count(rehearsal.encode, 1) if regularisation and regularisation.kind == "real" else 0,
+        text=count(lambda: networks.encode_text([""])),
+        student=count(images),
+        generate=count(there_and_back),
+        terms={term.name: _term_cost(trainer, term) for term in trainer.terms},
+        frozen=count(lambda: _frozen_teacher(trainer, 1)) if settings and settings.kind == "paired" else 0,
+        lora_teacher=count(lora_teacher) if recipe.lora_teacher else 0,
+        decode=decode("full"),
+        show=decode("tiny" if recipe.tiny_decoder else "full") if recipe.vsd else 0,
+        encode=count(lambda: _encode(trainer, 1)) if settings and settings.kind == "real" else 0,
     )
+
+
+def _term_cost(trainer: BlankTrainer, term: Term) -> float:
+    """Of a sample, on the average of those that the term looks at and those that it does not."""
+    size = trainer.pairs.batch_size if term.source == "pairs" and trainer.pairs else trainer.recipe.batch_size
+    found = 0.0
+
+    def measure(batch: Batch) -> None:
+        nonlocal found
+        leaf = trainer.latents(1).requires_grad_()
+        measured = term.measure(leaf, batch)
+        if measured is not None:
+            found = measured.count / size
+            gradient_at(leaf, measured)
+        if isinstance(term, Learner):
+            term.learn(leaf.detach(), batch, term.network).loss.sum().backward()  # type: ignore[no-untyped-call]
+
+    for row in range(size):
+        with trainer.values_at_hand():
+            batch = trainer.batch(term.source, [row])
+        operations = trainer.flops(partial(measure, batch))
+        if found:
+            return found * operations
+    return 0.0
+
+
+def _frozen_teacher(trainer: BlankTrainer, count: int) -> None:
+    """Predictions of the frozen teacher as pairs ask for them, guided or not by the batch's size alone."""
+    parts, text = trainer.networks.components, trainer.networks.null_text
+    with torch.no_grad():
+        parts.predict(trainer.latents(count), 0, text.expand(count, -1, -1), 1.0)
+
+
+def _encode(trainer: BlankTrainer, count: int) -> None:
+    parts = trainer.networks.components
+    pictures = torch.empty(count, parts.vae.config.in_channels, parts.resolution, parts.resolution, device="meta")
+    with torch.no_grad():
+        encode(trainer.networks, pictures)
 
 
 def work(recipe: Recipe, cost: Costs, measured: int = 0) -> dict[str, Any]:
@@ -78,15 +133,13 @@ def work(recipe: Recipe, cost: Costs, measured: int = 0) -> dict[str, Any]:
     share = 0.0 if recipe.regularisation is None else recipe.regularisation.batch_size / recipe.batch_size
     fresh = max(0, turns - 1)  # each update of the LoRA teacher but the first makes images of its own
     parts: dict[str, float] = {"student": cost.generate if recipe.vsd else 0, "text": cost.text if recipe.vsd else 0}
-    if recipe.vsd is not None:
-        parts |= {"teachers": cost.teachers, "lora_teacher": turns * cost.lora_teacher}
+    parts |= {"teachers" if name == "vsd" else name: cost.terms[name] for name in cost.terms if name != "regularisation"}
+    if recipe.lora_teacher is not None:
+        parts["lora_teacher"] = turns * cost.lora_teacher
     if fresh:
         parts["fresh_images"] = fresh * (cost.student + cost.text)
-    for name, loss in (("clip", recipe.clip), ("hps", recipe.hps)):
-        if loss is not None:
-            parts[name] = loss.share * cost.scores[name]
     if recipe.regularisation is not None:
-        parts["regularisation"] = share * (cost.generate + cost.text + cost.distance)
+        parts["regularisation"] = share * (cost.generate + cost.text + cost.terms["regularisation"])
     tflop = {name: value / 1e12 for name, value in parts.items()}
     once = {name: value / 1e12 for name, value in _once(recipe, cost, measured).items()}
     passes = {
@@ -117,7 +170,9 @@ def _once(recipe: Recipe, cost: Costs, measured: int) -> dict[str, float]:
     sample = cost.text + cost.student
     warmup = recipe.lora_teacher.warmup_steps * recipe.batch_size if recipe.lora_teacher else 0
     looks = 1 + math.ceil(recipe.steps / recipe.sample_every)
-    look = GRID * (sample + cost.decode) + (PANELS * (sample + cost.teachers + 3 * cost.show) if recipe.vsd else 0)
+    look = pictures.GRID * (sample + cost.decode) + (
+        pictures.PANELS * (sample + cost.terms["vsd"] + 3 * cost.show) if recipe.vsd else 0
+    )
     measurements = recipe.steps // recipe.measure.every if recipe.measure else 0
     return {
         "pairs": pairs,
@@ -141,107 +196,111 @@ def measured_suite(recipe: Recipe, registry: Registry) -> tuple[SuiteSpec | None
     return suite, min(suite.num_generated, recipe.measure.limit or suite.num_generated)
 
 
-def parameters(blank: Blank) -> dict[str, int]:
+def teacher_calls(recipe: Recipe) -> tuple[int, int]:
+    """UNet passes an image of the frozen teacher and of the LoRA teacher in the student's loss; guidance takes two."""
+    if recipe.vsd is None:
+        return 0, 0
+    scale, own = recipe.vsd.teacher_guidance_scale, recipe.vsd.lora_teacher_guidance_scale
+    return 1 if scale == 1.0 else 2, 1 if (scale if own == "same" else own) == 1.0 else 2
+
+
+def parameters(networks: Networks) -> dict[str, int]:
     """Numbers of weights; those of the UNets without adapters."""
-    adapter = [name for name, _ in blank.teacher.named_parameters() if "lora_" in name]
+    adapter = [name for name, _ in networks.teacher.named_parameters() if "lora_" in name]
     return {
-        "teacher": _count(blank.teacher) - _trained(blank.teacher),
-        "student": sum(value.numel() for name, value in blank.student.named_parameters() if "lora_" not in name),
-        "student_trained": _trained(blank.student),
-        "lora_teacher_trained": _trained(blank.teacher),
+        "teacher": _count(networks.teacher) - _trained(networks.teacher),
+        "student": sum(value.numel() for name, value in networks.student.named_parameters() if "lora_" not in name),
+        "student_trained": _trained(networks.student),
+        "lora_teacher_trained": _trained(networks.teacher),
         "lora_teacher_layers": len(adapter) // 2,
-        "text_encoder": _count(blank.text_encoder),
-        "vae": _count(blank.vae),
-        "tiny_decoder": _count(blank.tiny_decoder),
-        "scorers": sum(_count(scorer) for scorer in blank.scorers.values()),
+        "text_encoder": _count(networks.components.text_encoder),
+        "vae": _count(networks.components.vae),
+        "tiny_decoder": _count(networks.tiny_decoder),
+        "scorers": sum(_count(scorer.model) for scorer in networks.scorers.values()),
     }
 
 
-def memory(
-    recipe: Recipe, blank: Blank, rehearsal: Rehearsal, processes: int, *, device: str, suite: SuiteSpec | None = None
-) -> dict[str, Any]:
-    """Bytes on one of the devices that share the batch.
+def memory(recipe: Recipe, trainer: BlankTrainer, *, device: str, suite: SuiteSpec | None = None) -> dict[str, Any]:
+    """Bytes on one of the devices that share the batch, of which the trainer is one.
 
     components: gradients and activations at their largest, which is not at one time; the others are there all the time.
     passes: what is there besides those others at the worst moment of each part of a run. peak: with the worst of them.
     """
-    batch = recipe.batch_size // processes
-    micro = min(recipe.micro_batch_size or batch, batch)
-    student, adapter = _trained(blank.student), _trained(blank.teacher)
+    networks, parts = trainer.networks, trainer.networks.components
+    student, adapter = _trained(networks.student), _trained(networks.teacher)
     moments = MOMENT_BYTES[recipe.optimiser.kind]
     resident = {
-        "teacher": _bytes(blank.teacher) - _FLOAT32 * adapter,
-        "student": _bytes(blank.student),
+        "teacher": _bytes(networks.teacher) - _FLOAT32 * adapter,
+        "student": _bytes(networks.student),
         "moments": int(moments * student),
         "ema": 0 if recipe.ema is None or recipe.ema_on_cpu else _FLOAT32 * student,
         "lora_teacher": int((_FLOAT32 + moments) * adapter),
-        "text_encoder": _bytes(blank.text_encoder),
-        "vae": _bytes(blank.vae),
-        "tiny_decoder": _bytes(blank.tiny_decoder),
-        "scorers": sum(_bytes(scorer) for scorer in blank.scorers.values()),
-        "perceptual": _bytes(blank.perceptual),
+        "text_encoder": _bytes(parts.text_encoder),
+        "vae": _bytes(parts.vae),
+        "tiny_decoder": _bytes(networks.tiny_decoder),
+        "scorers": sum(_bytes(scorer.model) for scorer in networks.scorers.values()),
+        "losses": sum(int((1 + moments / _FLOAT32) * _bytes(learner.network)) for learner in trainer.learners.values()),
+        "perceptual": _bytes(trainer.pairs.perceptual) if trainer.pairs else 0,
     }
-    gradients = _FLOAT32 * student
-    passes, activations = {}, [0]
-    if recipe.vsd is not None:
-        peak = rehearsal.peak(rehearsal.student, micro)
-        passes["student"] = peak.total if micro == batch else peak.activations + gradients  # gradients wait for the next
-        activations.append(peak.activations)
+    peaks = trainer.step_peaks()
+    activations = max(
+        [0, *(alone for name, (_, alone) in peaks.items() if name in {"student", "regularisation", "lora_teacher"})]
+    )
+    shared = _FLOAT32 * (student + adapter) if trainer.sharing else 0
+    passes = {
+        name: alone + shared if shared else total for name, (total, alone) in peaks.items() if name != "lora_teacher_update"
+    }
     if recipe.regularisation is not None:
-        pairs = min(recipe.micro_batch_size or batch, max(1, recipe.regularisation.batch_size // processes))
-        peak = rehearsal.peak(rehearsal.regularise, pairs)
-        passes["regularisation"] = peak.activations + gradients if recipe.vsd else peak.total
-        activations.append(peak.activations)
-    roots = _FLOAT32 * student if device == "cuda" else 0  # of all second moments at once
-    passes["student_update"] = gradients + roots
-    if recipe.ema is not None and not recipe.ema_on_cpu:
-        passes["moving_average"] = _FLOAT32 * student  # EMAModel takes every difference at once; gradients are gone
-    if recipe.lora_teacher is not None:
-        peak = rehearsal.peak(rehearsal.lora_teacher, micro)
-        passes["lora_teacher"] = peak.activations + _FLOAT32 * adapter
-        activations.append(peak.activations)
-        if recipe.lora_teacher.steps_per_student_step > 1 or recipe.lora_teacher.warmup_steps:
-            passes["fresh_images"] = rehearsal.peak(rehearsal.images, micro).total
-    if recipe.regularisation is not None:
-        passes["pairs"] = rehearsal.peak(rehearsal.make_pairs, recipe.micro_batch_size or PAIRS_AT_ONCE).total
+        passes["pairs"] = trainer.peak(lambda: _make_pairs(trainer, pairs_at_once(recipe)))
     under = _FLOAT32 * student if recipe.ema and device == "cpu" else 0  # the weights that wait while the average stands in
-    passes["pictures"] = _pictures(recipe, rehearsal, student, under)
+    passes["pictures"] = _pictures(trainer, student, under)
     if suite is not None:
-        passes["measurement"] = rehearsal.peak(rehearsal.sample, suite.block_size).total + under
+        passes["measurement"] = trainer.peak(lambda: _sample(trainer, suite.block_size)) + under
     later = {"pairs": resident["moments"]}  # pairs are made before the optimisers' first step
-    components = {**resident, "gradients": gradients + _FLOAT32 * adapter, "activations": max(activations)}
+    components = {**resident, "gradients": _FLOAT32 * (student + adapter), "activations": activations}
     return {
-        "micro_batch": micro,
+        "micro_batch": trainer.recipe.micro_batch_size,
         "components": components,
         "passes": passes,
         "peak": sum(resident.values()) + max(value - later.get(name, 0) for name, value in passes.items()),
     }
 
 
-def _pictures(recipe: Recipe, rehearsal: Rehearsal, student: int, under: int) -> int:
+def _make_pairs(trainer: BlankTrainer, count: int) -> None:
+    settings = trainer.recipe.regularisation
+    assert settings is not None
+    if settings.kind == "real":
+        _encode(trainer, count)
+    else:
+        _frozen_teacher(trainer, count * (2 if settings.teacher_guidance_scale > 1.0 else 1))
+
+
+def _sample(trainer: BlankTrainer, count: int) -> None:
+    """A block of so many images, as a grid or a measurement takes it."""
+    block = PromptBlock(0, 0, count, ("",) * count, tuple(range(count)))
+    pictures.StudentSampler.of_training(trainer.networks).generate(block, Stopwatch("cpu"))
+
+
+def _pictures(trainer: BlankTrainer, student: int, under: int) -> int:
     """Bytes of a sample grid and of the panels, a few images at a time, at the worse moment; gradients are gone.
 
     under: of the weights that wait while the average stands in for them, where they wait on the device.
     """
-    count = pictures_at_once(recipe)
-    grid = rehearsal.peak(rehearsal.sample, count).total + under
-    panels = rehearsal.peak(rehearsal.panels, count).total if recipe.vsd else 0
+    recipe, networks = trainer.recipe, trainer.networks
+    count = pictures.at_once(networks)
+    grid = trainer.peak(lambda: _sample(trainer, count)) + under
+    panels = trainer.peak(lambda: pictures.panels(networks, [""] * count, 0, 0)) if recipe.vsd else 0
     back = _FLOAT32 * student if recipe.ema else 0  # all the weights, copied on their way back
     return max(grid, panels, back)
 
 
-def pictures_at_once(recipe: Recipe) -> int:
-    """Images of one decode of a grid or of panels."""
-    return min(recipe.micro_batch_size or PICTURES, PICTURES)
-
-
-def storage(recipe: Recipe, blank: Blank) -> dict[str, int]:
+def storage(recipe: Recipe, networks: Networks) -> dict[str, int]:
     """Bytes of checkpoints on disk, and in the main process's host memory.
 
     One checkpoint more than `keep_checkpoints` is there while the newest is written, from a copy in host memory. The weights
     wait in host memory while the average stands in for them.
     """
-    student, adapter = _trained(blank.student), _trained(blank.teacher)
+    student, adapter = _trained(networks.student), _trained(networks.teacher)
     average = _FLOAT32 * student if recipe.ema else 0
     moments = MOMENT_BYTES[recipe.optimiser.kind]
     checkpoint = int((_FLOAT32 + moments) * (student + adapter)) + average

@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from reference_trainer.checkpoint import START_AGAIN, check_identity
 from reference_trainer.config import Recipe
 from reference_trainer.continuation import Continuation
 from reference_trainer.networks import base_hashes
 from reference_trainer.prompts import PromptSource
+from reference_trainer.training.checkpoint import START_AGAIN, check_identity
 from sbv2bench import provenance
 from sbv2bench.errors import InputError, IntegrityError
 from sbv2bench.registry import Registry
@@ -51,7 +51,10 @@ def identity_of(recipe: Recipe, prompts: PromptSource, registry: Registry) -> di
 
 def training_code() -> str:
     """SHA-256 of the source that decides trained weights: not of what tells, shows or writes."""
-    own = ("networks", "losses", "terms", "step", "noise", "pairs", "latent_shards", "config", "prompts/order", "prompts/source")
+    own = ("networks", "losses", "step", "noise", "pairs", "latent_shards", "config", "prompts/order", "prompts/source")
+    own += ("training/schedule", "training/shared")
     shared = ("diffusion", "weights", "samplers/components", "samplers/networks", "data/caption_rows")
-    files = [Path(__file__).parent / f"{name}.py" for name in own] + [provenance.PACKAGE / f"{name}.py" for name in shared]
+    here = Path(__file__).parent
+    files = [here / f"{name}.py" for name in own] + [provenance.PACKAGE / f"{name}.py" for name in shared]
+    files += sorted((here / "terms").glob("*.py"))
     return provenance.source_fingerprint(*files)

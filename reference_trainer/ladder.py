@@ -22,7 +22,7 @@ from reference_trainer.base_models.tokenizer import write_tokenizer
 from reference_trainer.identity import is_done
 from reference_trainer.recipe_files import read_recipe
 from reference_trainer.run_folder import prepare
-from reference_trainer.stopping import signals_noted
+from reference_trainer.training.stopping import signals_noted
 from sbv2bench import paths
 from sbv2bench.errors import InputError, PrerequisiteError
 from sbv2bench.registry import Registry

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +13,12 @@ import torch
 from rich.console import Console
 
 from reference_trainer import health, run_folder
-from reference_trainer.checkpoint import CheckpointWriter, checkpoint_step, resume
 from reference_trainer.config import Recipe
 from reference_trainer.continuation import Continuation
 from reference_trainer.devices import Place, find_place, out_of_memory
 from reference_trainer.export import export_student
 from reference_trainer.identity import identity_of, is_finished, training_code
 from reference_trainer.measure import check_measure, measure_student
-from reference_trainer.monitor import Monitor
 from reference_trainer.needed_weights import require_weights
 from reference_trainer.networks import Networks
 from reference_trainer.pairs import Pairs
@@ -29,13 +26,14 @@ from reference_trainer.pictures import GRID, write_panels, write_samples
 from reference_trainer.prompts import PromptSource
 from reference_trainer.run_folder import full_disk_said
 from reference_trainer.step import Trainer
-from reference_trainer.stopping import Stop, signals_noted
+from reference_trainer.training.checkpoint import CheckpointWriter, checkpoint_step, resume
+from reference_trainer.training.monitor import Monitor
+from reference_trainer.training.sitting import SAME_AGAIN, Sitting
+from reference_trainer.training.stopping import Stop, signals_noted
 from sbv2bench import provenance
 from sbv2bench.atomic import write_whole
 from sbv2bench.errors import InputError, IntegrityError
 from sbv2bench.registry import Registry
-
-SAME_AGAIN = "run the same command again to go on"
 
 
 def train(
@@ -143,6 +141,8 @@ def _train_in(
         else None
     )
     trainer = Trainer(recipe, networks, prompts, pairs, rank=place.rank, processes=place.processes)
+    if place.processes > 1:
+        trainer.share()
     writer = CheckpointWriter(run / "checkpoints", recipe.keep_checkpoints)
     before = resume(trainer, writer.folder, identity)
     if place.main:
@@ -154,7 +154,10 @@ def _train_in(
     if monitor is not None:
         for line in (*prompts.remarks, *filter(None, [continuation.sentence()])):
             monitor.say(line)
-    sitting = Sitting(trainer, run, place, stop, writer, monitor, identity | {"changes": continuation.changes}, before, seconds)
+    sitting = StudentSitting(
+        trainer, run, stop, writer, identity | {"changes": continuation.changes}, before, seconds,
+        main=place.main, processes=place.processes, device=str(place.device), monitor=monitor, place=place,
+    )  # fmt: skip
     try:
         if not sitting.run_to_the_end():
             place.accelerator.end_training()
@@ -181,25 +184,18 @@ def _train_in(
 
 
 @dataclass
-class Sitting:
-    """The steps of one call of `train`. before: seconds of training behind it. limit: its own seconds, None for all it takes."""
+class StudentSitting(Sitting):
+    """The steps of one call of `train`, and what is to be seen of them."""
 
     trainer: Trainer
-    run: Path
-    place: Place
-    stop: Stop
-    writer: CheckpointWriter
-    monitor: Monitor | None
-    identity: dict[str, Any]
-    before: float
-    limit: float | None
+    monitor: Monitor | None = None
+    place: Place = field(kw_only=True)
 
     def __post_init__(self) -> None:
         self.recipe, self.networks = self.trainer.recipe, self.trainer.networks
         prompts = self.trainer.prompts
         assert isinstance(prompts, PromptSource)
         self.shown = prompts[range(min(GRID, len(prompts)))]
-        self.began = time.monotonic()
         self.looked_at = -1
 
     def run_to_the_end(self) -> bool:
@@ -227,28 +223,9 @@ class Sitting:
                 self.measure()
             if self.keep_and_leave(last or trainer.step % recipe.checkpoint_every == 0, last):
                 return False
-        if self.place.main:
+        if self.main:
             self.writer.wait()
         return True
-
-    def keep_and_leave(self, due: bool, last: bool) -> bool:
-        """Write a checkpoint where one is due or the run stops here. Returns whether the sitting's time is over.
-
-        All processes decide alike: what one of them was told, all obey. Raises InterruptedRun or TerminatedRun.
-        """
-        over = self.limit is not None and time.monotonic() - self.began > self.limit
-        told, over = self._of_all(self.stop.signal, over)
-        if self.place.main and (due or told or over):
-            self.writer.save(self.trainer, self.identity, self.spent())
-        if not told and (not over or last):
-            return False
-        if self.place.main:
-            self.writer.wait()
-        if not told:
-            return True
-        self.stop.signal = told
-        where = f"step {self.trainer.step}" if self.trainer.step else f"warm-up step {self.trainer.warmed}"
-        raise self.stop.error(f"{self.run}: stopped after {where}, whose checkpoint is written", SAME_AGAIN)
 
     def look(self) -> None:
         """Grid and panels of this step; a run is not lost for a picture."""
@@ -271,10 +248,6 @@ class Sitting:
             self.monitor.write({"step": self.trainer.step, "suite": settings.suite, **values})
             self.monitor.say("  ".join(f"{name} {value:.4g}" for name, value in values.items()))
 
-    def spent(self) -> float:
-        """Seconds of training so far, those of earlier sittings among them."""
-        return self.before + time.monotonic() - self.began
-
     def record(self) -> dict[str, Any]:
         """How the exported weights came to be."""
         trainer = self.trainer
@@ -288,14 +261,6 @@ class Sitting:
             "device": provenance.device_name(str(self.networks.device)),
             "code": training_code(),
         }
-
-    def _of_all(self, told: int, over: bool) -> tuple[int, bool]:
-        """The largest of all processes' values."""
-        if self.place.processes == 1:
-            return told, over
-        shared = torch.tensor([told, int(over)], device=self.place.device)
-        torch.distributed.all_reduce(shared, torch.distributed.ReduceOp.MAX)
-        return int(shared[0]), bool(shared[1])
 
 
 def _tune(device: torch.device, deterministic: bool) -> None:

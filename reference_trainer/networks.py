@@ -6,17 +6,18 @@ One copy of the teacher's UNet plays both teachers: with its adapter off it is t
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
 from typing import Any
 
 import torch
-from diffusers import AutoencoderTiny
+from diffusers import AutoencoderTiny, UNet2DConditionModel
 from diffusers.training_utils import EMAModel
 from peft import LoraConfig
 from torch import Tensor, nn
 
 from reference_trainer.config import Lora, Recipe, ScoreLoss
+from reference_trainer.training.shared import SharedNetwork
 from sbv2bench import diffusion
 from sbv2bench.data.assets import hash_weights, resolve_location
 from sbv2bench.data.chain import model_files
@@ -48,8 +49,7 @@ class Networks:
         self.recipe, self.device, self.registry = recipe, device, registry
         self.teacher_spec = registry.model(recipe.teacher)
         self.start_spec = registry.model(recipe.student.start)
-        dtype = getattr(torch, recipe.teacher_dtype)
-        self.components: Components = load_components(self.teacher_spec, str(device), dtype, registry)
+        self.components = self._load_components(getattr(torch, recipe.teacher_dtype))
         self.prediction_type = self.components.prediction_type
         if self.prediction_type != recipe.prediction_type:
             raise InputError(
@@ -63,12 +63,10 @@ class Networks:
         self.latent_shape = self.components.latent_shape
         self.teacher = self.components.unet
         _last_layer_in_float32(self.teacher)
-        self.student: Any = load_unet(self.start_spec, torch.float32, registry).to(device, memory_format=torch.channels_last)
+        self.student = self._load_student()
         self._check_student()
-        torch.manual_seed(recipe.seed)  # of the adapters' random halves
-        _prepare(self.student, recipe.student.lora, STUDENT)
-        if recipe.lora_teacher is not None:
-            _prepare(self.teacher, recipe.lora_teacher.lora, LORA_TEACHER)
+        self._make_trainable()
+        self._shared: dict[str, SharedNetwork] = {}
         self._trained = {STUDENT: _trainable(self.student), LORA_TEACHER: _trainable(self.teacher)}
         self._switch_adapter(on=False)
         if recipe.gradient_checkpointing:
@@ -83,6 +81,16 @@ class Networks:
         """Name -> parameter of what is trained of the "student" or the "lora_teacher", in a fixed order."""
         return self._trained[network]
 
+    def share(self) -> None:
+        """Train together with the processes of the group that this one has joined: gradients become means over all of them."""
+        self._shared[STUDENT] = SharedNetwork(self.student)
+        if self.recipe.lora_teacher is not None:
+            self._shared[LORA_TEACHER] = SharedNetwork(self.teacher)
+
+    def summing(self, network: str, now: bool) -> AbstractContextManager[None]:
+        """For a forward and a backward pass: whether gradients are summed over processes after it, or wait for a later one."""
+        return self._shared[network].summing(now) if network in self._shared else nullcontext()
+
     def encode_text(self, captions: Sequence[str]) -> Tensor:
         """Text states [B, L, D]."""
         with torch.no_grad():
@@ -96,7 +104,8 @@ class Networks:
 
     def generate(self, z: Tensor, text: Tensor) -> Tensor:
         """The student's clean latents x0 [B, C, h, w] float32 of noise z, with gradient (equation 1)."""
-        output = self._predict(self.student, z, self.recipe.student.timestep, text)
+        student = self._shared.get(STUDENT, self.student) if torch.is_grad_enabled() else self.student
+        output = self._predict(student, z, self.recipe.student.timestep, text, torch.float32)
         return diffusion.predict_x0(output, z, self.alpha_T, self.sigma_T, self.prediction_type)
 
     def teacher_epsilon(self, x_t: Tensor, timesteps: Tensor, text: Tensor, null: Tensor, scale: float, *, lora: bool) -> Tensor:
@@ -117,7 +126,7 @@ class Networks:
         To be called within `lora_teacher()`, which must last until the backward pass is done: with gradient checkpointing
         that pass computes the network again.
         """
-        return self._epsilon(x_t, timesteps, text)
+        return self._epsilon(x_t, timesteps, text, self._shared.get(LORA_TEACHER))
 
     @contextmanager
     def lora_teacher(self) -> Iterator[None]:
@@ -197,21 +206,22 @@ class Networks:
         """Those of the teacher alone."""
         return {name: sha256 for name, sha256 in self.base_hashes().items() if name.startswith("teacher:")}
 
-    def autocast(self) -> torch.autocast:
+    def autocast(self) -> AbstractContextManager[object]:
         """Half precision where the recipe says so."""
         half = self.recipe.precision == "bfloat16"
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=half)
 
-    def _epsilon(self, x_t: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
+    def _epsilon(self, x_t: Tensor, timesteps: Tensor, text: Tensor, shared: SharedNetwork | None = None) -> Tensor:
         alpha, sigma = self.levels(timesteps)
-        return diffusion.predict_epsilon(
-            self._predict(self.teacher, x_t, timesteps, text), x_t, alpha, sigma, self.prediction_type
-        )
+        output = self._predict(shared or self.teacher, x_t, timesteps, text, self.teacher.dtype)
+        return diffusion.predict_epsilon(output, x_t, alpha, sigma, self.prediction_type)
 
-    def _predict(self, unet: Any, x_t: Tensor, timesteps: Tensor | int, text: Tensor) -> Tensor:
-        """A UNet's output float32 [B, C, h, w]; a learned variance is dropped."""
+    def _predict(
+        self, unet: UNet2DConditionModel | SharedNetwork, x_t: Tensor, timesteps: Tensor | int, text: Tensor, dtype: torch.dtype
+    ) -> Tensor:
+        """A UNet's output float32 [B, C, h, w] of inputs in its dtype; a learned variance is dropped."""
         with self.autocast():
-            output: Tensor = unet(x_t.to(unet.dtype), timesteps, encoder_hidden_states=text.to(unet.dtype)).sample
+            output: Tensor = unet(x_t.to(dtype), timesteps, encoder_hidden_states=text.to(dtype)).sample
         return output[:, : self.latent_shape[0]].float()
 
     def _check_student(self) -> None:
@@ -253,6 +263,19 @@ class Networks:
         if parameters[0].device != held:  # diffusers subtracts the two, and only copies what takes no gradient
             parameters = [nn.Parameter(parameter.detach().to(held)) for parameter in parameters]
         self.average.step(parameters)
+
+    def _load_components(self, dtype: torch.dtype) -> Components:
+        return load_components(self.teacher_spec, str(self.device), dtype, self.registry)
+
+    def _load_student(self) -> UNet2DConditionModel:
+        unet = load_unet(self.start_spec, torch.float32, self.registry)
+        return unet.to(self.device, memory_format=torch.channels_last)
+
+    def _make_trainable(self) -> None:
+        torch.manual_seed(self.recipe.seed)  # of the adapters' random halves
+        _prepare(self.student, self.recipe.student.lora, STUDENT)
+        if self.recipe.lora_teacher is not None:
+            _prepare(self.teacher, self.recipe.lora_teacher.lora, LORA_TEACHER)
 
     def _moving_average(self) -> EMAModel | None:
         if self.recipe.ema is None:
@@ -323,7 +346,7 @@ def _last_layer_in_float32(unet: Any) -> None:
     forward = layer.forward
 
     def in_float32(x: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, enabled=False):
+        with nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False):
             output: Tensor = forward(x.float())
         return output
 

@@ -142,7 +142,7 @@ def _real(settings: Regularisation, networks: Networks, prompts: PromptSource) -
     def make(numbers: Sequence[int]) -> Tensor:
         with torch.inference_mode():
             images = pictures(numbers).permute(0, 3, 1, 2).to(networks.device).float() / 127.5 - 1.0
-            return _encode(networks, images)
+            return encode(networks, images)
 
     identity: dict[str, object] = {
         "kind": "real",
@@ -153,7 +153,7 @@ def _real(settings: Regularisation, networks: Networks, prompts: PromptSource) -
     return captions, make, identity
 
 
-def _encode(networks: Networks, images: Tensor) -> Tensor:
+def encode(networks: Networks, images: Tensor) -> Tensor:
     """Scaled latents [B, C, h, w] float32 of pictures [B, 3, H, W] in [-1, 1]: what `Networks.pixels` undoes."""
     vae = networks.components.vae
     with networks.autocast():

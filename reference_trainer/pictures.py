@@ -83,12 +83,12 @@ def write_panels(networks: Networks, captions: Sequence[str], folder: Path, step
         return
     folder.mkdir(parents=True, exist_ok=True)
     few = list(captions[:PANELS])
-    parts = [_panels(networks, few[i : i + at_once(networks)], i, step) for i in range(0, len(few), at_once(networks))]
+    parts = [panels(networks, few[i : i + at_once(networks)], i, step) for i in range(0, len(few), at_once(networks))]
     rows = torch.cat(parts, 1).flatten(0, 1)
     write_grid(folder / f"{step:08d}-teachers.png", rows * 2 - 1, columns=len(few), zoom=_zoom(rows.shape[-1]))
 
 
-def _panels(networks: Networks, captions: list[str], first: int, step: int) -> Tensor:
+def panels(networks: Networks, captions: list[str], first: int, step: int) -> Tensor:
     """[3, n, 3, H, W] in [0, 1] on the CPU: student, frozen teacher, LoRA teacher."""
     vsd = networks.recipe.vsd
     assert vsd is not None

@@ -11,8 +11,8 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
-from reference_trainer.checkpoint import snapshot_bytes
-from reference_trainer.step import Trainer
+from reference_trainer.networks import STUDENT
+from reference_trainer.step import MOMENT_BYTES, Trainer
 from sbv2bench.atomic import write_whole
 from sbv2bench.errors import InputError, IntegrityError
 
@@ -63,9 +63,18 @@ def full_disk_said(place: Path) -> Iterator[None]:
         ) from error
 
 
+def checkpoint_bytes(trainer: Trainer) -> int:
+    """Size of a checkpoint when the optimisers' moments are there."""
+    bytes_a_weight = dict.fromkeys(trainer.rates, 4 + MOMENT_BYTES[trainer.recipe.optimiser.kind])
+    if trainer.networks.average is not None:
+        bytes_a_weight[STUDENT] += 4
+    sizes = {name: sum(p.numel() for p in trainer.trained(name).values()) for name in trainer.rates}
+    return int(sum(bytes_a_weight[name] * size for name, size in sizes.items()))
+
+
 def check_disk(trainer: Trainer, run: Path) -> None:
     """Raises IntegrityError where the disk cannot hold the checkpoints that are kept, and one more while it is written."""
-    size, keep = snapshot_bytes(trainer), trainer.recipe.keep_checkpoints
+    size, keep = checkpoint_bytes(trainer), trainer.recipe.keep_checkpoints
     kept = sum(file.stat().st_size for file in (run / "checkpoints").rglob("*") if file.is_file())
     wanted, free = size * (keep + 1) - kept, shutil.disk_usage(run).free
     if wanted > free:

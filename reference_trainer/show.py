@@ -9,9 +9,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from reference_trainer import estimate
-from reference_trainer.architectures import Blank
+from reference_trainer.blank import BlankTrainer
 from reference_trainer.config import Recipe
-from reference_trainer.rehearsal import Rehearsal
 from sbv2bench.errors import InputError
 from sbv2bench.registry import Registry
 
@@ -37,10 +36,9 @@ def describe(
     check_processes(recipe, processes)
     registry = registry or Registry.load()
     suite, measured = estimate.measured_suite(recipe, registry)
-    blank = Blank.of(recipe, registry)
-    side = latent_size or int(blank.teacher.config.sample_size)
-    rehearsal = Rehearsal(recipe, blank, side)
-    work = estimate.work(recipe, estimate.costs(recipe, rehearsal), measured)
+    trainer = BlankTrainer(recipe, registry, latent_size, processes, device)
+    networks = trainer.networks
+    work = estimate.work(recipe, estimate.costs(trainer), measured)
     hours = estimate.hours(work, processes, tflop_per_second)
     return {
         "kind": "estimate",
@@ -48,10 +46,10 @@ def describe(
         "recipe": recipe.name,
         "fingerprint": recipe.fingerprint(),
         "settings": recipe.model_dump(mode="json"),
-        "latent_size": side,
-        "parameters": estimate.parameters(blank),
-        "memory": estimate.memory(recipe, blank, rehearsal, processes, device=device, suite=suite),
-        "storage": estimate.storage(recipe, blank),
+        "latent_size": networks.latent_shape[1],
+        "parameters": estimate.parameters(networks),
+        "memory": estimate.memory(recipe, trainer, device=device, suite=suite),
+        "storage": estimate.storage(recipe, networks),
         "work": work,
         "time": {
             "tflop_per_second": tflop_per_second,

@@ -6,7 +6,8 @@ shares are summed, and only then a network's gradient is clipped and applied.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -15,14 +16,16 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from reference_trainer import losses, noise
-from reference_trainer.config import LoraTeacher, Recipe
+from reference_trainer.config import LoraTeacher, Recipe, Regularisation
 from reference_trainer.networks import LORA_TEACHER, STUDENT, Networks
 from reference_trainer.pairs import Pairs
-from reference_trainer.terms import Batch, Source, Term, gradient_at, terms
+from reference_trainer.prompts import PromptSource
+from reference_trainer.terms import Batch, Learner, Source, Term, gradient_at, terms
+from reference_trainer.training.schedule import rate_share
+from reference_trainer.training.shared import SharedNetwork
 from sbv2bench.diffusion import add_noise
 from sbv2bench.errors import InputError, IntegrityError, PrerequisiteError
 
-BUCKET = 2**24  # gradients a message
 # Of both moments of a weight; in 8 bit two bytes, and two float32 scales for 256 weights.
 MOMENT_BYTES = {"adamw": 8.0, "adamw8bit": 2.0 + 8 / 256}
 BINS = 10  # of timesteps, in which the LoRA teacher's loss is logged
@@ -59,6 +62,7 @@ class Report:
         """An empty one with every name that terms can write: the same on a process whose samples a term passes over."""
         names = [f"{term.name}_{figure}" for term in terms for figure in ("loss", *term.figures)]
         images = ["x0_mean", "x0_deviation"] if any(term.source == "prompts" for term in terms) else []
+        names += [f"{term.name}_own_loss" for term in terms if isinstance(term, Learner)]
         means = dict.fromkeys([*names, *images, *(["loss"] if terms else [])], 0.0)
         return cls(means, dict.fromkeys([term.name for term in terms], 0.0))
 
@@ -89,20 +93,54 @@ class Trainer:
         for name, size in (("batch_size", recipe.batch_size), ("regularisation.batch_size", pairs.batch_size if pairs else 0)):
             if size % processes:
                 raise InputError(f"{name} {size}: {processes} processes cannot share it evenly")
-        self.terms = terms(recipe, networks, pairs)
+        self.terms = terms(recipe, networks, pairs, self.pairs_of)
+        self.learners = {term.name: term for term in self.terms if isinstance(term, Learner)}
+        self._shared: dict[str, SharedNetwork] = {}
         rates = {STUDENT: recipe.student.learning_rate}
         if recipe.lora_teacher is not None:
             rates[LORA_TEACHER] = recipe.lora_teacher.learning_rate
-        self.rates = rates
+        self.rates = rates | {name: learner.learning_rate for name, learner in self.learners.items()}
         if recipe.optimiser.kind == "adamw8bit" and networks.device.type != "cuda":
             raise PrerequisiteError(f"optimiser.kind adamw8bit: needs a GPU, found {networks.device}", "optimiser.kind=adamw")
-        self.optimisers = {name: _optimiser(recipe, networks.trained(name), rate) for name, rate in rates.items()}
+        self.optimisers = {name: _optimiser(recipe, self.trained(name), rate) for name, rate in self.rates.items()}
         self.step = self.warmed = self.skipped = 0
 
     @property
     def warm_up_steps(self) -> int:
         """Updates of the LoRA teacher that the recipe wants before the student's first."""
         return self.recipe.lora_teacher.warmup_steps if self.recipe.lora_teacher is not None else 0
+
+    def trained(self, network: str) -> dict[str, nn.Parameter]:
+        """Name -> parameter of what one of the optimisers trains, in a fixed order."""
+        learner = self.learners.get(network)
+        return self.networks.trained(network) if learner is None else dict(learner.network.named_parameters())
+
+    def pairs_of(self, settings: Regularisation) -> Pairs:
+        """Captions and latents for a term of one's own. Raises what `Pairs` raises."""
+        assert isinstance(self.prompts, PromptSource)
+        return Pairs(self.recipe.model_copy(update={"regularisation": settings}), self.networks, self.prompts, lambda *_: None)
+
+    def share(self) -> None:
+        """Train together with the processes of the group that this one has joined."""
+        self.networks.share()
+        self._shared = {name: SharedNetwork(learner.network) for name, learner in self.learners.items()}
+
+    def kept(self) -> dict[str, dict[str, Tensor]]:
+        """The moving average: what a step changes besides weights and moments."""
+        average = self.networks.average
+        return {} if average is None else {"average": dict(zip(self.trained(STUDENT), average.shadow_params, strict=True))}
+
+    def counters(self) -> dict[str, int]:
+        """How far the run is."""
+        average = self.networks.average
+        own = {"step": self.step, "warmed": self.warmed, "skipped": self.skipped}
+        return own | {"average_step": 0 if average is None else average.optimization_step}
+
+    def set_counters(self, counters: Mapping[str, int]) -> None:
+        """Go on from there."""
+        self.step, self.warmed, self.skipped = (counters[name] for name in ("step", "warmed", "skipped"))
+        if self.networks.average is not None:
+            self.networks.average.optimization_step = counters["average_step"]
 
     def rows(self, batch_size: int) -> range:
         """The rows of a global batch that are this process's."""
@@ -117,20 +155,26 @@ class Trainer:
         """
         report, figures = Report.of(self.terms), dict[str, float]()
         generated: list[Generated] = []
-        for source in ("prompts", "pairs"):
-            wanted = [term for term in self.terms if term.source == source]
-            for batch in self._batches(source) if wanted else ():
-                x0 = self._student_batch(batch, wanted, report)
-                if source == "prompts":
-                    generated.append(Generated(batch.samples, batch.text, x0))
+        seen: list[tuple[Batch, Tensor]] = []
+        parts = [(source, samples) for source in self._sources() for samples in self._micro_batches(self._size(source))]
+        for place, (source, samples) in enumerate(parts):
+            batch = self.batch(source, samples)
+            with self.networks.summing(STUDENT, now=place == len(parts) - 1):
+                x0 = self._student_batch(batch, [term for term in self.terms if term.source == source], report)
+            if source == "prompts":
+                generated.append(Generated(batch.samples, batch.text, x0))
+                seen += [(batch, x0)] if self.learners else []
         sound = self._update(STUDENT, figures)
         if sound:
-            self.networks.update_average()
+            self._follow_student()
         if self.recipe.lora_teacher is not None:
             for turn in range(self.recipe.lora_teacher.steps_per_student_step):
                 images: Iterable[Generated] = generated if turn == 0 else self._fresh_images(turn)
                 self._lora_teacher_batch(self.recipe.lora_teacher, turn, images, report)
                 sound = self._update(LORA_TEACHER, figures) and sound
+        for name, learner in self.learners.items():
+            self._learner_batches(learner, seen, report)
+            sound = self._update(name, figures) and sound
         self.skipped = 0 if sound else self.skipped + 1
         self._stop_where_nothing_is_a_number()
         weights = {f"{term.name}_weight": term.weight(self.step) for term in self.terms}
@@ -149,26 +193,31 @@ class Trainer:
         self.warmed += 1
         return figures | self._over_processes(report)
 
-    def _batches(self, source: Source) -> Iterator[Batch]:
-        """This process's micro-batches of a step's prompts or pairs."""
+    def batch(self, source: Source, samples: list[int]) -> Batch:
+        """Some rows of this step's global batch of prompts or of pairs."""
         networks, recipe, step = self.networks, self.recipe, self.step
         if source == "pairs":
             assert self.pairs is not None
-            for samples in self._micro_batches(self.pairs.batch_size):
-                captions, z, target = self.pairs.batch(step, samples)
-                text = networks.encode_text(captions)
-                yield Batch(step, samples, captions, text, z.to(networks.device), target=target.to(networks.device))
-            return
+            captions, z, target = self.pairs.batch(step, samples)
+            text = networks.encode_text(captions)
+            return Batch(step, samples, captions, text, z.to(networks.device), target=target.to(networks.device))
         assert recipe.vsd is not None
-        for samples in self._micro_batches(recipe.batch_size):
-            captions = self.prompts.prompts_at(recipe.seed, step, recipe.batch_size, samples)
-            draws = noise.student_draws(recipe.seed, step, samples, networks.latent_shape, recipe.vsd)
-            yield Batch(step, samples, captions, networks.encode_text(captions), draws.z.to(networks.device), draws)
+        captions = self.prompts.prompts_at(recipe.seed, step, recipe.batch_size, samples)
+        draws = noise.student_draws(recipe.seed, step, samples, networks.latent_shape, recipe.vsd)
+        return Batch(step, samples, captions, networks.encode_text(captions), draws.z.to(networks.device), draws)
 
-    def _micro_batches(self, batch_size: int) -> Iterator[list[int]]:
+    def _sources(self) -> list[Source]:
+        """What the student's images of a step are made from, in order."""
+        wanted: tuple[Source, ...] = ("prompts", "pairs")
+        return [source for source in wanted if any(term.source == source for term in self.terms)]
+
+    def _size(self, source: Source) -> int:
+        return self.pairs.batch_size if source == "pairs" and self.pairs is not None else self.recipe.batch_size
+
+    def _micro_batches(self, batch_size: int) -> list[list[int]]:
         rows = list(self.rows(batch_size))
         size = self.recipe.micro_batch_size or len(rows)
-        return (rows[start : start + size] for start in range(0, len(rows), size))
+        return [rows[start : start + size] for start in range(0, len(rows), size)]
 
     def _student_batch(self, batch: Batch, wanted: list[Term], report: Report) -> Tensor:
         """Each term's gradient with respect to x0, then one backward pass of their sum. Returns x0, detached."""
@@ -186,7 +235,7 @@ class Trainer:
             for name, values in measured.figures.items():
                 report.add(f"{term.name}_{name}", values, measured.count)
             report.add_gradient(term.name, gradient)
-        x0.backward(total)  # type: ignore[no-untyped-call]
+        x0.backward(total * self.processes)  # type: ignore[no-untyped-call]  # of which the mean is taken
         if wanted[0].source == "prompts":
             flat = leaf.detach().flatten(1)
             report.add("x0_mean", flat.mean(1), self.recipe.batch_size)
@@ -213,31 +262,43 @@ class Trainer:
     def _lora_teacher_batch(self, settings: LoraTeacher, turn: int, images: Iterable[Generated], report: Report) -> None:
         """Denoising of the student's latents by the LoRA teacher: gradients of its adapter."""
         networks, recipe = self.networks, self.recipe
-        for part in images:
+        last = len(self._micro_batches(recipe.batch_size)) - 1
+        for number, part in enumerate(images):
             draws = noise.lora_teacher_draws(
                 recipe.seed, self.step, turn, part.samples, shape=networks.latent_shape, teacher=settings
             )
             timesteps, target = draws.timesteps.to(networks.device), draws.noise.to(networks.device)
             alpha, sigma = networks.levels(timesteps)
             text = torch.where(draws.null.to(networks.device)[:, None, None], networks.null_text, part.text)
-            with networks.lora_teacher():
+            with networks.lora_teacher(), networks.summing(LORA_TEACHER, now=number == last):
                 epsilon = networks.lora_teacher_epsilon(add_noise(part.x0, target, alpha, sigma), timesteps, text)
                 per_sample = losses.lora_teacher_loss(epsilon, target, alpha, settings.loss_weight)
-                (per_sample.sum() / recipe.batch_size).backward()  # type: ignore[no-untyped-call]
+                (per_sample.sum() * self.processes / recipe.batch_size).backward()  # type: ignore[no-untyped-call]
             turns = settings.steps_per_student_step if turn >= 0 else 1
             report.add("lora_teacher_loss", per_sample, recipe.batch_size * turns)
             place = (draws.timesteps * BINS) // len(networks.schedule)
             error = (epsilon.detach() - target).square().flatten(1).mean(1).cpu()
             report.bins.index_add_(1, place, torch.stack([error, torch.ones_like(error)]))
 
-    def _update(self, name: str, figures: dict[str, float]) -> bool:
-        """Sum gradients over processes, clip, step, forget them. Returns whether they were numbers: if not, no weight moves.
+    def _learner_batches(self, learner: Learner, seen: list[tuple[Batch, Tensor]], report: Report) -> None:
+        """A term's own network learns from the student's images of this step."""
+        shared = self._shared.get(learner.name)
+        for number, (batch, x0) in enumerate(seen):
+            with nullcontext() if shared is None else shared.summing(now=number == len(seen) - 1):
+                measured = learner.learn(x0, batch, shared or learner.network)
+                (measured.loss.sum() * self.processes / measured.count).backward()  # type: ignore[no-untyped-call]
+            report.add(f"{learner.name}_own_loss", measured.loss, measured.count)
 
-        figures: gets the norm from before the clip, and the rate. The norm is of the sum, so every process decides alike.
+    def _follow_student(self) -> None:
+        """The moving average, after an update."""
+        self.networks.update_average()
+
+    def _update(self, name: str, figures: dict[str, float]) -> bool:
+        """Clip gradients, step, forget them. Returns whether they were numbers: if not, no weight moves.
+
+        figures: gets the norm from before the clip, and the rate. Gradients are those of all processes, which decide alike.
         """
-        parameters = list(self.networks.trained(name).values())
-        if self.processes > 1:
-            _sum_over_processes(parameters)
+        parameters = list(self.trained(name).values())
         norm = nn.utils.clip_grad_norm_(parameters, self.recipe.optimiser.gradient_clip)
         sound = bool(norm.isfinite())
         optimiser, rate = self.optimisers[name], self.rates[name] * self._rate(name)
@@ -245,7 +306,7 @@ class Trainer:
             for group in optimiser.param_groups:
                 group["lr"] = rate
             optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
+        optimiser.zero_grad(set_to_none=self.processes == 1)  # of several they lie where they are sent from
         figures |= {f"{name}_gradient_norm": float(norm), f"{name}_learning_rate": rate}
         return sound
 
@@ -255,10 +316,8 @@ class Trainer:
         A LoRA teacher that was warmed up has had small steps enough: it begins, and goes on, at its full rate.
         """
         settings = self.recipe.optimiser
-        warmed = name == LORA_TEACHER and self.warm_up_steps > 0
-        warm = 1.0 if warmed else min(1.0, (self.step + 1) / max(1, settings.warmup_steps))
-        cosine = 0.5 * (1 + torch.cos(torch.tensor(torch.pi * self.step / self.recipe.steps, dtype=torch.float64)).item())
-        return warm * (settings.final_learning_rate + (1 - settings.final_learning_rate) * cosine)
+        warmup = 0 if name == LORA_TEACHER and self.warm_up_steps > 0 else settings.warmup_steps
+        return rate_share(self.step, self.recipe.steps, warmup, settings.final_learning_rate)
 
     def _stop_where_nothing_is_a_number(self) -> None:
         recipe = self.recipe
@@ -289,23 +348,6 @@ class Trainer:
         width = len(self.networks.schedule) // BINS
         bins = {f"lora_teacher_t{i * width:03d}": s / c for i, (s, c) in enumerate(zip(sums, counts, strict=True)) if c}
         return figures | bins
-
-
-def _sum_over_processes(parameters: list[nn.Parameter]) -> None:
-    """Gradients of all processes added up, some tens of megabytes a message: one a weight would cost more than a small step."""
-    start = 0
-    while start < len(parameters):
-        end, size = start, 0
-        while end < len(parameters) and (end == start or size + parameters[end].numel() <= BUCKET):
-            size += parameters[end].numel()
-            end += 1
-        bucket = parameters[start:end]
-        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in bucket]
-        flat = torch.cat([gradient.flatten() for gradient in gradients])
-        dist.all_reduce(flat)
-        for parameter, gradient, part in zip(bucket, gradients, flat.split([p.numel() for p in bucket]), strict=True):
-            parameter.grad = gradient.copy_(part.view(gradient.shape))
-        start = end
 
 
 def _optimiser(recipe: Recipe, trained: dict[str, nn.Parameter], rate: float) -> torch.optim.Optimizer:

@@ -1,6 +1,6 @@
-"""One stage of making a family: a network, its data by index, its loss; and the loop that trains any of them.
+"""One stage of making a family: a network, its data by index, its loss; and the trainer of any of them.
 
-The loop is data-parallel over processes of one thread each (faster on a CPU than one process of many threads). What a
+It is data-parallel over processes of one thread each (faster on a CPU than one process of many threads). What a
 sample is depends on (seed, step, row) alone, so a stage that is stopped and resumed with the same number of processes
 ends with the same bits, and another number changes only the rounding of sums.
 """
@@ -8,12 +8,12 @@ ends with the same bits, and another number changes only the rounding of sums.
 from __future__ import annotations
 
 import json
-import math
 import os
-import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,17 @@ import torch
 import torch.distributed as dist
 from pydantic import BaseModel, ConfigDict, field_validator
 from rich.console import Console
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.multiprocessing.spawn import spawn
 
+from reference_trainer.training.checkpoint import CheckpointWriter, resume
+from reference_trainer.training.monitor import Monitor
+from reference_trainer.training.schedule import rate_share
+from reference_trainer.training.shared import SharedNetwork, nothing_of
+from reference_trainer.training.sitting import SAME_AGAIN, Sitting
+from reference_trainer.training.stopping import Stop, signals_noted
 from sbv2bench.atomic import write_whole
+from sbv2bench.errors import InterruptedRun
 from sbv2bench.mini import rendering, world
 
 
@@ -49,6 +54,11 @@ class StageConfig(BaseModel):
     checkpoint_every: int = 500
     log_every: int = 50
     world_seed: int = 0
+
+    @property
+    def name(self) -> str:
+        """As logs say it."""
+        return self.stage
 
     @field_validator("seed")
     @classmethod
@@ -112,170 +122,144 @@ def training_batch(config: StageConfig, step: int, rank: int, processes: int) ->
 def train(make: Callable[[], Stage], folder: Path, processes: int, stop_after_seconds: float | None = None) -> bool:
     """Train a stage in `folder` until done (True) or until the sitting's time is over (False; call again to resume).
 
-    Writes checkpoint.safetensors (atomic), log.jsonl, and at the end export/ and done.json with the measured figures.
+    Writes checkpoints/, log.jsonl, and at the end export/ and done.json with the measured figures. Raises InterruptedRun or
+    TerminatedRun after a checkpoint, where Ctrl-C or SIGTERM ends it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if (folder / "done.json").is_file():
         return True
-    if processes == 1:
-        _worker(0, make, folder, 1, stop_after_seconds)
-    else:
-        spawn(_worker, (make, folder, processes, stop_after_seconds), nprocs=processes)
+    with signals_noted() as stop:
+        if processes == 1:
+            torch.set_num_threads(1)
+            _train(StageTrainer(make(), 0, 1), folder, stop_after_seconds, stop)
+            return (folder / "done.json").is_file()
+        stop.patient, told = True, False
+        started = spawn(_worker, (make, folder, processes, stop_after_seconds), nprocs=processes, join=False)
+        while not started.join(timeout=0.2):
+            if stop.signal and not told:
+                told = True
+                for process in started.processes:
+                    process.terminate()
+        if stop.signal and not (folder / "done.json").is_file():
+            raise stop.error(f"{folder}: stopped; its checkpoint is written", SAME_AGAIN)
     return (folder / "done.json").is_file()
 
 
-def _worker(rank: int, make: Callable[[], Stage], folder: Path, processes: int, stop_after_seconds: float | None) -> None:
-    """One process of a stage: steps until done or out of time; rank 0 writes the log, the checkpoints and the export."""
+def _worker(rank: int, make: Callable[[], Stage], folder: Path, processes: int, seconds: float | None) -> None:
+    """One of several processes of a stage. What stops it is said by the process that started it."""
     torch.set_num_threads(1)
-    if processes > 1:
+    with signals_noted() as stop, suppress(InterruptedRun):
+        stop.patient = True
         meeting = (folder / f".rendezvous-{os.getppid()}").absolute().as_uri()
         dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=processes)
-    stage = make()
-    config = stage.config
-    torch.manual_seed(config.seed)
-    state = _State.start(stage.build().train(), config)
-    step, seconds = state.resume(folder)
-    log, began = _Log(config, folder, step), time.monotonic()
-    out_of_time = False
-    while step < config.steps and not out_of_time:
-        for group in state.optimizer.param_groups:
-            group["lr"] = config.learning_rate * _schedule(config, step)
-        loss, figures = stage.loss(state.network, training_batch(config, step, rank, processes), step)
-        norm = state.update(loss, config, step, processes)
-        step += 1
-        spent = time.monotonic() - began
-        out_of_time = _any_process(stop_after_seconds is not None and spent > stop_after_seconds, processes)
-        if rank == 0:
-            log.add(step, float(loss.detach()), {"gradient_norm": norm, **figures})
-            if step % config.checkpoint_every == 0 or step == config.steps or out_of_time:
-                state.save(folder, step, seconds + spent)
-    if rank == 0 and step == config.steps:
-        _finish(stage, state, folder, seconds + time.monotonic() - began)
-    if processes > 1:
-        dist.barrier()
-        dist.destroy_process_group()
+        try:
+            _train(StageTrainer(make(), rank, processes), folder, seconds, stop)
+            dist.barrier()
+        finally:
+            dist.destroy_process_group()
 
 
-@dataclass
-class _State:
-    """What training changes: everything that a checkpoint holds."""
+def _train(trainer: StageTrainer, folder: Path, seconds: float | None, stop: Stop) -> None:
+    """Steps until done, out of time or told to stop; rank 0 writes the log, the checkpoints and the export."""
+    config, main = trainer.config, trainer.rank == 0
+    writer = CheckpointWriter(folder / "checkpoints", keep=1)
+    identity = {"recipe": config.model_dump(mode="json", exclude={"checkpoint_every", "log_every"})}
+    before = resume(trainer, writer.folder, identity)
+    sitting = Sitting(trainer, folder, stop, writer, identity, before, seconds, main=main, processes=trainer.processes)
+    monitor = Monitor(config, folder, trainer.step) if main else None
+    stop.patient = True  # from here on a step is worth its end
+    try:
+        while trainer.step < config.steps:
+            figures = trainer.take_step()
+            if monitor is not None:
+                monitor.add(trainer.step, figures)
+            last = trainer.step == config.steps
+            if sitting.keep_and_leave(last or trainer.step % config.checkpoint_every == 0, last):
+                return
+    finally:
+        writer.close()
+        if monitor is not None:
+            monitor.close()
+    if main:
+        _finish(trainer, folder, sitting.spent())
 
-    network: Any
-    names: tuple[str, ...]  # of the trained parameters
-    parameters: tuple[nn.Parameter, ...]
-    average: list[torch.Tensor]  # their moving average; empty without one
-    optimizer: torch.optim.AdamW
 
-    @classmethod
-    def start(cls, network: Any, config: StageConfig) -> _State:
-        trained = {name: p for name, p in network.named_parameters() if p.requires_grad}
-        parameters = tuple(trained.values())
-        average = [p.detach().clone() for p in parameters] if config.ema_decay else []
-        optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
-        return cls(network, tuple(trained), parameters, average, optimizer)
+class _Loss(nn.Module):
+    """A stage's loss as the forward pass of its network, which DDP can wrap.
 
-    def update(self, loss: torch.Tensor, config: StageConfig, step: int, processes: int) -> float:
-        """One optimiser step on the gradient averaged over processes; returns its norm before clipping."""
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        _average_gradients(self.parameters, processes)
-        norm = nn.utils.clip_grad_norm_(self.parameters, config.gradient_clip)
-        self.optimizer.step()
+    A loss may pass over weights of which no caption of a batch speaks; among processes their gradient is 0 and not none.
+    """
+
+    def __init__(self, stage: Stage, network: nn.Module) -> None:
+        super().__init__()
+        self.stage, self.network = stage, network
+
+    def forward(self, batch: Batch, step: int) -> tuple[torch.Tensor, dict[str, float]]:
+        loss, figures = self.stage.loss(self.network, batch, step)
+        return loss + nothing_of(self.network), figures
+
+
+class StageTrainer:
+    """A base model's network, its optimiser and how far they are: what a step changes. rank: of this process."""
+
+    def __init__(self, stage: Stage, rank: int, processes: int) -> None:
+        config = self.config = stage.config
+        torch.manual_seed(config.seed)
+        network = stage.build().train()
+        self.stage, self.network, self.rank, self.processes, self.step = stage, network, rank, processes, 0
+        self._trained = {name: p for name, p in network.named_parameters() if p.requires_grad}
+        self.average = {name: p.detach().clone() for name, p in self._trained.items()} if config.ema_decay else {}
+        optimiser = torch.optim.AdamW(self._trained.values(), lr=config.learning_rate, weight_decay=config.weight_decay)
+        self.optimisers = {"network": optimiser}
+        self._loss = SharedNetwork(_Loss(stage, network)) if processes > 1 else partial(stage.loss, network)
+
+    def trained(self, network: str) -> dict[str, nn.Parameter]:
+        """Name -> parameter of what is trained."""
+        return self._trained
+
+    def kept(self) -> dict[str, dict[str, torch.Tensor]]:
+        """The moving average and the statistics of normalisations."""
+        files = {"average": self.average, "buffers": dict(self.network.named_buffers())}
+        return {name: tensors for name, tensors in files.items() if tensors}
+
+    def counters(self) -> dict[str, int]:
+        """How far the run is."""
+        return {"step": self.step}
+
+    def set_counters(self, counters: Mapping[str, int]) -> None:
+        """Go on from there."""
+        self.step = counters["step"]
+
+    def take_step(self) -> dict[str, float]:
+        """One step on this process's share of the batch, and its figures: the loss, the gradient's norm, the stage's own."""
+        config, optimiser = self.config, self.optimisers["network"]
+        for group in optimiser.param_groups:
+            group["lr"] = config.learning_rate * rate_share(
+                self.step, config.steps, config.warmup_steps, config.final_learning_rate
+            )
+        loss, figures = self._loss(training_batch(config, self.step, self.rank, self.processes), self.step)
+        optimiser.zero_grad(set_to_none=self.processes == 1)
+        loss.backward()
+        parameters = list(self._trained.values())
+        norm = nn.utils.clip_grad_norm_(parameters, config.gradient_clip)
+        optimiser.step()
         if self.average:
-            decay = min(config.ema_decay, (2 + step) / (11 + step))
-            torch._foreach_lerp_(self.average, [p.detach() for p in self.parameters], 1 - decay)
-        return float(norm)
-
-    def save(self, folder: Path, step: int, seconds: float) -> None:
-        """Write checkpoint.safetensors whole, or leave the old one."""
-        tensors = {f"network.{k}": v for k, v in self.network.state_dict().items()}
-        for name, p in zip(self.names, self.parameters, strict=True):
-            tensors |= {f"optimizer.{name}.{k}": v for k, v in self.optimizer.state[p].items()}
-        tensors |= {f"average.{name}": value for name, value in zip(self.names, self.average, strict=False)}
-        temporary = folder / "checkpoint.safetensors.part"
-        whole = {name: value.contiguous() for name, value in tensors.items()}
-        save_file(whole, temporary, metadata={"step": str(step), "seconds": str(seconds)})
-        temporary.replace(folder / "checkpoint.safetensors")
-
-    def resume(self, folder: Path) -> tuple[int, float]:
-        """Load the checkpoint, if there is one. Returns the steps done and the seconds that they took."""
-        path = folder / "checkpoint.safetensors"
-        if not path.is_file():
-            return 0, 0.0
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata()
-        tensors = load_file(path)
-        prefix = "network."
-        self.network.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
-        for i, (name, p) in enumerate(zip(self.names, self.parameters, strict=True)):
-            self.optimizer.state[p] = {k: tensors[f"optimizer.{name}.{k}"] for k in ("step", "exp_avg", "exp_avg_sq")}
-            if self.average:
-                self.average[i].copy_(tensors[f"average.{name}"])
-        return int(metadata["step"]), float(metadata["seconds"])
+            decay = min(config.ema_decay, (2 + self.step) / (11 + self.step))
+            torch._foreach_lerp_(list(self.average.values()), [p.detach() for p in parameters], 1 - decay)
+        self.step += 1
+        return {"loss": float(loss.detach()), "gradient_norm": float(norm), **figures}
 
 
-class _Log:
-    """log.jsonl, and a line on the terminal with the rate and the time left."""
-
-    def __init__(self, config: StageConfig, folder: Path, step: int) -> None:
-        self.config, self.path = config, folder / "log.jsonl"
-        self.console, self.losses, self.mark = Console(stderr=True), list[float](), (time.monotonic(), step)
-
-    def add(self, step: int, loss: float, figures: dict[str, float]) -> None:
-        """Every `log_every` steps one entry: the mean loss since the last, the figures of this step."""
-        config = self.config
-        self.losses.append(loss)
-        if step % config.log_every and step != config.steps:
-            return
-        now = time.monotonic()
-        rate = (step - self.mark[1]) * config.batch_size / (now - self.mark[0])
-        self.mark = (now, step)
-        entry = {"step": step, "loss": float(np.mean(self.losses)), **figures, "images_per_second": round(rate, 1)}
-        self.losses.clear()
-        with self.path.open("a") as log:
-            log.write(json.dumps({k: round(v, 6) for k, v in entry.items()}) + "\n")
-        minutes = (config.steps - step) * config.batch_size / rate / 60
-        progress = f"{config.stage} {step}/{config.steps}  loss {entry['loss']:.4f}"
-        self.console.print(f"{progress}  {rate:.0f} images/s  {minutes:.1f} min left")
-
-
-def _any_process(flag: bool, processes: int) -> bool:
-    """Whether the flag is set on any process: all of them stop at the same step."""
-    if processes == 1:
-        return flag
-    shared = torch.tensor(float(flag))
-    dist.all_reduce(shared, dist.ReduceOp.MAX)
-    return bool(shared)
-
-
-def _schedule(config: StageConfig, step: int) -> float:
-    """Linear warm-up, then a cosine down to `final_learning_rate`, as a share of the learning rate."""
-    warm = min(1.0, (step + 1) / max(1, config.warmup_steps))
-    cosine = 0.5 * (1 + math.cos(math.pi * step / config.steps))
-    return warm * (config.final_learning_rate + (1 - config.final_learning_rate) * cosine)
-
-
-def _average_gradients(parameters: tuple[nn.Parameter, ...], processes: int) -> None:
-    if processes == 1:
-        return
-    gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
-    flat = torch.cat([g.flatten() for g in gradients])
-    dist.all_reduce(flat)
-    flat /= processes
-    for p, part in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
-        p.grad = part.view_as(p)
-
-
-def _finish(stage: Stage, state: _State, folder: Path, seconds: float) -> None:
+def _finish(trainer: StageTrainer, folder: Path, seconds: float) -> None:
     """Export and measure the trained network, or its moving average; done.json is written last."""
-    network = state.network
+    stage, network, config = trainer.stage, trainer.network, trainer.config
     with torch.no_grad():
-        for p, value in zip(state.parameters, state.average, strict=False):
-            p.copy_(value)
+        for name, value in trainer.average.items():
+            trainer.trained("network")[name].copy_(value)
         network.eval()
         torch.set_num_threads(os.cpu_count() or 1)
         stage.export(network, folder / "export")
         figures = stage.measure(network, folder)
-    done = {"stage": stage.config.stage, "steps": stage.config.steps, "seconds": round(seconds, 1), "figures": figures}
+    done = {"stage": config.stage, "steps": config.steps, "seconds": round(seconds, 1), "figures": figures}
     write_whole(folder / "done.json", json.dumps(done, indent=1))
-    Console(stderr=True).print(f"{stage.config.stage} done in {seconds / 60:.1f} min: {figures}")
+    Console(stderr=True).print(f"{config.stage} done in {seconds / 60:.1f} min: {figures}")

@@ -12,12 +12,12 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from reference_trainer.checkpoint import STATE, checkpoints
 from reference_trainer.loop import train
 from reference_trainer.networks import LORA_TEACHER, STUDENT
 from reference_trainer.rehearse import watch
 from reference_trainer.rehearse.legs import LegFailed, Stage
 from reference_trainer.rehearse.redirect import MEASURED_AT, STEPS, WARM_UP
+from reference_trainer.training.checkpoint import STATE, checkpoints
 from sbv2bench.provenance import sha256_file
 
 

@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import load_file
 
-from reference_trainer.checkpoint import checkpoints
 from reference_trainer.loop import train
 from reference_trainer.merge import merge
 from reference_trainer.rehearse.redirect import STEPS, SUITE, Rehearsed
+from reference_trainer.training.checkpoint import checkpoints
 from sbv2bench import load_model
 from sbv2bench.samplers.base import PromptBlock, Stopwatch, generators, image_seed, initial_noise
 from sbv2bench.samplers.networks import quiet

@@ -84,9 +84,7 @@ def take_steps(trainer: Trainer, count: int) -> list[dict[str, float]]:
 def weights(trainer: Trainer) -> dict[str, torch.Tensor]:
     """Copies of everything that is trained, and of the moving average."""
     found = {
-        f"{name}.{key}": value.detach().clone()
-        for name in ("student", "lora_teacher")
-        for key, value in trainer.networks.trained(name).items()
+        f"{name}.{key}": value.detach().clone() for name in trainer.optimisers for key, value in trainer.trained(name).items()
     }
     if trainer.networks.average is not None:
         found |= {f"average.{i}": value.clone() for i, value in enumerate(trainer.networks.average.shadow_params)}

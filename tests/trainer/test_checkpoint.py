@@ -15,9 +15,9 @@ import pytest
 import torch
 from tiny_recipe import make_trainer, take_steps, weights
 
-from reference_trainer import checkpoint
-from reference_trainer.checkpoint import CheckpointWriter, checkpoint_step, checkpoints, resume, save_checkpoint
 from reference_trainer.step import Trainer
+from reference_trainer.training import checkpoint
+from reference_trainer.training.checkpoint import CheckpointWriter, checkpoint_step, checkpoints, resume, save_checkpoint
 from sbv2bench.errors import IntegrityError
 
 
@@ -128,7 +128,7 @@ WRITER = """
 import sys
 from pathlib import Path
 import torch
-from reference_trainer.checkpoint import write
+from reference_trainer.training.checkpoint import write
 folder = Path(sys.argv[1])
 for step in range(1, 10_000):
     tensors = {f"weights.{i}": torch.full((256, 256), float(step)) for i in range(32)}
@@ -149,7 +149,7 @@ def test_a_writer_that_is_killed_loses_nothing(tmp_path: Path) -> None:
         process.wait()
         found = checkpoints(tmp_path)
         assert found and int(found[-1].name) >= told
-        state = checkpoint._verified(found[-1])
+        state = checkpoint._verified(found[-1], ("step",))
         tensors = checkpoint._read(found[-1] / "student.safetensors")
         assert all(bool((value == state["step"]).all()) for value in tensors.values()) and len(tensors) == 32
 

@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import load_file
 from tiny_recipe import tiny_recipe
 
-from reference_trainer.checkpoint import checkpoints
 from reference_trainer.continuation import FILE, Continuation
 from reference_trainer.loop import train
+from reference_trainer.training.checkpoint import checkpoints
 from sbv2bench.errors import InputError, IntegrityError
 
 

@@ -9,7 +9,7 @@ import pytest
 from tiny_recipe import CAPTIONS, CLIP, LORA, make_trainer, take_steps, tiny_recipe
 
 from reference_trainer import health
-from reference_trainer.monitor import Monitor
+from reference_trainer.training.monitor import Monitor
 
 
 def test_the_fake_scores_ratio_falls_as_the_lora_teacher_learns_the_student(family: Path) -> None:

@@ -17,10 +17,10 @@ from safetensors.torch import load_file
 from tiny_recipe import CAPTIONS, CLIP, LORA, PAIRED, make_trainer, take_steps, tiny_recipe
 
 from reference_trainer import loop, run_folder
-from reference_trainer.checkpoint import checkpoints
 from reference_trainer.export import export_student
 from reference_trainer.loop import train
 from reference_trainer.pictures import sample_student
+from reference_trainer.training.checkpoint import checkpoints
 from sbv2bench import load_model
 from sbv2bench.errors import InputError, IntegrityError, InterruptedRun, PrerequisiteError
 from sbv2bench.samplers.base import PromptBlock, Stopwatch, image_seed
@@ -175,7 +175,7 @@ def test_checkpoints_are_refused_where_they_do_not_belong(family: Path, tmp_path
 
 def test_an_unfinished_checkpoint_is_not_there(family: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A disk that is full while the third checkpoint is written leaves the second, and no part of the third."""
-    from reference_trainer import checkpoint
+    from reference_trainer.training import checkpoint
 
     original, written = checkpoint._write_text, []
 

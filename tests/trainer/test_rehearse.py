@@ -263,7 +263,7 @@ def test_a_full_disk_is_put_down_to_the_checkpoint(tmp_path: Path, monkeypatch: 
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("reference_trainer.checkpoint._write_text", full)
+    monkeypatch.setattr("reference_trainer.training.checkpoint._write_text", full)
     report = run.rehearse("paper/swiftbrush", (), tmp_path, lambda line: None, whole=False)
     assert report.failed is not None and report.failed.name == "checkpoint", report.legs
     assert "No space left on device" in report.failed.why

@@ -63,8 +63,8 @@ def test_gradient_checkpointing_changes_memory_alone(family: Path) -> None:
     assert all(torch.equal(value, ends[1][key]) for key, value in ends[0].items())
 
 
-def test_parts_of_two_processes_add_up_to_the_whole_batch(family: Path) -> None:
-    """Gradients before the first update: the sum over two processes' shares is the gradient of the batch."""
+def test_the_mean_over_two_processes_is_the_whole_batch(family: Path) -> None:
+    """Gradients before the first update: the mean over two processes, which DDP takes, is the gradient of the batch."""
     gradients = []
     for rank, processes in ((0, 1), (0, 2), (1, 2)):
         trainer, _ = make_trainer(family, rank, processes, **EVERYTHING)
@@ -73,7 +73,7 @@ def test_parts_of_two_processes_add_up_to_the_whole_batch(family: Path) -> None:
         take_steps(trainer, 1)
         gradients.append({k: p.grad for n in trainer.rates for k, p in trainer.networks.trained(n).items()})
     for key, whole in gradients[0].items():
-        assert torch.allclose(whole, gradients[1][key] + gradients[2][key], atol=1e-6), key
+        assert torch.allclose(whole, (gradients[1][key] + gradients[2][key]) / 2, atol=1e-6), key
 
 
 def test_the_lora_teacher_learns_from_latents_made_before_the_students_update(family: Path) -> None:

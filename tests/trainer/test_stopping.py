@@ -14,7 +14,7 @@ import pytest
 from safetensors.torch import load_file
 from tiny_recipe import tiny_recipe
 
-from reference_trainer.checkpoint import checkpoints
+from reference_trainer.training.checkpoint import checkpoints
 
 TRAIN = (
     "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from reference_trainer.__main__ import app; app()"
@@ -93,6 +93,36 @@ def test_two_processes_stop_at_the_same_step(family: Path, tmp_path: Path) -> No
     (kept,) = checkpoints(tmp_path / "run" / "checkpoints")
     assert f"stopped after step {int(kept.name)}" in rest
     assert all(bool(value.isfinite().all()) for value in load_file(kept / "student.safetensors").values())
+
+
+STAGE = """
+from functools import partial; from pathlib import Path; import sys
+from quick_stage import QuickExtractor
+from reference_trainer.base_models.extractor import ExtractorConfig
+from reference_trainer.base_models.stage import train
+from sbv2bench.errors import TerminatedRun
+if __name__ == "__main__":
+    settings = {"stage": "extractor", "seed": 3, "steps": 9000, "batch_size": 8, "learning_rate": 1e-3, "log_every": 1}
+    try:
+        train(partial(QuickExtractor, ExtractorConfig.model_validate(settings), {}), Path(sys.argv[1]), int(sys.argv[2]))
+    except TerminatedRun as error:
+        sys.exit(f"143 {error.message}")
+"""
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_base_models_stage_stops_after_its_step_with_a_checkpoint(tmp_path: Path, processes: int) -> None:
+    program, run = tmp_path / "program.py", tmp_path / "run"
+    program.write_text(STAGE)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    command = [sys.executable, str(program), str(run), str(processes)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+    wait_for_line(process, r"extractor [3-9]/9000")
+    process.send_signal(signal.SIGTERM)
+    rest = process.communicate(timeout=120)[1]
+    (kept,) = checkpoints(run / "checkpoints")
+    assert "143 " in rest and "checkpoint is written" in rest and "Traceback" not in rest, rest
+    assert int(kept.name) >= 3 and {"network.safetensors", "buffers.safetensors"} <= {path.name for path in kept.iterdir()}
 
 
 def test_a_dry_run_that_is_stopped_leaves_nothing(family: Path, tmp_path: Path) -> None:

@@ -1,17 +1,22 @@
 """The student's losses as a list of terms: each a name, a weight that may follow the run, and a loss at x0.
 
 What a step does with a term is the same for all: its gradient with respect to the student's images, times its weight, is
-added up, and one backward pass carries the sum through the student. Log, total and sizes come from the same list. A new loss
-is a class here (or in a file of its own) and a line in `terms`.
+added up, and one backward pass carries the sum through the student. Log, total and sizes come from the same list.
+
+A new loss is one file and a line in a recipe: `losses: {gan: {...}}` takes the class `Term` of `terms/gan.py`, and
+`losses: {mine: {target: "package.module:Class", ...}}` a class of one's own, made as Class(settings, recipe, networks, data).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from importlib import import_module
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
-from torch import Tensor
+from pydantic import ValidationError
+from torch import Tensor, nn
 
 from reference_trainer import losses, noise
 from reference_trainer.config import Recipe, Regularisation, ScoreLoss, Vsd
@@ -67,8 +72,44 @@ class Term(Protocol):
         ...
 
 
-def terms(recipe: Recipe, networks: Networks, pairs: Pairs | None) -> list[Term]:
-    """A recipe's terms, in the order in which they are added up and logged."""
+@runtime_checkable
+class Learner(Protocol):
+    """A term with a network of its own, which the trainer updates after the LoRA teacher, keeps and resumes as it does others."""
+
+    name: str
+    network: nn.Module  # in float32, made the same on every process
+    learning_rate: float
+
+    def learn(self, x0: Tensor, batch: Batch, network: Callable[[Tensor], Tensor]) -> Measured:
+        """The network's own loss at the student's latents x0, detached, with gradient to its weights.
+
+        network: it, or what stands for it among processes; to be called once.
+        """
+        ...
+
+
+def loss_class(name: str, settings: dict[str, Any]) -> tuple[Any, Any]:
+    """The class of a recipe's `losses.<name>`, and its settings, validated by its `Settings` (a model of pydantic's).
+
+    Raises ValueError where there is no such class, or where the settings are not as it expects them.
+    """
+    rest = dict(settings)
+    module, _, attribute = str(rest.pop("target", f"{__name__}.{name}:Term")).partition(":")
+    try:
+        found: Any = getattr(import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"losses.{name}: no such loss ({error}), expected a module of {__name__} or a target") from error
+    try:
+        return found, found.Settings.model_validate(rest)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ValueError(f"losses.{'.'.join([name, *map(str, first['loc'])])}: {first['msg']}") from error
+
+
+def terms(
+    recipe: Recipe, networks: Networks, pairs: Pairs | None, data: Callable[[Regularisation], Pairs] | None = None
+) -> list[Term]:
+    """A recipe's terms, in the order in which they are added up and logged. data: where `losses` get pictures and latents."""
     found: list[Term] = []
     if recipe.vsd is not None:
         found.append(VsdTerm(recipe.vsd, recipe, networks))
@@ -77,6 +118,9 @@ def terms(recipe: Recipe, networks: Networks, pairs: Pairs | None) -> list[Term]
             found.append(ScoreTerm(name, loss, recipe, networks))
     if recipe.regularisation is not None and pairs is not None:
         found.append(RegularisationTerm(recipe.regularisation, pairs))
+    for name, given in recipe.losses.items():
+        kind, settings = loss_class(name, given)
+        found.append(kind(settings, recipe, networks, data))
     return found
 
 
@@ -127,10 +171,10 @@ class ScoreTerm:
     def measure(self, x0: Tensor, batch: Batch) -> Measured | None:
         """Of the share of the samples that are scored."""
         loss = self.loss
-        chosen = losses.scored(batch.samples, loss.share)
-        if not bool(chosen.any()):
+        chosen = losses.scored(batch.samples, loss.share).nonzero().flatten()
+        if not len(chosen):
             return None
-        captions = [caption for caption, used in zip(batch.captions, chosen, strict=True) if used]
+        captions = [batch.captions[place] for place in chosen.tolist()]
         cosine = self.networks.cosines(self.name, x0[chosen.to(x0.device)], captions, loss.decoder)
         figures = {"cosine": cosine, "under_threshold": (cosine < loss.threshold).float()}
         count = losses.scored_count(self.recipe.batch_size, loss.share)

@@ -12,19 +12,17 @@ import os
 import re
 import shlex
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
-from reference_trainer.networks import STUDENT
-from reference_trainer.step import MOMENT_BYTES, Trainer
 from sbv2bench.errors import InputError, IntegrityError
 from sbv2bench.provenance import sha256_file
 
@@ -33,6 +31,29 @@ START_AGAIN = "another --output folder, or remove this one to start again"
 _PART = ".part"
 _NAME = r"\d{8,}(-warm-up-\d+)?"  # others are copies that somebody made
 Snapshot = tuple[dict[str, dict[str, Tensor]], dict[str, Any]]  # file -> its tensors on the CPU, and state.json but for hashes
+
+
+class Trained(Protocol):
+    """What training changes, and a checkpoint holds. optimisers: one a network that is trained. step: of the run, done."""
+
+    step: int
+    optimisers: Mapping[str, torch.optim.Optimizer]
+
+    def trained(self, network: str) -> dict[str, nn.Parameter]:
+        """Name -> parameter of what an optimiser trains, in a fixed order."""
+        ...
+
+    def kept(self) -> dict[str, dict[str, Tensor]]:
+        """File -> its tensors by name, of what else a step changes: a moving average, statistics. They are copied into."""
+        ...
+
+    def counters(self) -> dict[str, int]:
+        """How far the run is, in whole numbers by name."""
+        ...
+
+    def set_counters(self, counters: Mapping[str, int]) -> None:
+        """Go on from there."""
+        ...
 
 
 class CheckpointWriter:
@@ -47,7 +68,7 @@ class CheckpointWriter:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._writing: Future[Path] | None = None
 
-    def save(self, trainer: Trainer, identity: dict[str, Any], seconds: float) -> None:
+    def save(self, trainer: Trained, identity: dict[str, Any], seconds: float) -> None:
         """Copy the trainer's state to memory and begin to write it; see `write`. Raises what the one before ran into."""
         self.wait()
         name = checkpoint_name(trainer)
@@ -73,24 +94,24 @@ class CheckpointWriter:
         self._pool.shutdown(wait=True)
 
 
-def save_checkpoint(trainer: Trainer, folder: Path, identity: dict[str, Any], seconds: float) -> Path:
+def save_checkpoint(trainer: Trained, folder: Path, identity: dict[str, Any], seconds: float, keep: int = 2) -> Path:
     """Write the checkpoint of this moment and wait for it; returns its folder. Raises OSError or SafetensorError."""
-    return write(snapshot(trainer, identity, seconds), folder, checkpoint_name(trainer), trainer.recipe.keep_checkpoints)
+    return write(snapshot(trainer, identity, seconds), folder, checkpoint_name(trainer), keep)
 
 
-def checkpoint_name(trainer: Trainer) -> str:
+def checkpoint_name(trainer: Trained) -> str:
     """00001000; before the student's first step 00000000-warm-up-000200, which sorts before all others."""
-    return f"{trainer.step:08d}" if trainer.step else f"{0:08d}-warm-up-{trainer.warmed:06d}"
+    return f"{trainer.step:08d}" if trainer.step else f"{0:08d}-warm-up-{trainer.counters().get('warmed', 0):06d}"
 
 
-def snapshot(trainer: Trainer, identity: dict[str, Any], seconds: float) -> Snapshot:
+def snapshot(trainer: Trained, identity: dict[str, Any], seconds: float) -> Snapshot:
     """Copies of everything that a step changes, on the CPU.
 
     identity: what must be the same to resume (recipe, base models, prompts). seconds: of training so far.
     """
-    networks, files, scalars = trainer.networks, dict[str, dict[str, Tensor]](), dict[str, dict[str, int | float]]()
+    files, scalars = dict[str, dict[str, Tensor]](), dict[str, dict[str, int | float]]()
     for name, optimiser in trainer.optimisers.items():
-        trained = networks.trained(name)
+        trained = trainer.trained(name)
         tensors: dict[str, Tensor] = {f"weights.{key}": value for key, value in trained.items()}
         for key, value in trained.items():
             for entry, held in optimiser.state[value].items():
@@ -99,17 +120,8 @@ def snapshot(trainer: Trainer, identity: dict[str, Any], seconds: float) -> Snap
                 else:  # bitsandbytes counts its steps in a plain number
                     scalars.setdefault(name, {})[f"{key}|{entry}"] = held
         files[name] = tensors
-    if networks.average is not None:
-        files["average"] = dict(zip(networks.trained(STUDENT), networks.average.shadow_params, strict=True))
-    state = {
-        "step": trainer.step,
-        "warmed": trainer.warmed,
-        "skipped": trainer.skipped,
-        "average_step": networks.average.optimization_step if networks.average is not None else 0,
-        "scalars": scalars,
-        "seconds": seconds,
-        "identity": identity,
-    }
+    files |= trainer.kept()
+    state = {**trainer.counters(), "scalars": scalars, "seconds": seconds, "identity": identity}
     return {name: {key: _copied(value) for key, value in tensors.items()} for name, tensors in files.items()}, state
 
 
@@ -170,22 +182,13 @@ def checkpoint_step(folder: Path) -> Progress | None:
     return Progress(int(step), int(warmed or 0))
 
 
-def snapshot_bytes(trainer: Trainer) -> int:
-    """Size of a checkpoint when the optimisers' moments are there."""
-    bytes_a_weight = dict.fromkeys(trainer.rates, 4 + MOMENT_BYTES[trainer.recipe.optimiser.kind])
-    if trainer.networks.average is not None:
-        bytes_a_weight[STUDENT] += 4
-    sizes = {name: sum(p.numel() for p in trainer.networks.trained(name).values()) for name in trainer.rates}
-    return int(sum(bytes_a_weight[name] * size for name, size in sizes.items()))
-
-
 def checkpoints(folder: Path) -> list[Path]:
     """Finished checkpoints, oldest first."""
     found = [path.parent for path in folder.glob(f"*/{STATE}") if re.fullmatch(_NAME, path.parent.name)]
     return sorted(found, key=lambda path: (not path.name.startswith(f"{0:08d}-"), path.name))
 
 
-def resume(trainer: Trainer, folder: Path, identity: dict[str, Any]) -> float:
+def resume(trainer: Trained, folder: Path, identity: dict[str, Any]) -> float:
     """Load the newest checkpoint into the trainer, if there is one. Returns the seconds of training behind it.
 
     Raises InputError for one of another recipe, base model or prompts (named), IntegrityError for a damaged one.
@@ -194,7 +197,7 @@ def resume(trainer: Trainer, folder: Path, identity: dict[str, Any]) -> float:
     if not found:
         return 0.0
     newest = found[-1]
-    state = _verified(newest)
+    state = _verified(newest, trainer.counters().keys())
     check_identity(newest, state["identity"], identity)
     try:
         _load(trainer, newest, state)
@@ -203,23 +206,21 @@ def resume(trainer: Trainer, folder: Path, identity: dict[str, Any]) -> float:
     return float(state["seconds"])
 
 
-def _load(trainer: Trainer, newest: Path, state: dict[str, Any]) -> None:
-    networks = trainer.networks
+def _load(trainer: Trained, newest: Path, state: dict[str, Any]) -> None:
     for name, optimiser in trainer.optimisers.items():
         tensors, scalars = _read(newest / f"{name}.safetensors"), state.get("scalars", {}).get(name, {})
-        for key, parameter in networks.trained(name).items():
+        for key, parameter in trainer.trained(name).items():
             with torch.no_grad():
                 parameter.copy_(tensors[f"weights.{key}"])
             prefix = f"optimiser.{key}|"
             held = {k.removeprefix(prefix): _placed(v, k, parameter) for k, v in tensors.items() if k.startswith(prefix)}
             plain = {k.rpartition("|")[2]: v for k, v in scalars.items() if k.startswith(f"{key}|")}
             optimiser.state[parameter] = held | plain
-    if networks.average is not None:
-        shadow = _read(newest / "average.safetensors")
-        for value, key in zip(networks.average.shadow_params, networks.trained(STUDENT), strict=True):
-            value.copy_(shadow[key])
-        networks.average.optimization_step = state["average_step"]
-    trainer.step, trainer.warmed, trainer.skipped = (state[name] for name in ("step", "warmed", "skipped"))
+    for name, kept in trainer.kept().items():
+        tensors = _read(newest / f"{name}.safetensors")
+        for key, value in kept.items():
+            value.copy_(tensors[key])
+    trainer.set_counters({name: state[name] for name in trainer.counters()})
 
 
 def _placed(value: Tensor, key: str, parameter: Tensor) -> Tensor:
@@ -235,11 +236,11 @@ def _placed(value: Tensor, key: str, parameter: Tensor) -> Tensor:
     return value.to(parameter.device)
 
 
-def _verified(checkpoint: Path) -> dict[str, Any]:
+def _verified(checkpoint: Path, counters: Iterable[str]) -> dict[str, Any]:
     """state.json of a checkpoint whose files have the hashes in it."""
     try:
         state: dict[str, Any] = json.loads((checkpoint / STATE).read_text("utf-8"))
-        _check_state(state, checkpoint)
+        _check_state(state, checkpoint, counters)
         expected = state["files"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise _damaged(checkpoint, checkpoint / STATE, f"not a checkpoint's state ({error!s:.200})") from error
@@ -251,9 +252,9 @@ def _verified(checkpoint: Path) -> dict[str, Any]:
     return state
 
 
-def _check_state(state: Any, checkpoint: Path) -> None:
+def _check_state(state: Any, checkpoint: Path, counters: Iterable[str]) -> None:
     """Raises ValueError, KeyError, TypeError or AttributeError unless it is a state as `snapshot` and `write` make it."""
-    for name in ("step", "warmed", "skipped", "average_step"):
+    for name in counters:
         if type(state[name]) is not int or state[name] < 0:
             raise ValueError(f"{name} is {state[name]!r}")
     if not 0.0 <= float(state["seconds"]) < 1e10:

@@ -6,12 +6,11 @@ import json
 import math
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from rich.console import Console
 
 from reference_trainer import health
-from reference_trainer.config import Recipe
 from sbv2bench.atomic import write_whole
 
 _SHOWN = (
@@ -21,10 +20,23 @@ _SHOWN = (
 _SAID_AGAIN = 20  # log entries after which a warning that still holds is repeated
 
 
+class Told(Protocol):
+    """What a monitor must know of a recipe, of a student or of a base model."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def steps(self) -> int: ...
+    @property
+    def batch_size(self) -> int: ...
+    @property
+    def log_every(self) -> int: ...
+
+
 class Monitor:
     """Rank 0's voice. Figures are averaged between two log entries, over those that are numbers."""
 
-    def __init__(self, recipe: Recipe, run: Path, step: int, warmed: int = 0) -> None:
+    def __init__(self, recipe: Told, run: Path, step: int, warmed: int = 0) -> None:
         """step, warmed: how far the run is; what an earlier sitting logged beyond it will be logged again."""
         self.recipe, self.run, self.console = recipe, run, Console(stderr=True)
         self._sums: dict[str, list[float]] = {}
