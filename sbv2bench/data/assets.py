@@ -249,9 +249,8 @@ def _check_components(folder: Path, read: Selection, unused: Collection[str]) ->
     for name in networks(model_index(folder) or {}):
         component = folder / name
         if not component.is_dir():
-            raise PrerequisiteError(
-                f"{folder}: model_index.json names {name}, found no folder {name}/", again(folder, COPY_WHOLE)
-            )
+            what = f"model_index.json names {name}, found no folder {name}/"
+            raise PrerequisiteError(f"{folder}: {what}", again(folder, COPY_WHOLE))
         if (component / "config.json").is_file() and name not in unused and not read.has(name):
             raise PrerequisiteError(f"{component}: no weights found, expected *.safetensors", again(folder, COPY_WHOLE))
 

@@ -11,6 +11,7 @@ import re
 import shlex
 import struct
 from collections.abc import Callable, Iterable, Iterator
+from itertools import chain, islice
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -29,6 +30,7 @@ OTHERS = frozenset(
     | {".qoi", ".apng", ".avifs", ".mpo", ".pcx", ".dng", ".nef", ".cr2", ".cr3", ".arw", ".raf", ".orf", ".rw2", ".pef", ".eps"}
 )
 MODES = frozenset({"RGB", "L", "1", "P", "RGBA", "LA", "PA"})  # eight bits a channel at most, so RGB loses nothing
+_LOOKED_AT = 100_000  # files, at most, of a folder that may be a whole disk
 HEAD = 16  # bytes by which a picture is known
 REMOVE = "remove it from the folder, or write it again"
 _BEGINNINGS = (
@@ -167,8 +169,9 @@ def begins_as_picture(head: bytes) -> bool:
 
 
 def shows_pictures(folder: Path) -> bool:
-    """Whether a folder is one of pictures by the names in it and in its own folders, read or not."""
-    names = (path.name for pattern in ("*", "*/*") for path in folder.glob(pattern))
+    """Whether a folder is one of pictures by the names in it and below it, read or not."""
+    near = (path for pattern in ("*", "*/*") for path in folder.glob(pattern))  # which follows links, as rglob does not
+    names = (path.name for path in chain(near, islice(folder.rglob("*"), _LOOKED_AT)))
     return any(not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES | OTHERS for name in names)
 
 

@@ -52,7 +52,7 @@ def read_own_captions(path: Path, *, named: bool = False) -> OwnCaptions:
     """
     where, suffix = f"--prompts: {path}", path.suffix.lower()
     if suffix not in READERS:
-        raise InputError(f"--prompts: found {path.name}, expected {FORMS}")
+        raise InputError(f"--prompts: found {path}, expected {FORMS}")
     columns = () if suffix in LISTS or not path.is_file() else tuple(found_columns(path))
     listed = suffix in LISTS or (FILE not in columns and CAPTION in columns and (not named or columns == (CAPTION,)))
     rows = list(read_rows(path, (CAPTION,) if listed else (FILE, CAPTION), where))

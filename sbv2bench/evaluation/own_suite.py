@@ -91,7 +91,8 @@ def _prompts(base: SuiteSpec, images: ImageFolder | None, chosen: list[MetricSpe
     if readers and _fits(images, base, options):
         return {}
     if readers and (options.metrics is not None or options.reference in (None, "none")):
-        others = [metric.id for metric in chosen if metric.id not in readers and "latency" not in metric.needs]
+        lacking = {"latency"} | ({"reference"} if options.reference == "none" else set())
+        others = [metric.id for metric in chosen if metric.id not in readers and not lacking & {*metric.needs}]
         raise IntegrityError(
             f"image folder: {images.path} holds {len(images):,} images for the {base.num_generated:,} captions of suite "
             f"{base.id}, which {', '.join(readers)} read, expected one each, in order",

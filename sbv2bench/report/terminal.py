@@ -188,6 +188,8 @@ def _measured(key: str, value: object) -> str:
     """A plan's fact as people read it: bytes and seconds in their everyday units."""
     if key == "estimated_seconds" and isinstance(value, Mapping):
         unknown = f"; not known of {', '.join(value['unknown'])}" if value.get("unknown") else ""
+        if unknown and not value["networks"]:
+            return unknown[2:]
         return f"{about(value['networks'])}, by a matrix product's {value['rate_gflops']:,.0f} GFLOP/s{unknown}"
     if key.endswith("_bytes"):
         if isinstance(value, Mapping):

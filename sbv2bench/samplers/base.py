@@ -142,13 +142,14 @@ def to_uint8(images_BCHW: Tensor) -> Images:
 
     Raises IntegrityError on a NaN or an infinity, which would become an arbitrary colour.
     """
+    narrow = images_BCHW.dtype != torch.float32  # float16 overflows where float32 does not
     images_BCHW = images_BCHW.to(torch.float32)
     finite = images_BCHW.isfinite().flatten(1).all(1)
     if not bool(finite.all()):
         rows = (~finite).nonzero().flatten().tolist()
         raise IntegrityError(
             f"{len(rows)} of {len(finite)} images of a block (rows {rows[:3]}...) hold pixels that are not numbers",
-            "--dtype float32",
+            "--dtype float32" if narrow else None,
         )
     levels = (images_BCHW.clamp(0, 1) * 255 + 0.5).floor().to(torch.uint8)
     return levels.permute(0, 2, 3, 1).contiguous().cpu().numpy()

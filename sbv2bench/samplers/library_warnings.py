@@ -1,4 +1,4 @@
-"""Warnings of the libraries that sample: each once a process, and not once a block."""
+"""Warnings of the libraries that sample: each once a process, and not once a block; none of captions that are cut."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import logging
 import threading
 
 _LIBRARIES = ("diffusers", "transformers")
+# What a result says better, as `cut:`, of all captions and not of the first block's.
+_CUTS = ("Token indices sequence length is longer", "The following part of your input was truncated because CLIP")
 
 
 class _Once(logging.Filter):
@@ -17,7 +19,9 @@ class _Once(logging.Filter):
         self._lock = threading.Lock()
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Whether the record's place has not spoken yet."""
+        """Whether the record's place has not spoken yet, and not of captions that are cut."""
+        if record.getMessage().startswith(_CUTS):
+            return False
         place = (record.pathname, record.lineno)
         with self._lock:
             new = place not in self._seen

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -322,7 +323,9 @@ def quiet() -> Iterator[None]:
         library.set_verbosity_error()
         library.disable_progress_bar()
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # torch_dtype, by which every version that is admitted can be asked
+            yield
     finally:
         for library, (verbosity, bar) in zip(libraries, before, strict=True):
             library.set_verbosity(verbosity)

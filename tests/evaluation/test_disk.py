@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from sbv2bench.evaluation.disk import cache_bytes
 from sbv2bench.evaluation.evaluate import evaluate_and_store
 from sbv2bench.evaluation.options import EvalOptions
 from sbv2bench.evaluation.plan import plan
 from sbv2bench.registry import Registry
-from sbv2bench.report.terminal import about
+from sbv2bench.report.terminal import about, print_plan
 
 
 def test_estimates_are_within_30_percent_of_what_is_written(home: Path, tmp_path: Path) -> None:
@@ -53,6 +55,15 @@ def test_the_papers_suite_by_its_arithmetic() -> None:
 )
 def test_durations_in_words(seconds: float, words: str) -> None:
     assert about(seconds) == words
+
+
+def test_an_estimate_of_which_nothing_is_known_names_no_duration() -> None:
+    console = Console(file=io.StringIO(), width=200)
+    unknown = {"networks": 0.0, "rate_gflops": 9.0, "unknown": ["text", "denoise"]}
+    print_plan(console, {"model": "x", "estimated_seconds": unknown, "fetched_when_run": True, "download_bytes": {}})
+    assert isinstance(console.file, io.StringIO)
+    said = console.file.getvalue()
+    assert "not known of text, denoise" in said and "about" not in said and "fetched" not in said
 
 
 def test_saved_images_are_counted_by_both_their_sides() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pyarrow
@@ -104,7 +105,7 @@ def test_metrics_that_only_the_suites_own_captions_allow_are_left_out(tmp_path: 
         ("c.csv", 'file,caption\na.png,"a \\"b\\", c"\nb.png,b', IntegrityError, "line 2 is not CSV"),
         ("c.csv", "file,caption,caption\na.png,a,b\nb.png,b,c", IntegrityError, "found 2 columns 'caption'"),
         ("c.parquet", "PAR1", IntegrityError, "cannot be read as parquet"),
-        ("c.doc", "x", InputError, "found c.doc, expected"),
+        ("c.doc", "x", InputError, "c.doc, expected"),
     ],
 )
 def test_bad_captions(place: Path, tmp_path: Path, name: str, text: str, kind: type[Exception], sentence: str) -> None:  # noqa: PLR0917
@@ -136,3 +137,19 @@ def test_captions_that_are_not_text_or_not_there(place: Path, paper: Registry, t
         own_suite(place / "images", "coco", tmp_path / "c.txt", None, paper)
     with pytest.raises(InputError, match="cannot be read"):
         own_suite(place / "images", "coco", tmp_path / "none.txt", None, paper)
+
+
+def test_pictures_lie_as_deep_for_images_as_for_a_reference(place: Path, paper: Registry, tmp_path: Path) -> None:
+    deep = shutil.copytree(place / "images", tmp_path / "a" / "b" / "c" / "images").parents[2]
+    suite = own_suite(deep, "coco", None, deep, paper)
+    assert suite.num_generated == suite.num_reference == GENERATED
+
+
+def test_without_a_reference_no_metric_that_reads_one_is_advised(place: Path, paper: Registry, tmp_path: Path) -> None:
+    few = tmp_path / "few"
+    few.mkdir()
+    for path in sorted((place / "images").iterdir())[:5]:
+        shutil.copy(path, few)
+    with pytest.raises(IntegrityError) as caught:
+        suite_of_run(str(few), "coco", EvalOptions.validated(reference="none"), paper)
+    assert caught.value.fix == "--prompts FILE with a caption for each image"

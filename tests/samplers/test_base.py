@@ -83,3 +83,10 @@ def test_a_stopwatch_sums_by_stage_and_over_threads() -> None:
         thread.join()
     assert stopwatch.seconds["denoise"] >= 0.2
     assert stopwatch.seconds["text"] == stopwatch.seconds["decode"] == 0.0
+
+
+def test_another_dtype_is_advised_only_where_there_is_a_wider_one() -> None:
+    for dtype, fix in ((torch.float32, None), (torch.float16, "--dtype float32")):
+        with pytest.raises(IntegrityError) as caught:
+            to_uint8(torch.full((1, 3, 2, 2), float("nan"), dtype=dtype))
+        assert caught.value.fix == fix

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -61,3 +63,16 @@ def test_a_tensor_that_does_not_fit_is_refused_by_its_part(sd3: Path, tmp_path: 
         load_sampler(spec(folder), "cpu", torch.float32)
     assert str(folder / part) in str(caught.value)
     assert ("nobody.weight" if damage == "extra" else key) in str(caught.value)
+
+
+def test_loading_and_long_captions_make_no_noise(sd3: Path) -> None:
+    """What a library says of captions that are cut, the result says better."""
+    code = (
+        "import torch\nfrom sbv2bench.samplers import load_sampler\nfrom sbv2bench.specs import ModelSpec\n"
+        "from sbv2bench.samplers.base import PromptBlock, Stopwatch\n"
+        f"spec = ModelSpec(id='local/x', sampler='pipeline', location={str(sd3)!r}, steps=2, guidance_scale=1.0)\n"
+        "sampler = load_sampler(spec, 'cpu', torch.float32)\n"
+        "sampler.generate(PromptBlock(0, 0, 2, ('a red circle ' * 30,) * 2, (1, 2)), Stopwatch())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "torch_dtype" not in done.stderr and "truncated" not in done.stderr and "Token indices" not in done.stderr
