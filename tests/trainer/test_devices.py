@@ -16,7 +16,7 @@ from tiny_recipe import tiny_recipe
 
 from reference_trainer import devices, rendezvous
 from reference_trainer.devices import choose_device, find_place, refuse_half_a_launch, refuse_unhonoured
-from reference_trainer.stopping import ended_by_signals
+from reference_trainer.training.stopping import ended_by_signals
 from sbv2bench.errors import InputError, PrerequisiteError, SBV2BenchError, TerminatedRun
 
 FOUR_GPUS = 4
