@@ -39,7 +39,7 @@ class Frozen(BaseModel):
 class Lora(Frozen):
     """A low-rank adapter: W + (alpha / rank) B A on every module whose name ends in one of `targets`."""
 
-    rank: int = Field(ge=1)
+    rank: int = Field(ge=1, le=2**14)
     alpha: Positive
     targets: tuple[str, ...] = Field(min_length=1)
 
@@ -62,8 +62,10 @@ class LoraTeacher(Frozen):
     first_timestep: int = Field(default=0, ge=0, le=999)
     last_timestep: int = Field(default=999, ge=0, le=999)
     null_share: Share = 0.1
-    steps_per_student_step: int = Field(default=1, ge=1)
-    warmup_steps: int = Field(default=0, ge=0)  # LoRA-teacher steps before the student's first: our addition, 0 in the paper
+    steps_per_student_step: int = Field(default=1, ge=1, le=LONGEST)
+    warmup_steps: int = Field(
+        default=0, ge=0, le=LONGEST
+    )  # LoRA-teacher steps before the student's first: our addition, 0 in the paper
 
 
 class Vsd(Frozen):
@@ -107,9 +109,9 @@ class Regularisation(Frozen):
 
     kind: Literal["paired", "real"]
     weight: Positive
-    batch_size: int = Field(ge=1)  # pairs a step, besides the prompts' batch
+    batch_size: int = Field(ge=1, le=2**20)  # pairs a step, besides the prompts' batch
     distance: Literal["lpips", "pixels", "latents"]
-    pairs: int = Field(ge=1)
+    pairs: int = Field(ge=1, le=10**8)
     images: str = ""  # real only: world:training, or a folder of pictures, each with its caption in a .txt of the same name
     teacher_steps: int = Field(default=50, ge=1)  # paired only
     teacher_guidance_scale: Scale = 3.0  # paired only
@@ -121,7 +123,7 @@ class Prompts(Frozen):
     source: str
     column: str = "text"
     split: str = "train"  # of a hub dataset
-    limit: int | None = Field(default=None, ge=1)  # the first so many
+    limit: int | None = Field(default=None, ge=1, le=2**40)  # the first so many
 
 
 class Ema(Frozen):
@@ -137,7 +139,7 @@ class Optimiser(Frozen):
     epsilon: Positive = 1e-8
     weight_decay: float = Field(default=1e-4, ge=0)
     gradient_clip: Positive = 1.0
-    warmup_steps: int = Field(default=0, ge=0)
+    warmup_steps: int = Field(default=0, ge=0, le=LONGEST)
     final_learning_rate: Share = 1.0  # share of the rate that a cosine ends at; 1 is constant
     kind: Literal["adamw", "adamw8bit"] = "adamw"
 
@@ -205,8 +207,9 @@ class Recipe(Frozen):
         for part in (self.vsd, self.lora_teacher):
             if part and part.first_timestep > part.last_timestep:
                 raise ValueError("first_timestep: expected at most last_timestep")
-        if self.name.startswith("/") or any(part in {"", ".", ".."} or not part.isprintable() for part in self.name.split("/")):
-            raise ValueError(f"name: found {self.name!r}, expected words and single slashes: it is a folder below runs/")
+        parts = self.name.split("/")
+        if any(part in {"", ".", ".."} or not part.isprintable() or len(part.encode()) > 200 for part in parts):
+            raise ValueError(f"name: found {self.name!r:.100}, expected words and single slashes: it is a folder below runs/")
         scale = self.vsd.teacher_guidance_scale if self.vsd else 1.0
         if isinstance(scale, tuple) and scale[0] > scale[1]:
             raise ValueError(f"vsd.teacher_guidance_scale: found {list(scale)}, expected the smaller one first")

@@ -123,7 +123,8 @@ def print_trial(trial: dict[str, Any], console: Console) -> None:
     table.add_row("a checkpoint", f"{written}, which waits {trial['seconds_a_snapshot']:.3g} s")
     table.add_row("disk for checkpoints", f"{sizes['disk_needed']} of {sizes['disk_free']} free")
     for name, hours in trial["hours"].items():
-        table.add_row(f"hours: {name.replace('_', ' ')}", f"{hours:.3g}")
+        if hours:
+            table.add_row(f"hours: {name.replace('_', ' ')}", f"{hours:.3f}" if hours >= 0.001 else "below 0.001")
     console.print(table)
 
 

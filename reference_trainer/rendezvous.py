@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import distributed
+from torch.distributed.rendezvous import rendezvous
 
 from sbv2bench.errors import InputError, PrerequisiteError
 from sbv2bench.machine.devices import number_of
@@ -35,7 +36,7 @@ def join_the_others(device: torch.device) -> None:
 
     def meet() -> None:
         try:
-            found["store"] = next(distributed.rendezvous("env://", timeout=WAIT))[0]
+            found["store"] = next(rendezvous("env://", timeout=WAIT))[0]
         except Exception as error:
             found["error"] = error
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from rich.console import Console
@@ -88,7 +90,7 @@ def print_description(description: dict[str, Any], console: Console) -> None:
         for name, value in storage.items()
         if name.startswith("host_") and value
     ]
-    console.print(_table("checkpoints, of the main process", ("", "GB"), rows))
+    console.print(_table("checkpoints, of the main process", ("what", "GB"), rows))
     rows = [(f"TFLOP an image: {_words(name)}", f"{value:.3f}") for name, value in work["tflop_an_image"].items() if value]
     rows += [(f"passes an image: {_words(name)}", f"{value:g}") for name, value in work["passes_an_image"].items() if value]
     rows += [("images", f"{work['images']:,}"), ("pairs", f"{work['pairs']:,}")]
@@ -96,9 +98,9 @@ def print_description(description: dict[str, Any], console: Console) -> None:
     rows += [(f"EFLOP once: {name}", f"{value / 1e6:.4g}") for name, value in once.items() if value]
     rows.append(("EFLOP in all", f"{work['tflop'] / 1e6:.4g}"))
     rows.append((f"hours at {time['tflop_per_second']:g} TFLOP/s on each of {time['processes']}", f"{time['hours']:.3g}"))
-    console.print(_table("work", ("", ""), rows))
+    console.print(_table("work", ("what", "estimate"), rows))
     console.print(
-        f"an estimate by counting; measured on your device by: {description['measured_by']}", markup=False, soft_wrap=True
+        f"an estimate by counting; to measure it on your device: {description['measured_by']}", markup=False, soft_wrap=True
     )
 
 
@@ -115,11 +117,16 @@ def _table(title: str, headings: tuple[str, str], rows: list[tuple[str, str]]) -
     return table
 
 
-def _flat(tree: dict[str, Any], above: str = "") -> list[tuple[str, str]]:
-    """Every leaf as (dotted key, value)."""
+def _flat(tree: Mapping[Any, Any], above: str = "") -> list[tuple[str, str]]:
+    """Every leaf as (dotted key, value as a recipe writes it)."""
     rows: list[tuple[str, str]] = []
     for key, value in tree.items():
-        rows += _flat(value, f"{above}{key}.") if isinstance(value, dict) else [(f"{above}{key}", str(value))]
+        if isinstance(value, dict):
+            rows += _flat(value, f"{above}{key}.")
+        elif isinstance(value, list) and value and isinstance(value[0], dict):
+            rows += _flat(dict(enumerate(value)), f"{above}{key}.")
+        else:
+            rows.append((f"{above}{key}", value if isinstance(value, str) else json.dumps(value)))
     return rows
 
 

@@ -49,7 +49,7 @@ def test_the_ranks_gpu_is_the_current_one_and_the_group_is_patient(family: Path,
     seen: list[object] = []
     monkeypatch.setattr(torch.cuda, "set_device", seen.append)
     monkeypatch.setattr(devices, "Accelerator", lambda **given: seen.append(given))
-    monkeypatch.setattr(rendezvous.distributed, "rendezvous", lambda *_, timeout: iter([(timeout, 0, 0)]))
+    monkeypatch.setattr(rendezvous, "rendezvous", lambda *_, timeout: iter([(timeout, 0, 0)]))
     monkeypatch.setattr(rendezvous.distributed, "init_process_group", lambda backend, **given: seen.append((backend, given)))
     for name, value in environment(3, FOUR_GPUS).items():
         monkeypatch.setenv(name, value)
