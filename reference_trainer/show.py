@@ -11,6 +11,7 @@ from rich.table import Table
 from reference_trainer import estimate
 from reference_trainer.blank import BlankTrainer
 from reference_trainer.config import Recipe
+from reference_trainer.recipe_files import flat
 from sbv2bench.errors import InputError
 from sbv2bench.registry import Registry
 
@@ -71,7 +72,9 @@ def print_description(description: dict[str, Any], console: Console) -> None:
     console.print(
         f"recipe {description['recipe']}, latents {description['latent_size']} x {description['latent_size']}", markup=False
     )
-    console.print(_table("settings", ("key", "value"), _flat(description["settings"])))
+    console.print(
+        _table("settings", ("key", "value"), [(key, str(value)) for key, value in flat(description["settings"]).items()])
+    )
     console.print(
         _table("parameters", ("network", "weights"), [(k, f"{v:,}") for k, v in description["parameters"].items() if v])
     )
@@ -113,14 +116,6 @@ def _table(title: str, headings: tuple[str, str], rows: list[tuple[str, str]]) -
     for name, value in rows:
         table.add_row(escape(name), escape(value))
     return table
-
-
-def _flat(tree: dict[str, Any], above: str = "") -> list[tuple[str, str]]:
-    """Every leaf as (dotted key, value)."""
-    rows: list[tuple[str, str]] = []
-    for key, value in tree.items():
-        rows += _flat(value, f"{above}{key}.") if isinstance(value, dict) else [(f"{above}{key}", str(value))]
-    return rows
 
 
 def _gigabytes(size: int) -> str:
