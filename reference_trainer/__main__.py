@@ -57,16 +57,18 @@ def ladder(
     ] = None,
     runs: Annotated[Path, _option("where checkpoints, logs and exports go")] = Path("runs/mini"),
     processes: Annotated[int, typer.Option(help="data-parallel processes of one thread each; 0: one for each core", min=0)] = 0,
-    sitting_minutes: Annotated[float | None, typer.Option(help="stop after this long; run again to resume", min=0.1)] = None,
+    stop_after: Annotated[
+        float | None, typer.Option(help="stop after so many minutes; run again to resume", min=0.1, metavar="MINUTES")
+    ] = None,
 ) -> None:
     """Train a family from nothing but seeds, rung by rung; run again to resume."""
     from reference_trainer.ladder import climb
 
-    if not climb(family, runs, until, processes or os.cpu_count() or 1, sitting_minutes, start=start):
+    if not climb(family, runs, until, processes or os.cpu_count() or 1, stop_after, start=start):
         again = f"python -m reference_trainer ladder {family} --until {until} --runs {runs}" + (
             f" --start {start}" if start else ""
         )
-        typer.echo(f"the sitting is over; resume with: {again}", err=True)
+        typer.echo(f"the time is over; resume with: {again}", err=True)
 
 
 @app.command()
@@ -77,7 +79,10 @@ def train(
     output: Annotated[Path | None, _option("the run's folder; default runs/<recipe>")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps")] = "auto",
     whole_export: Annotated[bool, typer.Option(help="export a whole pipeline, or the student's part alone")] = True,
-    sitting_minutes: Annotated[float | None, typer.Option(help="stop after this long; run again to resume", min=0.01)] = None,
+    stop_after: Annotated[
+        float | None, typer.Option(help="stop after so many minutes; run again to resume", min=0.01, metavar="MINUTES")
+    ] = None,
+    push_to_hub: Annotated[str | None, typer.Option(help="put the finished export there, as YOU/NAME", metavar="ID")] = None,
     budget_hours: BudgetHours = None,
     processes: Annotated[
         int | None, typer.Option(help="devices of the budget; default: those that torchrun starts", min=1)
@@ -103,9 +108,7 @@ def train(
     if json_output and not dry_run:
         raise InputError("--json: a training has no document to print", "--dry-run --json")
     if dry_run:
-        _without_effect(
-            "with --dry-run", continue_with=continue_with, deterministic=deterministic, sitting_minutes=sitting_minutes
-        )
+        _without_effect("with --dry-run", continue_with=continue_with, deterministic=deterministic, stop_after=stop_after)
         from reference_trainer.dry_run import print_trial, try_out
         from reference_trainer.training.stopping import ended_by_signals
 
@@ -123,12 +126,13 @@ def train(
         folder,
         device=device,
         whole_export=whole_export,
-        stop_after_seconds=None if sitting_minutes is None else 60 * sitting_minutes,
+        stop_after_seconds=None if stop_after is None else 60 * stop_after,
         continue_with=continue_with or (),
         deterministic=deterministic,
+        push_to_hub=push_to_hub,
     )
     if not done:
-        typer.echo(f"the sitting is over; run the same command again to resume from {folder}", err=True)
+        typer.echo(f"the time is over; run the same command again to resume from {folder}", err=True)
 
 
 @app.command()

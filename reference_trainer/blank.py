@@ -26,7 +26,8 @@ from reference_trainer.accounting import GpuKernels, LiveBytes, ValuesOfMeta
 from reference_trainer.config import Recipe, Regularisation, ScoreLoss
 from reference_trainer.networks import Networks
 from reference_trainer.pairs import Pairs
-from reference_trainer.step import Generated, Report, Trainer
+from reference_trainer.report import Report
+from reference_trainer.step import Generated, Trainer
 from reference_trainer.terms import Batch, Learner, Term
 from sbv2bench.features.clip import OpenClipScorer
 from sbv2bench.registry import Registry

@@ -14,7 +14,7 @@ from typing import Any
 from reference_trainer import estimate
 from reference_trainer.blank import BlankTrainer
 from reference_trainer.config import Recipe
-from reference_trainer.recipe_files import changed
+from reference_trainer.recipe_files import changed, flat
 from reference_trainer.show import A100_TFLOP_PER_SECOND, check_processes
 from sbv2bench.errors import InputError
 from sbv2bench.registry import Registry
@@ -116,19 +116,12 @@ def _significant(value: float) -> float:
 
 def _changes(before: Recipe, after: Recipe) -> list[str]:
     """`key old -> new` of every leaf that differs."""
-    old, new = _leaves(before.model_dump()), _leaves(after.model_dump())
+    old, new = flat(before.model_dump()), flat(after.model_dump())
     lines = [f"{key} {old[key]} -> {_shown(new[key])}" for key in old if old[key] != new[key]]
     following = [name for name in ("clip", "hps") if getattr(before, name) and getattr(before, name).schedule != "constant"]
     if before.optimiser.final_learning_rate < 1.0:
         following.append("learning rates")
     return lines + ([f"schedules that follow the length: {', '.join(following)}"] if following else [])
-
-
-def _leaves(tree: dict[str, Any], above: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in tree.items():
-        found |= _leaves(value, f"{above}{key}.") if isinstance(value, dict) else {f"{above}{key}": value}
-    return found
 
 
 def _shown(value: Any) -> str:

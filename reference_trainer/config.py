@@ -184,6 +184,9 @@ class Recipe(Frozen):
     sample_every: int = Field(default=1000, ge=1)
     checkpoint_every: int = Field(default=500, ge=1)
     keep_checkpoints: int = Field(default=2, ge=1)
+    export_every: int | None = Field(default=None, ge=1)  # steps between exports of a run that goes on; None: the last alone
+    validation_prompts: tuple[str, ...] = ()  # captions whose pictures are made at every checkpoint
+    report_to: tuple[Literal["tensorboard", "wandb", "trackio"], ...] | None = None  # None: TensorBoard if it is installed
     skips_in_a_row: int = Field(default=5, ge=0)  # steps whose gradient is not a number before the run stops
     measure: Measure | None = None
 
@@ -218,6 +221,7 @@ class Recipe(Frozen):
     def identity(self) -> dict[str, Any]:
         """JSON-ready, all that can change the trained weights; where logs, samples and checkpoints go is not in it."""
         remarks = {"name", "description", "log_every", "sample_every", "checkpoint_every", "keep_checkpoints", "measure"}
+        remarks |= {"export_every", "validation_prompts", "report_to"}
         remarks |= set() if self.losses else {"losses"}  # without any, a recipe is what it was before they were
         return self.model_dump(mode="json", exclude=remarks | {"ema_on_cpu", "gradient_checkpointing", "skips_in_a_row"})
 

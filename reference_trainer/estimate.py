@@ -20,7 +20,8 @@ from reference_trainer.blank import BlankTrainer
 from reference_trainer.config import Recipe
 from reference_trainer.networks import Networks
 from reference_trainer.pairs import encode, pairs_at_once
-from reference_trainer.step import MOMENT_BYTES, Generated, Report
+from reference_trainer.report import Report
+from reference_trainer.step import MOMENT_BYTES, Generated
 from reference_trainer.terms import Batch, Learner, Term, gradient_at
 from sbv2bench.registry import Registry
 from sbv2bench.samplers.base import PromptBlock, Stopwatch

@@ -2,7 +2,8 @@
 
 A fully trained student is `unet/`, a LoRA student `unet_lora/` (peft's layout) on the model that it started from, and
 `sbv2bench.json` names the teacher as the base. A `whole` one is a pipeline of stock diffusers: the student's UNet, the
-teacher's other parts, and the scheduler whose one step is the student's.
+teacher's other parts, and the scheduler whose one step is the student's. Beside that of a LoRA student lies
+`pytorch_lora_weights.safetensors`, which diffusers' `load_lora_weights` puts on the pipeline that the student started from.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers import StableDiffusionPipeline
 from peft.utils import get_peft_model_state_dict
 from safetensors.torch import save_file
 
@@ -124,6 +126,12 @@ def _write_pipeline(networks: Networks, folder: Path, spec: ModelSpec) -> None:
         network.register_to_config(_name_or_path="")  # else the path on this machine is written
     with networks.averaged(), quiet():
         pipeline.save_pretrained(folder)
+        if networks.recipe.student.lora is not None:  # for whoever has the base already
+            StableDiffusionPipeline.save_lora_weights(
+                folder,
+                unet_lora_layers=get_peft_model_state_dict(networks.student, adapter_name=STUDENT),
+                unet_lora_adapter_metadata=networks.student.peft_config[STUDENT].to_dict(),
+            )
 
 
 def _folded_unet(networks: Networks) -> Any:

@@ -89,9 +89,7 @@ RUNGS = (
 )
 
 
-def climb(
-    family: str, runs: Path, until: str, processes: int, sitting_minutes: float | None, *, start: str | None = None
-) -> bool:
+def climb(family: str, runs: Path, until: str, processes: int, stop_after: float | None, *, start: str | None = None) -> bool:
     """Train every rung from `start` (default: the first) to `until`; True when all are done, False when the time is over.
 
     Raises InputError for an unknown family or rung, or a folder that cannot be written;
@@ -104,7 +102,7 @@ def climb(
         if name not in names:
             raise InputError(f"ladder {option}: found {name!r}, expected one of {', '.join(names)}")
     prepare(runs, "--runs")
-    deadline = None if sitting_minutes is None else time.monotonic() + 60 * sitting_minutes
+    deadline = None if stop_after is None else time.monotonic() + 60 * stop_after
     for rung in RUNGS[names.index(start or names[0]) : names.index(until) + 1]:
         left = None if deadline is None else deadline - time.monotonic()
         if left is not None and left <= 0:
@@ -145,7 +143,7 @@ def climb_student(family: str, rung: Rung, runs: Path, processes: int, seconds: 
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
     command += ["-m", "reference_trainer", "train", f"{family}/{rung.recipe}", *overrides]
     command += ["--output", str(folder), "--device", "cpu", "--no-whole-export"]
-    command += [] if seconds is None else ["--sitting-minutes", f"{seconds / 60:.3f}"]
+    command += [] if seconds is None else ["--stop-after", f"{seconds / 60:.3f}"]
     # One thread a process is what the recipes' times are for; a trained rung's bits depend on both numbers.
     code = train_patiently(command, folder)
     if code:

@@ -17,6 +17,7 @@ from reference_trainer.config import Recipe
 from reference_trainer.continuation import Continuation
 from reference_trainer.devices import Place, find_place, out_of_memory
 from reference_trainer.export import export_student
+from reference_trainer.hub import check_hub, push
 from reference_trainer.identity import identity_of, is_finished, training_code
 from reference_trainer.measure import check_measure, measure_student
 from reference_trainer.needed_weights import require_weights
@@ -24,12 +25,14 @@ from reference_trainer.networks import Networks
 from reference_trainer.pairs import Pairs
 from reference_trainer.pictures import GRID, write_panels, write_samples
 from reference_trainer.prompts import PromptSource
+from reference_trainer.recipe_files import flat
 from reference_trainer.run_folder import full_disk_said
 from reference_trainer.step import Trainer
 from reference_trainer.training.checkpoint import CheckpointWriter, checkpoint_step, resume
 from reference_trainer.training.monitor import Monitor
 from reference_trainer.training.sitting import SAME_AGAIN, Sitting
 from reference_trainer.training.stopping import Stop, signals_noted
+from reference_trainer.training.trackers import check_trackers, start_trackers
 from sbv2bench import provenance
 from sbv2bench.atomic import write_whole
 from sbv2bench.errors import InputError, IntegrityError
@@ -45,13 +48,15 @@ def train(
     stop_after_seconds: float | None = None,
     continue_with: Sequence[str] = (),
     deterministic: bool = False,
+    push_to_hub: str | None = None,
 ) -> bool:
     """Train in the folder `run` until done (True) or until the sitting's time is over (False); call again to resume.
 
-    Leaves recipe.json, log.jsonl, tensorboard/, samples/, checkpoints/ and, at the end, export/ and done.json. Under torchrun
-    or accelerate launch all processes share the batch. continue_with: `key.path=value` for settings that may change while a
-    run goes on. A resumed run has the bits of an unbroken one on a CPU; on a GPU only with deterministic, which costs speed,
-    else cuDNN may choose other kernels, whose sums round differently.
+    Leaves recipe.json, log.jsonl, tensorboard/, samples/, validation/, exports/, checkpoints/ and, at the end, export/ and
+    done.json. Under torchrun or accelerate launch all processes share the batch. continue_with: `key.path=value` for settings
+    that may change while a run goes on. A resumed run has the bits of an unbroken one on a CPU; on a GPU only with
+    deterministic, which costs speed, else cuDNN may choose other kernels, whose sums round differently. push_to_hub: id of a
+    repository, for the finished export.
     Raises InputError, PrerequisiteError, IntegrityError before compute is spent where it can; IntegrityError when gradients
     are not numbers again and again; InterruptedRun on Ctrl-C and TerminatedRun on SIGTERM, after a checkpoint.
     """
@@ -67,6 +72,7 @@ def train(
                     seconds=stop_after_seconds,
                     continue_with=continue_with,
                     deterministic=deterministic,
+                    push_to_hub=push_to_hub,
                 )
         except KeyboardInterrupt as interrupt:  # where it could not wait for the end of a step
             kept = checkpoint_step(run / "checkpoints")
@@ -84,6 +90,7 @@ def _train(
     seconds: float | None,
     continue_with: Sequence[str],
     deterministic: bool,
+    push_to_hub: str | None,
 ) -> bool:
     registry, kept = Registry.load(), checkpoint_step(run / "checkpoints")
     continuation = Continuation(recipe, run, continue_with, 0 if kept is None else kept.step)
@@ -92,6 +99,9 @@ def _train(
     identity = identity_of(recipe, prompts, registry)
     recipe = continuation.recipe
     check_measure(recipe, registry)
+    check_trackers(recipe.report_to)
+    if push_to_hub is not None:
+        check_hub(push_to_hub)
     console = Console(stderr=True)
     if is_finished(run, recipe, identity):
         if continuation.new:
@@ -100,6 +110,8 @@ def _train(
                 f"--continue-with steps={2 * recipe.steps} beside it",
             )
         console.print(f"{recipe.name} is done already: {run / 'export'}", markup=False, soft_wrap=True)
+        if push_to_hub is not None and os.environ.get("RANK", "0") == "0":
+            console.print(f"{run / 'export'} is at {push(run / 'export', push_to_hub)}", markup=False, soft_wrap=True)
         return True
     place = find_place(device, recipe)
     _tune(place.device, deterministic)
@@ -117,6 +129,7 @@ def _train(
             console=console,
             whole_export=whole_export,
             seconds=seconds,
+            push_to_hub=push_to_hub,
         )
 
 
@@ -132,6 +145,7 @@ def _train_in(
     console: Console,
     whole_export: bool,
     seconds: float | None,
+    push_to_hub: str | None,
 ) -> bool:
     """What is left once the folder is this training's own."""
     recipe = continuation.recipe
@@ -150,13 +164,17 @@ def _train_in(
         write_whole(run / "recipe.json", recipe.model_dump_json(indent=1))
         continuation.write()
         (run / "done.json").unlink(missing_ok=True)  # it was of fewer steps
-    monitor = Monitor(recipe, run, trainer.step, trainer.warmed) if place.main else None
+    monitor = None
+    if place.main:
+        trackers = start_trackers(check_trackers(recipe.report_to), run, recipe.name, flat(recipe.model_dump(mode="json")))
+        monitor = Monitor(recipe, run, trainer.step, trainer.warmed, trackers=trackers, console=console)
     if monitor is not None:
         for line in (*prompts.remarks, *filter(None, [continuation.sentence()])):
             monitor.say(line)
     sitting = StudentSitting(
         trainer, run, stop, writer, identity | {"changes": continuation.changes}, before, seconds,
         main=place.main, processes=place.processes, device=str(place.device), monitor=monitor, place=place,
+        whole_export=whole_export,
     )  # fmt: skip
     try:
         if not sitting.run_to_the_end():
@@ -175,9 +193,11 @@ def _train_in(
             f"--continue-with student.learning_rate={recipe.student.learning_rate / 2:g}",
         )
     if place.main:
-        export_student(networks, run / "export", whole=whole_export, record=sitting.record(), prompts=prompts)
+        sitting.export(run / "export")
         write_whole(run / "done.json", json.dumps(sitting.record(), indent=1))
         console.print(f"{recipe.name} done in {sitting.spent() / 60:.1f} min: {run / 'export'}", markup=False)
+        if push_to_hub is not None:
+            console.print(f"{run / 'export'} is at {push(run / 'export', push_to_hub)}", markup=False, soft_wrap=True)
     place.accelerator.wait_for_everyone()
     place.accelerator.end_training()  # leaves the process group: a process that others still talk to must not just exit
     return True
@@ -190,6 +210,7 @@ class StudentSitting(Sitting):
     trainer: Trainer
     monitor: Monitor | None = None
     place: Place = field(kw_only=True)
+    whole_export: bool = True
 
     def __post_init__(self) -> None:
         self.recipe, self.networks = self.trainer.recipe, self.trainer.networks
@@ -221,7 +242,12 @@ class StudentSitting(Sitting):
                 self.look()
             if recipe.measure is not None and trainer.step % recipe.measure.every == 0:
                 self.measure()
-            if self.keep_and_leave(last or trainer.step % recipe.checkpoint_every == 0, last):
+            due = last or trainer.step % recipe.checkpoint_every == 0
+            if due and recipe.validation_prompts:
+                self.draw(self.run / "validation", recipe.validation_prompts)
+            if recipe.export_every is not None and trainer.step % recipe.export_every == 0 and not last:
+                self.export(self.run / "exports" / f"{trainer.step:08d}")
+            if self.keep_and_leave(due, last):
                 return False
         if self.main:
             self.writer.wait()
@@ -229,15 +255,28 @@ class StudentSitting(Sitting):
 
     def look(self) -> None:
         """Grid and panels of this step; a run is not lost for a picture."""
-        if not self.place.main or self.looked_at == self.trainer.step:
+        if self.looked_at != self.trainer.step:
+            self.looked_at = self.trainer.step
+            self.draw(self.run / "samples", self.shown, panels=True)
+
+    def draw(self, folder: Path, captions: Sequence[str], *, panels: bool = False) -> None:
+        """Pictures of captions, and of both teachers' views of them."""
+        if not self.main:
             return
-        self.looked_at = self.trainer.step
         try:
-            write_samples(self.networks, self.shown, self.run / "samples", self.trainer.step)
-            write_panels(self.networks, self.shown, self.run / "samples", self.trainer.step)
+            write_samples(self.networks, captions, folder, self.trainer.step)
+            if panels:
+                write_panels(self.networks, captions, folder, self.trainer.step)
         except IntegrityError as error:
             if self.monitor is not None:
                 self.monitor.say(f"warning: no pictures of step {self.trainer.step}: {error.message}")
+
+    def export(self, folder: Path) -> None:
+        """The student of this moment, as a model's folder."""
+        if self.main:
+            prompts = self.trainer.prompts
+            assert isinstance(prompts, PromptSource)
+            export_student(self.networks, folder, whole=self.whole_export, record=self.record(), prompts=prompts)
 
     def measure(self) -> None:
         """Metrics of the student of this moment, into the log."""
@@ -255,7 +294,7 @@ class StudentSitting(Sitting):
             "name": self.recipe.name,
             "fingerprint": self.recipe.fingerprint(),
             **self.identity,
-            "steps": self.recipe.steps,
+            "steps": trainer.step,
             "seconds": round(self.spent(), 1),
             "processes": trainer.processes,
             "device": provenance.device_name(str(self.networks.device)),

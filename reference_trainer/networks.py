@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from diffusers import AutoencoderTiny, UNet2DConditionModel
 from diffusers.training_utils import EMAModel
-from peft import LoraConfig
 from torch import Tensor, nn
 
-from reference_trainer.config import Lora, Recipe, ScoreLoss
+from reference_trainer.config import Recipe, ScoreLoss
+from reference_trainer.trainable import alike, last_layer_in_float32, prepare, trainable
 from reference_trainer.training.shared import SharedNetwork
 from sbv2bench import diffusion
 from sbv2bench.data.assets import hash_weights, resolve_location
@@ -62,12 +62,12 @@ class Networks:
         self._alphas, self._sigmas = (level(every).float().to(device) for level in (self.schedule.alpha, self.schedule.sigma))
         self.latent_shape = self.components.latent_shape
         self.teacher = self.components.unet
-        _last_layer_in_float32(self.teacher)
+        last_layer_in_float32(self.teacher)
         self.student = self._load_student()
         self._check_student()
         self._make_trainable()
         self._shared: dict[str, SharedNetwork] = {}
-        self._trained = {STUDENT: _trainable(self.student), LORA_TEACHER: _trainable(self.teacher)}
+        self._trained = {STUDENT: trainable(self.student), LORA_TEACHER: trainable(self.teacher)}
         self._switch_adapter(on=False)
         if recipe.gradient_checkpointing:
             self.student.enable_gradient_checkpointing()
@@ -237,7 +237,7 @@ class Networks:
             raise InputError(
                 f"recipe {self.recipe.name}: {self.start_spec.id} predicts {declared}, its teacher {self.prediction_type}"
             )
-        _last_layer_in_float32(self.student)
+        last_layer_in_float32(self.student)
         if self.recipe.student.lora is not None:
             self._check_other_parts()
 
@@ -246,7 +246,7 @@ class Networks:
         own = StoredModel.find(self.start_spec, self.registry).text_encoder(torch.float32).state_dict()
         teachers = self.components.text_encoder.state_dict()
         # Both in the type that the teacher is held in: what differs then is more than a rounding of the same number.
-        if own.keys() == teachers.keys() and all(_alike(own[key], value.cpu()) for key, value in teachers.items()):
+        if own.keys() == teachers.keys() and all(alike(own[key], value.cpu()) for key, value in teachers.items()):
             return
         raise InputError(
             f"recipe {self.recipe.name}: the text encoder of {self.start_spec.id} is not "
@@ -273,9 +273,9 @@ class Networks:
 
     def _make_trainable(self) -> None:
         torch.manual_seed(self.recipe.seed)  # of the adapters' random halves
-        _prepare(self.student, self.recipe.student.lora, STUDENT)
+        prepare(self.student, self.recipe.student.lora, STUDENT)
         if self.recipe.lora_teacher is not None:
-            _prepare(self.teacher, self.recipe.lora_teacher.lora, LORA_TEACHER)
+            prepare(self.teacher, self.recipe.lora_teacher.lora, LORA_TEACHER)
 
     def _moving_average(self) -> EMAModel | None:
         if self.recipe.ema is None:
@@ -302,52 +302,3 @@ class Networks:
         if not hasattr(scorer, "embed_pixels"):
             raise InputError(f"scorer {loss.scorer}: no picture's gradient passes it, expected an extractor of kind open_clip")
         return scorer
-
-
-def _prepare(unet: Any, lora: Lora | None, name: str) -> None:
-    """Make a UNet trainable: all of it, or an adapter that starts as nothing (B = 0). Raises InputError for unknown targets."""
-    if lora is None:
-        unet.requires_grad_(True)
-        return
-    unet.requires_grad_(False)
-    known = [module for module, layer in unet.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
-    lost = [target for target in lora.targets if not any(module == target or module.endswith(f".{target}") for module in known)]
-    if lost:
-        endings = sorted({module.rpartition(".")[2] if not module[-1].isdigit() else module for module in known})[:12]
-        raise InputError(
-            f"{name}.lora.targets: the UNet has no layer {lost[0]!r}, expected ends of names such as {', '.join(endings)}"
-        )
-    unet.add_adapter(LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=list(lora.targets), bias="none"), name)
-    for parameter in unet.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.float()  # half-precision weights would swallow small updates
-
-
-def _alike(own: Tensor, held: Tensor) -> bool:
-    """Whether a float32 tensor rounds to the held one, but for the last place of half precision: float16 files, bfloat16 nets."""
-    if own.shape != held.shape:
-        return False
-    if not held.is_floating_point():
-        return torch.equal(own.to(held.dtype), held)
-    return torch.allclose(own.to(held.dtype).float(), held.float(), rtol=2**-7, atol=1e-3)
-
-
-def _trainable(unet: Any) -> dict[str, nn.Parameter]:
-    return {name: parameter for name, parameter in unet.named_parameters() if parameter.requires_grad}
-
-
-def _last_layer_in_float32(unet: Any) -> None:
-    """The one-step formula multiplies rounding errors of the output by up to 1 / alpha_T = 14.65, so it is not rounded.
-
-    In bfloat16 the last layer alone would add noise of rms 0.024 to latents of deviation about 1.
-    """
-    layer = unet.conv_out
-    layer.float()
-    forward = layer.forward
-
-    def in_float32(x: Tensor) -> Tensor:
-        with nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False):
-            output: Tensor = forward(x.float())
-        return output
-
-    layer.forward = in_float32

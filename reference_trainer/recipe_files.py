@@ -56,6 +56,14 @@ def _validated(tree: Mapping[str, Any], where: str) -> Recipe:
         raise _readable(error, where) from error
 
 
+def flat(tree: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """Every leaf of a tree of settings by its `key.path`."""
+    found: dict[str, Any] = {}
+    for key, value in tree.items():
+        found |= flat(value, f"{above}{key}.") if isinstance(value, dict) and value else {f"{above}{key}": value}
+    return found
+
+
 def recipe_names() -> list[str]:
     """Every recipe of the package, `family/name`, sorted; those of base models (which say `stage`) are not among them."""
     found = []

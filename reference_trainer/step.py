@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from reference_trainer import losses, noise
@@ -20,6 +19,7 @@ from reference_trainer.config import LoraTeacher, Recipe, Regularisation
 from reference_trainer.networks import LORA_TEACHER, STUDENT, Networks
 from reference_trainer.pairs import Pairs
 from reference_trainer.prompts import PromptSource
+from reference_trainer.report import BINS, Report
 from reference_trainer.terms import Batch, Learner, Source, Term, gradient_at, terms
 from reference_trainer.training.schedule import rate_share
 from reference_trainer.training.shared import SharedNetwork
@@ -28,7 +28,6 @@ from sbv2bench.errors import InputError, IntegrityError, PrerequisiteError
 
 # Of both moments of a weight; in 8 bit two bytes, and two float32 scales for 256 weights.
 MOMENT_BYTES = {"adamw": 8.0, "adamw8bit": 2.0 + 8 / 256}
-BINS = 10  # of timesteps, in which the LoRA teacher's loss is logged
 FRESH = 2**32  # between the seeds of the captions' orders for further updates of the LoRA teacher
 
 
@@ -47,32 +46,6 @@ class Generated:
     samples: list[int]
     text: Tensor
     x0: Tensor
-
-
-@dataclass
-class Report:
-    """This process's part of a step's figures: contributions to means over the global batch, and to sums of squares."""
-
-    means: dict[str, float] = field(default_factory=dict)
-    squares: dict[str, float] = field(default_factory=dict)  # of gradients with respect to x0
-    bins: Tensor = field(default_factory=lambda: torch.zeros(2, BINS))  # sum and count of LoRA-teacher losses by timestep
-
-    @classmethod
-    def of(cls, terms: Sequence[Term]) -> Report:
-        """An empty one with every name that terms can write: the same on a process whose samples a term passes over."""
-        names = [f"{term.name}_{figure}" for term in terms for figure in ("loss", *term.figures)]
-        images = ["x0_mean", "x0_deviation"] if any(term.source == "prompts" for term in terms) else []
-        names += [f"{term.name}_own_loss" for term in terms if isinstance(term, Learner)]
-        means = dict.fromkeys([*names, *images, *(["loss"] if terms else [])], 0.0)
-        return cls(means, dict.fromkeys([term.name for term in terms], 0.0))
-
-    def add(self, name: str, values: Tensor, count: int) -> None:
-        """Add some samples' values [n] to a mean over `count` of them."""
-        self.means[name] = self.means.get(name, 0.0) + float(values.detach().sum()) / count
-
-    def add_gradient(self, name: str, gradient: Tensor) -> None:
-        """Add the square of a gradient with respect to x0."""
-        self.squares[name] += float(gradient.square().sum())
 
 
 class Trainer:
@@ -179,7 +152,7 @@ class Trainer:
         self._stop_where_nothing_is_a_number()
         weights = {f"{term.name}_weight": term.weight(self.step) for term in self.terms}
         self.step += 1
-        return figures | weights | {"skipped": float(not sound)} | self._over_processes(report)
+        return figures | weights | {"skipped": float(not sound)} | self._figures(report)
 
     def warm_up_lora_teacher(self) -> dict[str, float]:
         """One update of the LoRA teacher at its full rate before the student's first step; figures as of a step."""
@@ -191,7 +164,7 @@ class Trainer:
         self.skipped = 0 if self._update(LORA_TEACHER, figures) else self.skipped + 1
         self._stop_where_nothing_is_a_number()
         self.warmed += 1
-        return figures | self._over_processes(report)
+        return figures | self._figures(report)
 
     def batch(self, source: Source, samples: list[int]) -> Batch:
         """Some rows of this step's global batch of prompts or of pairs."""
@@ -319,6 +292,9 @@ class Trainer:
         warmup = 0 if name == LORA_TEACHER and self.warm_up_steps > 0 else settings.warmup_steps
         return rate_share(self.step, self.recipe.steps, warmup, settings.final_learning_rate)
 
+    def _figures(self, report: Report) -> dict[str, float]:
+        return report.over_processes(len(self.networks.schedule), self.networks.device if self.processes > 1 else None)
+
     def _stop_where_nothing_is_a_number(self) -> None:
         recipe = self.recipe
         if self.skipped <= recipe.skips_in_a_row:
@@ -331,23 +307,6 @@ class Trainer:
             f"{recipe.student.learning_rate / 2:g}"
             + (", or --continue-with precision=float32" if recipe.precision != "float32" else ""),
         )
-
-    def _over_processes(self, report: Report) -> dict[str, float]:
-        """A report's figures over the global batch, the same on every process."""
-        names = sorted(report.means), sorted(report.squares)
-        values = [report.means[n] for n in names[0]] + [report.squares[n] for n in names[1]]
-        flat = torch.cat([torch.tensor(values, dtype=torch.float64), report.bins.flatten().double()])
-        if self.processes > 1:
-            shared = flat.to(self.networks.device)
-            dist.all_reduce(shared)
-            flat = shared.cpu()
-        numbers = flat.tolist()
-        figures = {name: numbers.pop(0) for name in names[0]}
-        figures |= {f"{name}_gradient_at_x0": numbers.pop(0) ** 0.5 for name in names[1]}
-        sums, counts = numbers[:BINS], numbers[BINS:]
-        width = len(self.networks.schedule) // BINS
-        bins = {f"lora_teacher_t{i * width:03d}": s / c for i, (s, c) in enumerate(zip(sums, counts, strict=True)) if c}
-        return figures | bins
 
 
 def _optimiser(recipe: Recipe, trained: dict[str, nn.Parameter], rate: float) -> torch.optim.Optimizer:

@@ -1,14 +1,18 @@
-"""What a run tells while it trains: log.jsonl, TensorBoard, a line with the rate and the time left, warnings."""
+"""What a run tells while it trains: log.jsonl, trackers, a progress bar with the rate and the time left, warnings."""
 
 from __future__ import annotations
 
 import json
 import math
 import time
+from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Protocol
 
+from accelerate.tracking import GeneralTracker
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from reference_trainer import health
 from sbv2bench.atomic import write_whole
@@ -17,6 +21,7 @@ _SHOWN = (
     *("loss", "lora_teacher_loss", "fake_score_ratio", "x0_deviation"),
     *("clip_cosine", "clip_to_vsd", "hps_cosine", "hps_to_vsd", "regularisation_to_vsd"),
 )
+_SILENCE = 30.0  # seconds without a line where there is no bar
 _SAID_AGAIN = 20  # log entries after which a warning that still holds is repeated
 
 
@@ -36,20 +41,23 @@ class Told(Protocol):
 class Monitor:
     """Rank 0's voice. Figures are averaged between two log entries, over those that are numbers."""
 
-    def __init__(self, recipe: Told, run: Path, step: int, warmed: int = 0) -> None:
-        """step, warmed: how far the run is; what an earlier sitting logged beyond it will be logged again."""
-        self.recipe, self.run, self.console = recipe, run, Console(stderr=True)
+    def __init__(
+        self, recipe: Told, run: Path, step: int, warmed: int = 0, *,
+        trackers: Sequence[GeneralTracker] = (), console: Console | None = None,
+    ) -> None:  # fmt: skip
+        """step, warmed: how far the run is; what an earlier sitting logged beyond it will be logged again.
+
+        trackers: that have begun, told what log.jsonl is. console: stderr; on a terminal a bar stands below its lines.
+        """
+        self.recipe, self.run, self.console = recipe, run, console or Console(stderr=True)
         self._sums: dict[str, list[float]] = {}
         self._mark = (time.monotonic(), step)
         self._silent: dict[str, int] = {}  # complaints, and for how many entries more they are not repeated
-        self._board: Any = None
+        self._trackers = trackers
+        self._began, self._told = self._mark, 0.0
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"))
+        self._bar = Progress(*columns, console=self.console, transient=True) if self.console.is_terminal else None
         _drop_entries_beyond(run / "log.jsonl", step, warmed)
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._board = SummaryWriter(str(run / "tensorboard"))  # type: ignore[no-untyped-call]
-        except ImportError:
-            self.say('no TensorBoard: pip install "sbv2bench[train]"')
 
     def say(self, line: str) -> None:
         """One line on stderr, as it is."""
@@ -65,9 +73,10 @@ class Monitor:
             self._sums.setdefault(name, []).append(value)
         if figures.get("skipped"):
             self.say(f"warning: step {step - 1} was skipped, its gradient is not a number (loss scale, rate or precision)")
+        now = time.monotonic()
+        self._progress(step, now)
         if not self.due(step):
             return
-        now = time.monotonic()
         rate = (step - self._mark[1]) / max(1e-9, now - self._mark[0])
         self._mark = (now, step)
         means = {name: mean for name, values in self._sums.items() if (mean := _mean(values)) is not None}
@@ -78,7 +87,24 @@ class Monitor:
         words = "  ".join(f"{name} {means[name]:.4g}" for name in _SHOWN if name in means)
         left = (self.recipe.steps - step) / rate / 60
         self.say(f"{self.recipe.name} {step}/{self.recipe.steps}  {words}  {images:.3g} images/s  {left:.1f} min left")
+        self._told = now
         self._warn(means)
+
+    def _progress(self, step: int, now: float) -> None:
+        """The bar; where stderr is no terminal a line at the first step, and after half a minute without one."""
+        rate = (step - self._began[1]) / max(1e-9, now - self._began[0])
+        left = (self.recipe.steps - step) / rate
+        words = f"{rate * self.recipe.batch_size:.3g} images/s  {timedelta(seconds=round(left))} left"
+        if self._bar is not None:
+            if not self._bar.tasks:
+                self._bar.add_task(self.recipe.name, total=self.recipe.steps, rate="")
+                self._bar.start()
+            self._bar.update(self._bar.tasks[0].id, completed=step, rate=words)
+        elif not self.due(step) and (not self._told or now - self._told > _SILENCE):
+            self.say(f"{self.recipe.name} {step}/{self.recipe.steps}  {words}")
+        else:
+            return
+        self._told = now
 
     def warm_up(self, done: int, wanted: int, figures: dict[str, float]) -> None:
         """Figures of one update of the LoRA teacher before the first step."""
@@ -89,18 +115,19 @@ class Monitor:
         self.say(f"{self.recipe.name} LoRA teacher's warm-up {done}/{wanted}  loss {figures['lora_teacher_loss']:.4g}")
 
     def write(self, entry: dict[str, Any]) -> None:
-        """One line of log.jsonl, and its numbers to TensorBoard."""
+        """One line of log.jsonl, and its numbers to the trackers."""
         with (self.run / "log.jsonl").open("a", encoding="utf-8") as log:
             log.write(json.dumps({k: round(v, 6) if isinstance(v, float) else v for k, v in entry.items()}) + "\n")
-        if self._board is not None:
-            for name, value in entry.items():
-                if isinstance(value, int | float) and name != "step":
-                    self._board.add_scalar(name, value, entry["step"])
+        numbers = {name: value for name, value in entry.items() if isinstance(value, int | float) and name != "step"}
+        for tracker in self._trackers:
+            tracker.log(numbers, step=entry["step"])
 
     def close(self) -> None:
-        """Flush TensorBoard."""
-        if self._board is not None:
-            self._board.close()
+        """End the bar and the trackers."""
+        if self._bar is not None:
+            self._bar.stop()
+        for tracker in self._trackers:
+            tracker.finish()
 
     def _warn(self, means: dict[str, float]) -> None:
         found = health.complaints(means)

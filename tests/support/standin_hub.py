@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import re
@@ -33,7 +34,8 @@ class StandinHub:
 
     repositories: "org/name" -> folder. refused: "org/name" -> 401, 403, "gated" or "unknown". breaks: file name -> how many
     times its connection ends in mid-file. resets: whether it ends by a reset, and not by silence. slow: seconds before an
-    answer. asked: (file, first byte) of every GET of a file.
+    answer. asked: (file, first byte) of every GET of a file. pushed: "org/name" -> its files, of what was sent here. answers:
+    "create" -> (status, body) in place of the hub's own.
     """
 
     url: str = ""
@@ -43,6 +45,8 @@ class StandinHub:
     resets: bool = False
     slow: float = 0.0
     asked: list[tuple[str, int]] = field(default_factory=list)
+    pushed: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    answers: dict[str, tuple[int, bytes]] = field(default_factory=dict)
 
     def fetched(self) -> set[str]:
         """Names of the files that were asked for."""
@@ -61,6 +65,32 @@ def _handler(hub: StandinHub) -> type[BaseHTTPRequestHandler]:
 
         def do_GET(self) -> None:
             self.answer(body=True)
+
+        def do_POST(self) -> None:
+            """What pushing asks: a repository is made, files are said to be sent in the commit, and are."""
+            content = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            path = urlsplit(self.path).path
+            if path == "/api/repos/create":
+                wanted = json.loads(content)
+                name = f"{wanted.get('organization') or 'me'}/{wanted['name']}"
+                hub.pushed.setdefault(name, {})
+                return self.send(*hub.answers.get("create", (200, json.dumps({"url": f"{hub.url}/{name}"}).encode())), {}, True)
+            preupload = re.fullmatch(r"/api/models/([^/]+/[^/]+)/preupload/main", path)
+            if preupload is not None:
+                files = [
+                    {"path": file["path"], "uploadMode": "regular", "shouldIgnore": False}
+                    for file in json.loads(content)["files"]
+                ]
+                return self.send(200, json.dumps({"files": files}).encode(), {}, True)
+            commit = re.fullmatch(r"/api/models/([^/]+/[^/]+)/commit/main", path)
+            if commit is None:
+                return self.send(404, b"", {}, True)
+            for line in content.splitlines():
+                entry = json.loads(line)
+                if entry["key"] == "file":
+                    hub.pushed[commit[1]][entry["value"]["path"]] = base64.b64decode(entry["value"]["content"])
+            found = {"commitUrl": f"{hub.url}/{commit[1]}/commit/{COMMIT}", "commitOid": COMMIT}
+            return self.send(200, json.dumps(found).encode(), {}, True)
 
         def answer(self, body: bool) -> None:
             time.sleep(hub.slow)

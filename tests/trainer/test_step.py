@@ -10,7 +10,8 @@ from tiny_recipe import CLIP, HPS, LORA, PAIRED, make_trainer, take_steps, weigh
 
 from reference_trainer import noise
 from reference_trainer.networks import STUDENT, Networks
-from reference_trainer.step import FRESH, Report, Trainer
+from reference_trainer.report import Report
+from reference_trainer.step import FRESH, Trainer
 from reference_trainer.terms import Batch, Measured
 from sbv2bench.errors import InputError, IntegrityError
 
@@ -69,7 +70,7 @@ def test_the_mean_over_two_processes_is_the_whole_batch(family: Path) -> None:
     for rank, processes in ((0, 1), (0, 2), (1, 2)):
         trainer, _ = make_trainer(family, rank, processes, **EVERYTHING)
         trainer._update = lambda name, figures: True  # type: ignore[method-assign]
-        trainer._over_processes = lambda report: {}  # type: ignore[method-assign]
+        trainer._figures = lambda report: {}  # type: ignore[method-assign]
         take_steps(trainer, 1)
         gradients.append({k: p.grad for n in trainer.rates for k, p in trainer.networks.trained(n).items()})
     for key, whole in gradients[0].items():
@@ -294,7 +295,7 @@ def test_processes_have_the_same_names_of_figures(family: Path) -> None:
         trainer, _ = make_trainer(family, rank, 2, batch_size=2, clip=CLIP | {"share": 0.5})
         seen: list[Report] = []
         trainer._update = lambda name, figures: True  # type: ignore[method-assign]
-        trainer._over_processes = lambda report, seen=seen: (seen.append(report), {})[1]  # type: ignore[method-assign]
+        trainer._figures = lambda report, seen=seen: (seen.append(report), {})[1]  # type: ignore[method-assign]
         take_steps(trainer, 1)
         names.append((sorted(seen[0].means), sorted(seen[0].squares)))
     assert names[0] == names[1] and "clip_cosine" in names[0][0]
