@@ -12,7 +12,8 @@ ROOT = Path(__file__).parent.parent
 # A module belongs to the longest name here that begins its own, without the package's name.
 LAYERS = {
     "": 0, "errors": 0, "paths": 0, "atomic": 0, "diffusion": 0, "provenance": 0,
-    "spec_base": 1, "asset_spec": 1, "specs": 1, "catalog": 1, "registry": 1, "results": 1, "results.records": 1,
+    "spec_base": 1, "asset_spec": 1, "metric_spec": 1, "specs": 1, "catalog": 1, "registry": 1, "results": 1,
+    "results.records": 1,
     "data.assets": 1, "data.asset_store": 1, "data.transfer": 1, "data.digests": 1, "data.images": 1, "data.hub": 1,
     "data.hub_errors": 1, "data.selection": 1, "data.remarks": 1, "data.single_file": 1, "unlisted": 1,
     "weights": 2, "data": 2, "mini": 2,

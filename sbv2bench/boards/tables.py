@@ -18,8 +18,8 @@ ARROWS = {"lower": "↓", "higher": "↑"}
 NOT_HELD_OUT = "†"
 NOT_HELD_OUT_MEANS = "trained with an HPS loss: this column is not held out"
 _HEAD = ("rank", "origin", "model", "nfe", "guidance_scale", "sampler", "scheduler")
-_PARTS = ("", "_std_err", "_ci95_low", "_ci95_high", "_repeats")
-_TAIL = ("n", "seeds", "protocol", "commit", "date", "hardware", "licence", "file")
+_PARTS = ("", "_std_err", "_ci95_low", "_ci95_high", "_repeats", "_protocol")
+_TAIL = ("n", "seeds", "commit", "date", "hardware", "licence", "file")
 _PRINTED = ("source", "method", "note")  # of published rows only
 
 
@@ -60,7 +60,11 @@ def _measured(board: Board, rank: int, path: str, result: EvalResult, styles: Se
     cells: dict[str, object] = {**dict(zip(_HEAD, head, strict=True)), **_conditions(board, result)}
     for key, value in result.metrics.items():
         low, high = value.ci95 or (None, None)
-        numbers = (*map(_full, (value.value, value.std_err, low, high)), " ".join(map(repr, value.repeats)))
+        numbers = (
+            *map(_full, (value.value, value.std_err, low, high)),
+            " ".join(map(repr, value.repeats)),
+            value.fingerprint[:16],
+        )
         cells |= {f"{key}{part}": number for part, number in zip(_PARTS, numbers, strict=True)}
     for key, style in styles:
         found = result.metrics[key].styles if key in result.metrics else None
@@ -68,7 +72,7 @@ def _measured(board: Board, rank: int, path: str, result: EvalResult, styles: Se
     cells |= {"clip_margin": _full(board.clip_margin(result)), "clip_gain": _full(board.clip_gain(result))}
     cells["pareto"] = {True: "yes", False: "no", None: ""}[board.is_pareto(result)]
     cells |= {"hps_held_out": "no"} if marked([result]) else {}
-    return cells | _tail(path, result) | {"protocol": result.suite.fingerprint}
+    return cells | _tail(path, result)
 
 
 def _published(row: PrintedRow) -> dict[str, object]:
@@ -92,7 +96,7 @@ def _tail(path: str, result: EvalResult) -> dict[str, str]:
     commit = str(made.get("git_commit") or "")[:8] + ("+" if made.get("git_dirty") else "")
     n = f"{suite.num_generated}" + (f" / {suite.num_reference}" if suite.num_reference else "")
     seeds = " ".join(map(str, suite.seeds))
-    cells = (n, seeds, suite.fingerprint[:8], commit, date_of(result)[:10], hardware_of(result), result.model.licence, path)
+    cells = (n, seeds, commit, date_of(result)[:10], hardware_of(result), result.model.licence, path)
     return dict(zip(_TAIL, cells, strict=True))
 
 
@@ -180,13 +184,13 @@ def to_markdown(board: Board) -> str:
 def _measured_page(board: Board) -> list[str]:
     if not board.rows:
         return ["Nothing was measured on this suite yet: its numbers need weights, data and a GPU that were not at hand."]
-    lines = [f"Protocol `{board.fingerprint}`. Ranked by FID; ± is one standard error:", ""]
+    lines = ["Ranked by FID; ± is one standard error. Each column is of one protocol, of which the first digits are given:", ""]
     for key in board.keys:
         measured = [result.metrics[key] for result in board.results if key in result.metrics]
         methods = sorted({value.uncertainty for value in measured})
         extractors = sorted({str(value.extractor) for value in measured} - {"None"})
         seen = f"; features of {', '.join(extractors)}" if extractors else ""
-        lines.append(f"- {board.metric(key).label}: {' / '.join(methods)}{seen}")
+        lines.append(f"- {board.metric(key).label}: {' / '.join(methods)}{seen}; protocol `{board.metric(key).fingerprint[:8]}`")
     lines.append("- CLIP gain: mean cosine with the caption less that with a false one, as a share of real pictures'")
     if _timed(board):
         lines.append("- Pareto: no row on the same hardware is as good in both FID and latency, and better in one")

@@ -60,7 +60,9 @@ def evaluate_models(  # noqa: PLR0917  # the options of design.md
     context: typer.Context,
     model: Models,
     suite: Suite = DEFAULT_SUITE,
-    metrics: Annotated[str, typer.Option(help="all, or flags with commas: fid,pr,kid,clip,hps,attributes,latency.")] = "all",
+    metrics: Annotated[
+        str | None, typer.Option(help="Flags with commas (fid,pr,clip), or all that can be had; else the suite's.")
+    ] = None,
     limit: Annotated[int | None, typer.Option(help="The first N images only; the result is marked partial.")] = None,
     seed: Annotated[int, typer.Option(help="Generation seed of the first repeat.")] = 0,
     repeats: Annotated[int, typer.Option(help="Generation seeds: seed, seed + 1, ...")] = 1,
@@ -99,7 +101,9 @@ def score(  # noqa: PLR0917  # the options of design.md
     suite: Suite = DEFAULT_SUITE,
     prompts: Prompts = None,
     reference: Reference = None,
-    metrics: Annotated[str, typer.Option(help="all, or flags with commas: fid,pr,kid,clip,hps,attributes.")] = "all",
+    metrics: Annotated[
+        str | None, typer.Option(help="Flags with commas (fid,pr,clip), or all that can be had; else the suite's.")
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     results: Annotated[Path, typer.Option(help="Folder of the result files.")] = Path("results"),
     catalog: Catalog = None,

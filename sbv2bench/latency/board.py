@@ -89,7 +89,7 @@ def paper_latency(folder: Path) -> dict[Identity, dict[str, MetricValue]]:
             metric = MetricValue(
                 value=total.value, ci95=total.ci95, uncertainty=f"t interval over repeats, {machine(row.result)}",
                 label="latency (paper)", direction="lower", unit="ms", n_generated=row.batch.runs, repeats=total.repeats,
-                details={"file": row.path, "machine": machine(row.result)},
+                fingerprint=row.result.protocol_fingerprint, details={"file": row.path, "machine": machine(row.result)},
             )  # fmt: skip
             for dtype in (row.result.dtype, ""):
                 found[row.result.model.fingerprint(), dtype] = {"latency_paper_ms": metric}
@@ -116,7 +116,7 @@ def _csv_cells(row: Row) -> dict[str, Any]:
     result, batch, made = row.result, row.batch, row.result.provenance
     cells: dict[str, Any] = {
         "protocol": f"{result.protocol.id}@v{result.protocol.version}", "device": made.get("device_name") or result.device,
-        "dtype": result.dtype, "threads": result.threads, "compiled": result.compiled, "model": result.model.id,
+        "dtype": result.dtype, "threads": result.threads, "compiled": bool(result.compiled), "model": result.model.id,
         "decoder": result.decoder, "batch_size": batch.batch_size, "latency_ms": batch.total.value,
         "ci95_low_ms": (batch.total.ci95 or ("", ""))[0], "ci95_high_ms": (batch.total.ci95 or ("", ""))[1],
         "median_ms": batch.total.median, "p5_ms": batch.total.p5, "p95_ms": batch.total.p95,

@@ -63,7 +63,7 @@ def suite_lines(suite: SuiteSpec, limit: int | None = None, *, told: bool = Fals
 def metrics_line(suite: SuiteSpec, metrics: Sequence[MetricSpec]) -> str:
     """What --metrics chose, and what of the suite it did not."""
     chosen = [metric.id for metric in metrics]
-    others = [name for name in suite.metrics if name not in chosen]
+    others = [name for name in suite.flags if name not in chosen]
     return f"metrics chosen: {', '.join(chosen)}" + (f"; not {', '.join(others)}" if others else "")
 
 
@@ -73,7 +73,7 @@ def suite_line(suite: SuiteSpec, limit: int | None = None) -> str:
         f"{suite.num_generated:,} images" if limit is None else f"the first {limit:,} of {suite.num_generated:,} images (partial)"
     )
     reference = f"{suite.num_reference:,} in the reference"
-    return f"suite {suite.id}@v{suite.version}: {images}, {reference}, metrics {', '.join(suite.metrics)}"
+    return f"suite {suite.id}@v{suite.version}: {images}, {reference}, metrics {', '.join(suite.flags)}"
 
 
 def model_line(model: ModelSpec) -> str:
@@ -213,11 +213,11 @@ def _words(value: object) -> str:
 def print_board(console: Console, board: Board) -> None:
     """A leaderboard's measured rows without the columns that only files need; without uncertainties in a narrow terminal."""
     if board.rows:
-        left_out = {"scheduler", "protocol", "commit", "date", "hardware", "licence", "file"}
+        left_out = {"scheduler", "commit", "date", "hardware", "licence", "file"}
         narrow = console.width < _NARROW
         left_out |= {"n", "seeds"} if narrow else set()
         names = columns(board)
-        shown = Table(title=f"{board.suite}, protocol {board.fingerprint[:8]}", title_justify="left", box=SIMPLE, padding=0)
+        shown = Table(title=board.suite, title_justify="left", box=SIMPLE, padding=0)
         for name in names:
             if name not in left_out:
                 shown.add_column(name, overflow="fold", no_wrap=name == "model")
