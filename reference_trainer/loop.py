@@ -282,7 +282,7 @@ class StudentSitting(Sitting):
         """Metrics of the student of this moment, into the log."""
         settings = self.recipe.measure
         assert settings is not None
-        values = measure_student(self.networks, self.run / "measured", settings, self.trainer.step, self.place)
+        values = measure_student(self.networks, settings, self.place)
         if self.monitor is not None:
             self.monitor.write({"step": self.trainer.step, "suite": settings.suite, **values})
             self.monitor.say("  ".join(f"{name} {value:.4g}" for name, value in values.items()))

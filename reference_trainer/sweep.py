@@ -26,6 +26,7 @@ from sbv2bench.registry import Registry
 from sbv2bench.report.values import ARROWS
 from sbv2bench.results.records import EvalResult, MetricValue
 from sbv2bench.results.store import result_fingerprint
+from sbv2bench.specs import fingerprint
 
 FILES = ("sweep.json", "sweep.csv", "sweep.md", "sweep.html")
 
@@ -137,7 +138,11 @@ def _write(found: Sweep, output: Path) -> None:
 
 def _as_json(found: Sweep) -> str:
     suite = found.first.suite
-    kept = {"id", "version", "fingerprint", "prompts_sha256", "reference_fingerprint", "num_generated", "num_reference", "seeds"}
+    kept = {"id", "version", "prompts_sha256", "num_generated", "num_reference", "seeds"}
+    named = {
+        "fingerprint": fingerprint(sorted({metric.fingerprint for metric in found.first.metrics.values()})),
+        "reference_fingerprint": (suite.reference or {}).get("fingerprint"),
+    }
     rows = [
         {
             "weight": weight,
@@ -151,7 +156,7 @@ def _as_json(found: Sweep) -> str:
         "formula": "weight * a + (1 - weight) * b",
         "a": found.a.record(),
         "b": found.b.record(),
-        "suite": suite.model_dump(mode="json", include=kept),
+        "suite": suite.model_dump(mode="json", include=kept) | named,
         "rows": rows,
         "provenance": provenance.environment(found.first.provenance.get("device")),
     }

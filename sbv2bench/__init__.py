@@ -7,8 +7,13 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-_LAZY = {"compare": "sbv2bench.compare.compare", "evaluate": "sbv2bench.evaluation.evaluate", "load_model": "sbv2bench.samplers"}
-__all__ = ["__version__", "compare", "evaluate", "load_model"]
+_LAZY = {
+    "Evaluator": "sbv2bench.evaluation.evaluator",
+    "compare": "sbv2bench.compare.compare",
+    "evaluate": "sbv2bench.evaluation.evaluate",
+    "load_model": "sbv2bench.samplers",
+}
+__all__ = ["Evaluator", "__version__", "compare", "evaluate", "load_model"]
 
 
 def __getattr__(name: str) -> Any:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib.metadata
+import importlib.util
 import os
 import platform
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -39,6 +41,47 @@ def sha256_file(path: Path) -> str:
 def code_fingerprint() -> str:
     """SHA-256 over the names and bytes of the package's own .py files: part of every cache key."""
     return source_fingerprint(PACKAGE)
+
+
+# The modules that sample, prepare and extract: an edit of one of these may change pixels or features, one of others does not.
+MEASURING = (
+    "samplers", "features", "mini", "diffusion", "weights", "runs.generate",
+    "data.preparation", "data.images", "data.archive", "data.members", "data.reference",
+)  # fmt: skip
+
+
+@functools.cache
+def measuring_fingerprint() -> str:
+    """SHA-256 over the source of MEASURING: part of the key of all rows that are kept."""
+    return modules_fingerprint(MEASURING)
+
+
+def modules_fingerprint(names: Iterable[str], package: Path | None = None) -> str:
+    """SHA-256 over the source of modules and folders of the package, by their dotted names in it. Raises KeyError for none."""
+    places = []
+    for name in names:
+        place = (package or PACKAGE).joinpath(*name.split("."))
+        places.append(place if place.is_dir() else place.with_suffix(".py"))
+        if not places[-1].exists():
+            raise KeyError(name)
+    return source_fingerprint(*places)
+
+
+@functools.cache
+def plugin_fingerprint(target: str) -> str | None:
+    """SHA-256 over the source of somebody else's package or module in which a "module:name" lies; None of one of our own.
+
+    Nothing but the package that it may lie in is imported. None, too, where it has no source that can be read.
+    """
+    top = target.partition(":")[0].partition(".")[0]
+    found = None if top == PACKAGE.name else importlib.util.find_spec(top)
+    if found is None:
+        return None
+    folders = found.submodule_search_locations
+    places = (
+        [Path(folder) for folder in folders] if folders else [Path(found.origin)] if found.has_location and found.origin else []
+    )
+    return source_fingerprint(*places)
 
 
 def source_fingerprint(*places: Path) -> str:

@@ -119,16 +119,29 @@ class Registry:
                 "sbv2bench eval --model sd21 --prompts FILE --reference FOLDER",
             )
         found: SuiteSpec = self._find("suite", name)
-        for extractor in found.roles().values():
-            self.extractor(extractor)
-        for metric in found.metrics:
-            self.metric(metric)
+        self.extractors_of(self.metrics_of(found, [metric.id for metric in found.metrics]))
+        return found
+
+    def metrics_of(self, suite: SuiteSpec, flags: Iterable[str] | None = None) -> tuple[MetricSpec, ...]:
+        """Metrics as a suite has them: by default its own."""
+        return tuple(suite.changed(self.metric(flag)) for flag in (suite.flags if flags is None else flags))
+
+    def extractors_of(self, metrics: Iterable[MetricSpec]) -> dict[str, ExtractorSpec]:
+        """The extractors of metrics, by id. Raises InputError where one is not known, or does not give what its metric reads."""
+        found: dict[str, ExtractorSpec] = {}
+        for metric in metrics:
+            if metric.extractor is None:
+                continue
+            extractor = found.setdefault(metric.extractor, self.extractor(metric.extractor))
+            if not metric.fits(extractor):
+                gives = f"its extractor {extractor.id} gives {extractor.gives}"
+                raise InputError(f"metric {metric.id}: it reads {metric.reads}, {gives}", "sbv2bench list extractors")
         return found
 
     def declared_anew(self, suite: SuiteSpec) -> list[str]:
         """Of a suite, its extractors and metrics, those of a built-in id that a plugin or a catalog declares: "extractor x"."""
-        used = [("suite", suite.id), *(("extractor", name) for name in suite.roles().values())]
-        used += [("metric", flag) for flag in suite.metrics]
+        extractors = self.extractors_of(self.metrics_of(suite))
+        used = [("suite", suite.id), *(("extractor", name) for name in extractors), *(("metric", flag) for flag in suite.flags)]
         foreign = [key for key in dict.fromkeys(used) if self.sources.get(key, BUILT_IN) != BUILT_IN]
         shipped = Registry.built_in() if foreign else Registry()
         return [f"{kind} {name}" for kind, name in foreign if name in shipped.table(kind)]

@@ -1,30 +1,26 @@
 """What is evaluated and how, as frozen declarations. No torch here: a spec says, other rooms do.
 
-What they have in common is in declaration.py.
+What they have in common is in spec_base.py; those of downloads are in asset_spec.py, of extractors and metrics in metric_spec.py.
 """
 
 from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from sbv2bench.asset_spec import AssetSpec as AssetSpec  # noqa: PLC0414
-from sbv2bench.spec_base import Spec as Spec  # noqa: PLC0414  # both are taken from here
+from sbv2bench.metric_spec import ExtractorSpec as ExtractorSpec  # noqa: PLC0414
+from sbv2bench.metric_spec import Family as Family  # noqa: PLC0414
+from sbv2bench.metric_spec import MetricSpec as MetricSpec  # noqa: PLC0414
+from sbv2bench.metric_spec import SuiteMetric as SuiteMetric  # noqa: PLC0414
+from sbv2bench.metric_spec import WeightsFile as WeightsFile  # noqa: PLC0414
+from sbv2bench.spec_base import Spec as Spec  # noqa: PLC0414  # all are taken from here
 from sbv2bench.spec_base import fingerprint as fingerprint  # noqa: PLC0414
 
-Family = Literal["mini", "full", "local"]
 PredictionType = Literal["epsilon", "v_prediction", "sample"]
+IN_MEMORY = "in_memory"  # the sampler of a model that somebody else holds and draws from, as a training loop does
 Holds = Literal["model", "unet", "lora"]
-# From uint8 pixels to a network's input, where that is part of a metric's name (protocols.md 2, 3, 5).
-Preprocessing = Literal["", "clean299", "tf1", "legacy_no_antialias", "antialias"]
-
-
-class WeightsFile(Spec):
-    """One file that was read, relative to the model's location, and its SHA-256."""
-
-    path: str
-    sha256: str
 
 
 class MergeSpec(Spec):
@@ -141,31 +137,6 @@ class SamplerSpec(Spec):
     description: str = ""
 
 
-class ExtractorSpec(Spec):
-    """A network that turns images (and texts) into features. kind names the class in `sbv2bench.features`.
-
-    location: as a model's, or `asset:NAME`, a declared download. files: which of the location's files are read (of the
-    weights among them the first that is there); none named means all, in the layout of the kind.
-    """
-
-    remarks = frozenset({"description", "location", "files"})
-    # Fields that came after the first results: at their defaults a fingerprint is what it was.
-    later: ClassVar[frozenset[str]] = frozenset({"architecture", "preprocessing", "channels"})
-
-    id: str
-    kind: str  # "world_network" | "open_clip" | "inception" | a kind that a plugin registers
-    location: str = ""
-    files: tuple[str, ...] = ()
-    weights: tuple[WeightsFile, ...] = ()
-    architecture: str = ""  # open_clip: its name of a network, where the location holds a bare state dict
-    preprocessing: Preprocessing = ""  # "": the kind's own
-    channels: Literal["rgb", "bgr"] = "rgb"  # the order in which inception sees them
-    prefix: str = ""  # put before every prompt
-    scale: float = 1.0  # multiplies the cosine: 1 for CLIP score, 100 for HPS
-    label: str = ""  # how the metric's extractor is named to people
-    description: str = ""
-
-
 class PromptSpec(Spec):
     """Where captions come from.
 
@@ -233,16 +204,13 @@ class ReferenceSpec(Spec):
 class SuiteSpec(Spec):
     """Prompts, reference and metrics under a version. `extends` is resolved when a catalog is read.
 
-    reference: None is fresh renderings of the world, of the captions `rendered` where the prompts are others. preparation: what
-    is done to every image, generated or real, before a network sees it. label_suffix: after every metric's name; a count in it
-    ("-30k") becomes that of the images that were measured, so write a size as "-256px". pr, pr_paper: extractors of precision
-    and recall where they are not `features`, in the two modes of protocols.md 3. hps_v21: HPS by the later weights, beside
-    `hps`. inherited: what a catalog or `own` took from another suite, in words.
+    metrics: ids, or a mapping of ids to what this suite changes of each. reference: None is fresh renderings of the world, of
+    the captions `rendered` where the prompts are others. preparation: what is done to every image, generated or real, before a
+    network sees it. label_suffix: after every metric's name; a count in it ("-30k") becomes that of the images that were
+    measured, so write a size as "-256px". inherited: what a catalog or `own` took from another suite, in words.
     """
 
     remarks = frozenset({"description", "inherited"})
-    # Fields that came after the first results: where they are not used, a suite's fingerprint is what it was.
-    later: ClassVar[frozenset[str]] = frozenset({"reference", "preparation", "pr", "pr_paper", "hps_v21", "rendered", "look"})
 
     id: str
     version: int = 1
@@ -250,39 +218,75 @@ class SuiteSpec(Spec):
     prompts: PromptSpec
     num_generated: int = Field(ge=2)
     num_reference: int = Field(ge=0)
-    metrics: tuple[str, ...]
-    features: str | None = None  # extractor ids
-    clip: str | None = None
-    hps: str | None = None
+    metrics: tuple[SuiteMetric, ...]
     block_size: int = Field(default=50, ge=1)
     label_suffix: str = ""  # "-mini" for everything measured by mini networks
     description: str = ""
     reference: ReferenceSpec | None = None
     preparation: str | None = Field(default=None, pattern=r"^centre-crop-lanczos-[1-9]\d{0,3}$")  # to a square of that side
-    pr: str | None = None
-    pr_paper: str | None = None
-    hps_v21: str | None = None
     rendered: PromptSpec | None = None
     inherited: str = ""
     look: int = Field(default=0, ge=0)  # a suite to look at: images in the grid beside its results, which no board takes
 
+    @field_validator("metrics", mode="before")
+    @classmethod
+    def by_name(cls, found: Any) -> Any:
+        """Metrics as they may be written, ids or a mapping of ids to changes, as a list of mappings; else as it was found."""
+        if isinstance(found, dict):
+            found = [{"id": name, **changes} if isinstance(changes, dict) else {"id": name} for name, changes in found.items()]
+        return [{"id": one} if isinstance(one, str) else one for one in found] if isinstance(found, list | tuple) else found
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """The ids of the metrics that it computes by default."""
+        return tuple(metric.id for metric in self.metrics if not metric.on_request)
+
+    def changed(self, metric: MetricSpec) -> MetricSpec:
+        """A metric as this suite has it: with what it changes, if it names the metric."""
+        own = next((one for one in self.metrics if one.id == metric.id), None)
+        return metric if own is None else own.of(metric)
+
+    def names_extractor(self, flag: str) -> bool:
+        """Whether the suite itself says by which extractor a metric is computed."""
+        return any(one.id == flag and one.extractor is not None for one in self.metrics)
+
     def protocol(self) -> dict[str, Any]:
-        """The fields that can change a number; later ones only where they are used."""
+        """The fields that can change a number."""
         fields = super().protocol() | {"prompts": self.prompts.protocol()}
-        if self.reference is not None:
-            fields["reference"] = self.reference.protocol()
-        if self.rendered is not None:
-            fields["rendered"] = self.rendered.protocol()
+        fields["reference"] = None if self.reference is None else self.reference.protocol()
+        fields["rendered"] = None if self.rendered is None else self.rendered.protocol()
         return fields
 
-    def roles(self) -> dict[str, str]:
-        """Role -> extractor id, for every network that the suite names."""
-        named = {role: getattr(self, role) for role in ROLES}
-        return {role: name for role, name in named.items() if name is not None}
+    def reference_protocol(self, sha256: str | None) -> dict[str, Any]:
+        """What its reference is: photographs by the SHA-256 of their content, or the captions that are rendered."""
+        if self.reference is None:
+            return {"rendered": (self.rendered or self.prompts).protocol()}
+        return self.reference.protocol() | {"content_sha256": sha256}
 
+    def metric_protocol(
+        self,
+        metric: MetricSpec,
+        extractor: ExtractorSpec | None,
+        prompts_sha256: str,
+        reference_sha256: str | None = None,
+        images_per_prompt: int = 1,
+    ) -> dict[str, Any]:
+        """Everything that can change a metric's numbers on this suite, JSON-ready; its hash is the metric's fingerprint.
 
-# What an image can be measured by, in the order in which it is.
-ROLES = ("features", "pr", "pr_paper", "clip", "hps", "hps_v21")
+        extractor: with its weights' hashes. reference_sha256: of the content of photographs. images_per_prompt: of the run; a
+        metric of one image a caption reads the first. Labels and the metric's target are not in it.
+        """
+        compared = metric.reference == "suite"
+        return {
+            "metric": {"id": metric.id, "version": metric.version, "parameters": metric.parameters},
+            "extractor": None if extractor is None else extractor.protocol(),
+            "preparation": None if extractor is None else self.preparation,
+            "prompts_sha256": prompts_sha256,
+            "num_generated": self.num_generated,
+            "images_per_prompt": images_per_prompt if metric.images_per_prompt > 1 else 1,
+            "reference": self.reference_protocol(reference_sha256) if compared else None,
+            "num_reference": self.num_reference if compared else None,
+        }
 
 
 class GroupSpec(Spec):
@@ -299,25 +303,4 @@ class GroupSpec(Spec):
     family: Family
     suites: tuple[str, ...] = Field(min_length=1)
     latency: Literal["paper", "full"] | None = None
-    description: str = ""
-
-
-class MetricSpec(Spec):
-    """A measure. target: "module:function" taking (features: FeatureSets) and returning {json key: MetricValue}.
-
-    prefers: the role whose extractor takes the place of `features` in suites that name one; which it was, the suite's
-    protocol says. least, least_a_feature: images of either set that it needs, and as a multiple of the features' number.
-    """
-
-    remarks = frozenset({"title", "description", "prefers", "least", "least_a_feature"})
-
-    id: str  # the flag of --metrics
-    target: str
-    keys: tuple[str, ...]  # what it writes into the result's metrics block
-    needs: tuple[Literal["features", "reference", "clip", "hps", "attributes", "latency", "pr_paper", "hps_v21"], ...]
-    prefers: Literal["pr"] | None = None
-    least: int = Field(default=1, ge=1)
-    least_a_feature: int = Field(default=0, ge=0)
-    higher_is_better: bool
-    title: str = ""
     description: str = ""

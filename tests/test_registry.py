@@ -287,8 +287,8 @@ def test_a_plugin_registers_by_its_entry_point(tmp_path: Path, monkeypatch: pyte
     monkeypatch.syspath_prepend(str(PLUGIN))
     registry = Registry.load()
     assert registry.model("grey", "mini").id == "local/grey"
-    assert registry.sampler("grey").target == "sbv2bench_example.grey:GreySampler"
-    assert registry.metric("named").keys == ("named_attributes",)
+    assert registry.sampler("grey").target == "sbv2bench_example:GreySampler"
+    assert registry.metric("mine").keys == ("colour_distance",)
     (row,) = registry.rows("plugins")
     assert (row["id"], row["origin"], row["verified"]) == ("example", "sbv2bench-example 0.1.0", True)
     assert registry.show("local/grey")["registered_by"] == "plugin example"
@@ -332,3 +332,20 @@ def test_list_rows_have_the_contracts_keys(registry: Registry) -> None:
         assert all(list(row) == ["id", "family", "kind", "origin", "licence", "verified"] for row in rows)
     teacher = next(row for row in registry.rows("models") if row["id"] == "mini/sd21")
     assert teacher["licence"] == "Apache-2.0"
+
+
+def test_a_plugins_metric_is_computed_beside_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`sbv2bench eval --model sd21 --metrics mine`, and the plugin's model with the suite's own."""
+    import sbv2bench
+
+    installed(tmp_path, monkeypatch, "sbv2bench_example")
+    monkeypatch.syspath_prepend(str(PLUGIN))
+    monkeypatch.setenv("SBV2BENCH_HOME", str(tmp_path / "home"))
+    mine = sbv2bench.evaluate("sd-turbo", "mini", metrics="mine", limit=20, device="cpu").metrics["colour_distance"]
+    assert mine.value > 0 and mine.std_err is None
+    assert (mine.label, mine.direction, mine.extractor) == ("colour distance-mini@20", "lower", "mean-colour")
+    assert (mine.n_generated, mine.n_reference, len(mine.fingerprint)) == (20, 2000, 64)
+    both = sbv2bench.evaluate("grey", "mini", metrics="fid,mine", limit=20, device="cpu").metrics
+    assert list(both) == ["fid", "colour_distance"] and both["colour_distance"].value > mine.value
+    every = sbv2bench.evaluate("grey", "mini", metrics="all", limit=20, device="cpu").metrics
+    assert {"colour_distance", "clip_score"} <= {*every} and "votes" not in every

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from sbv2bench.errors import InputError
 from sbv2bench.evaluation.options import EvalOptions
 from sbv2bench.registry import Registry
-from sbv2bench.specs import ExtractorSpec, MergeSpec, ModelSpec, WeightsFile, fingerprint
+from sbv2bench.specs import ExtractorSpec, MergeSpec, MetricSpec, ModelSpec, WeightsFile, fingerprint
 
 
 def model(**changes: Any) -> ModelSpec:
@@ -58,14 +58,33 @@ def test_remarks_do_not_change_the_fingerprint(change: dict[str, Any]) -> None:
     assert model(**change).fingerprint() == model().fingerprint()
 
 
-def test_an_extractors_later_fields_count_only_where_they_are_used() -> None:
-    """Results that were made before a field existed keep their fingerprint; a use of it makes another extractor."""
-    plain = ExtractorSpec(id="x", kind="open_clip", location="here", files=("a",), description="d")
-    before = {"id": "x", "kind": "open_clip", "weights": [], "prefix": "", "scale": 1.0, "label": ""}
-    assert plain.protocol() == before
-    assert plain.fingerprint() == fingerprint(before)
-    changes: list[dict[str, Any]] = [{"architecture": "ViT-H-14"}, {"preprocessing": "antialias"}, {"channels": "bgr"}]
-    assert len({plain.model_copy(update=change).fingerprint() for change in [{}, *changes]}) == 4
+def test_what_changes_an_extractors_numbers_is_in_its_fingerprint() -> None:
+    """And nothing else: neither where its files lie nor how it is named to people."""
+    plain = ExtractorSpec(id="x", kind="open_clip", location="here", files=("a",), label="l", description="d")
+    assert plain.gives == "paired"
+    remarks = {"location": "", "files": (), "label": "", "description": "", "family": "mini"}
+    assert plain.model_copy(update=remarks).fingerprint() == plain.fingerprint()
+    changes: list[dict[str, Any]] = [{"architecture": "ViT-H-14"}, {"preparation": "antialias"}, {"channels": "bgr"}]
+    assert len({plain.model_copy(update=change).fingerprint() for change in [{}, *changes, {"gives": "features"}]}) == 5
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"reads": "features", "target": "m:f"}, "names the extractor"),
+        ({"reads": "latency", "target": "m:f", "extractor": "x"}, "neither an extractor nor a reference"),
+        ({"reads": "scores", "reference": "suite"}, "neither an extractor nor a reference"),
+        ({"reads": "features", "extractor": "x"}, "a target"),
+        ({"reads": "pixels", "extractor": "x", "target": "m:f"}, "reads"),
+    ],
+)
+def test_a_metrics_fields_go_together(fields: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValidationError, match=words):
+        MetricSpec(id="m", keys=("m",), higher_is_better=True, **fields)
+
+
+def test_a_metric_of_imported_scores_needs_no_target() -> None:
+    assert MetricSpec(id="m", keys=("m",), reads="scores", higher_is_better=True).target == ""
 
 
 def test_fingerprints_do_not_depend_on_the_order_of_keys() -> None:
@@ -147,4 +166,5 @@ def test_options_as_typed_become_options_as_used() -> None:
     assert options.metrics == ("pr", "fid")
     assert options.batch_size == 16
     assert options.results == Path("~/x").expanduser()
-    assert EvalOptions.validated(metrics="fid,all").metrics is None
+    assert EvalOptions.validated(metrics="fid,all").metrics == "all"
+    assert EvalOptions.validated().metrics is None

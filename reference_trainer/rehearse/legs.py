@@ -144,9 +144,8 @@ def stock_diffusers(stage: Stage) -> None:
 
 
 def merge_exports(stage: Stage) -> None:
-    """Half of the last export and half of the one that was measured in the loop."""
-    ends = [stage.run / "export", stage.run / "measured"]
-    merge(str(ends[0]), str(ends[1]), 0.5, stage.merged)
+    """Half of the last export and half of the model that its student began as."""
+    merge(str(stage.run / "export"), stage.rehearsed.recipe.student.start, 0.5, stage.merged)
     if not all(bool(value.isfinite().all()) for value in _unet(stage.merged).values()):
         raise LegFailed(f"{stage.merged}: weights that are no numbers")
 

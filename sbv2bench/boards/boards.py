@@ -1,8 +1,9 @@
-"""Boards: result files grouped by protocol, the best first, and beside them what the paper prints for the same suite.
+"""Boards: result files by suite, the best first, and beside them what the paper prints for the same suite.
 
-One board is one protocol: results whose suites have different fingerprints never share a table. Of each model as it
-was sampled (its fingerprint and dtype) the newest result is shown, but for results of fewer metrics or seeds, which never
-hide those of more. Published numbers are rows of their own kind, never ranked with measured ones.
+A column holds one metric fingerprint: values of a metric by another protocol than the newest result's stand in a column of their
+own, named "fid@1a2b3c4d". Of each model as it was sampled (its fingerprint and dtype) the newest result is shown, but for results
+of fewer metrics or seeds, which never hide those of more. Published numbers are rows of their own kind, never ranked with
+measured ones.
 """
 
 from __future__ import annotations
@@ -43,14 +44,13 @@ class Latency:
 
 @dataclass(frozen=True)
 class Board:
-    """All results of one protocol, best first. name: the files' stem. rows: (path below the folder, result).
+    """All results of one version of a suite, best first. name: the files' stem. rows: (path below the folder, result).
 
-    fingerprint: "" where nothing was measured. published: the paper's rows of the same suite, with its metrics only.
+    published: the paper's rows of the same suite, with its metrics only.
     """
 
     name: str
     suite: str  # "mini-5k@v1"
-    fingerprint: str
     rows: tuple[tuple[str, EvalResult], ...]
     published: tuple[PrintedRow, ...] = ()
 
@@ -63,7 +63,17 @@ class Board:
     def keys(self) -> list[str]:
         """Metric keys of any measured row, in the usual order."""
         found = {key for result in self.results for key in result.metrics}
-        return [key for key in ORDER if key in found] + sorted(found - set(ORDER))
+
+        def place(key: str) -> tuple[int, str]:
+            name = key.partition("@")[0]
+            return (ORDER.index(name) if name in ORDER else len(ORDER), key)
+
+        return sorted(found, key=place)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 (64 hex digits) of its columns' metric fingerprints; "" where nothing was measured."""
+        return fingerprint({key: self.metric(key).fingerprint for key in self.keys}) if self.rows else ""
 
     @property
     def printed(self) -> list[str]:
@@ -141,7 +151,7 @@ def admit(path: Path) -> EvalResult:
             eval_command(result),
         )
     check_unedited(path, result)
-    if result.suite.protocol.get("suite", {}).get("look"):
+    if (result.provenance.get("suite") or {}).get("look"):
         raise InputError(
             f"{path}: suite {result.suite.id} is for a first look, its numbers are on no leaderboard",
             eval_command(result, suite="coco2014-30k"),
@@ -157,11 +167,16 @@ def admit(path: Path) -> EvalResult:
 def check_unedited(path: Path, result: EvalResult) -> None:
     """Raises IntegrityError where parts of a result contradict each other: a hash and what it is of, a mean and its repeats."""
     again = eval_command(result)
-    if fingerprint(result.suite.protocol) != result.suite.fingerprint:
-        raise IntegrityError(f"{path}: suite.fingerprint is not that of suite.protocol, so the file was edited", again)
-    asked = result.suite.protocol.get("suite", {}).get("num_generated", result.suite.num_generated)
-    if asked != result.suite.num_generated:
-        raise IntegrityError(f"{path}: suite.num_generated is {result.suite.num_generated}, its protocol says {asked}", again)
+    for key, metric in result.metrics.items():
+        protocol = result.protocol(key)
+        if not metric.fingerprint or fingerprint(protocol) != metric.fingerprint:
+            raise IntegrityError(f"{path}: metrics.{key}.fingerprint is not that of its protocol, so the file was edited", again)
+        if protocol["num_generated"] != result.suite.num_generated:
+            raise IntegrityError(
+                f"{path}: suite.num_generated is {result.suite.num_generated}, the protocol of {key} says "
+                f"{protocol['num_generated']}",
+                again,
+            )
     named = _NAMED.fullmatch(path.stem)
     digest = store.result_fingerprint(result)[:8]
     if named is not None and named[1] != digest:
@@ -174,15 +189,15 @@ def check_unedited(path: Path, result: EvalResult) -> None:
 
 def is_for_choosing(result: EvalResult) -> bool:
     """Whether a result is on captions for choosing settings, which are no report."""
-    return _split(result.suite.protocol) == "choosing"
+    return _split(result.provenance.get("suite")) == "choosing"
 
 
-def _split(protocol: Any) -> str | None:
-    """The caption split that a protocol names, wherever in it."""
-    if not isinstance(protocol, dict):
+def _split(declared: Any) -> str | None:
+    """The caption split that a suite names, wherever in it."""
+    if not isinstance(declared, dict):
         return None
-    own = protocol.get("split")
-    return own if isinstance(own, str) else next(filter(None, map(_split, protocol.values())), None)
+    own = declared.get("split")
+    return own if isinstance(own, str) else next(filter(None, map(_split, declared.values())), None)
 
 
 def check_no_twins(results: Mapping[str, EvalResult]) -> None:
@@ -203,35 +218,46 @@ def boards(folder: Path) -> list[Board]:
 
 
 def grouped(rows: Iterable[tuple[str, EvalResult]], timed: Timed | None = None) -> list[Board]:
-    """A board for each protocol among (path, result), then those of groups of suites.
+    """A board for each version of a suite among (path, result), then those of groups of suites.
 
     timed: rows take the latency of their model and dtype, beside what they measured themselves.
     """
-    groups: dict[tuple[str, int, str], list[tuple[str, EvalResult]]] = {}
+    groups: dict[tuple[str, int], list[tuple[str, EvalResult]]] = {}
     for path, result in rows:
-        key = (result.suite.id, result.suite.version, result.suite.fingerprint)
         more = (timed or {}).get(identity(result), {})
-        groups.setdefault(key, []).append((path, result.model_copy(update={"metrics": {**result.metrics, **more}})))
-    newest: dict[str, tuple[str, int, str]] = {}  # the group whose files have the suite's plain name
-    for key in sorted(groups, key=lambda key: (key[1], max(date_of(result) for _, result in groups[key]), key[2])):
-        newest[key[0]] = key
+        whole = result.model_copy(update={"metrics": {**result.metrics, **more}})
+        groups.setdefault((result.suite.id, result.suite.version), []).append((path, whole))
+    newest = dict(sorted(groups))  # version whose files have the suite's plain name
     found = [
-        Board(
-            name if newest[name] == (name, version, digest) else f"{name}@v{version}-{digest[:8]}",
-            f"{name}@v{version}",
-            digest,
-            _ranked(rows),
-        )
-        for (name, version, digest), rows in sorted(groups.items())
+        Board(name if newest[name] == version else f"{name}@v{version}", f"{name}@v{version}", _ranked(_in_columns(rows)))
+        for (name, version), rows in sorted(groups.items())
     ]
     return found + joined(found)
+
+
+def _in_columns(rows: list[tuple[str, EvalResult]]) -> list[tuple[str, EvalResult]]:
+    """Rows whose metrics are named by the column that they belong in: one fingerprint each, the newest result's by its key."""
+    usual: dict[str, str] = {}
+    for _, result in sorted(rows, key=lambda row: (date_of(row[1]), row[0])):
+        usual |= {key: metric.fingerprint for key, metric in result.metrics.items()}
+
+    def named(key: str, metric: MetricValue) -> tuple[str, MetricValue]:
+        if metric.fingerprint == usual[key]:
+            return key, metric
+        digest = metric.fingerprint[:8] or "unknown"
+        return f"{key}@{digest}", metric.model_copy(update={"label": f"{metric.label} ({digest})"})
+
+    return [
+        (path, result.model_copy(update={"metrics": dict(named(*metric) for metric in result.metrics.items())}))
+        for path, result in rows
+    ]
 
 
 def with_published(found: list[Board]) -> list[Board]:
     """The boards with the paper's rows of their suites; a suite that has such rows and no result gets a board of them alone."""
     registry = Registry.built_in()
     printed = {metric.suite for metric in published.declared().metrics.values()}
-    empty = [Board(name, f"{name}@v{registry.suite(name).version}", "", ()) for name in printed - {board.name for board in found}]
+    empty = [Board(name, f"{name}@v{registry.suite(name).version}", ()) for name in printed - {board.name for board in found}]
     parts = {name: group.suites for name, group in registry.groups.items()}
     return sorted(
         (replace(board, published=published.rows_of_suites(parts.get(board.name, (board.name,)))) for board in found + empty),
@@ -242,7 +268,7 @@ def with_published(found: list[Board]) -> list[Board]:
 def joined(found: list[Board]) -> list[Board]:
     """A board for each built-in group of suites: one row a model and dtype that has a result in every one.
 
-    Only the newest protocol of each suite is joined. A row's n, seeds and file are those of its first suite.
+    Only the newest version of each suite is joined. A row's n, seeds and file are those of its first suite.
     """
     by_name = {board.name: board for board in found}
     wholes = []
@@ -258,18 +284,21 @@ def joined(found: list[Board]) -> list[Board]:
                 more = {key: value for part in same if part is not None for key, value in part.metrics.items()}
                 rows.append((path, result.model_copy(update={"metrics": result.metrics | more})))
         if rows:
-            digest = fingerprint([part.fingerprint for part in parts])
-            wholes.append(Board(group.id, f"{group.id}@v{group.version}", digest, tuple(rows)))
+            wholes.append(Board(group.id, f"{group.id}@v{group.version}", tuple(rows)))
     return wholes
 
 
 def _ranked(rows: list[tuple[str, EvalResult]]) -> tuple[tuple[str, EvalResult], ...]:
-    """One row of each model and dtype, the newest of those with most metrics and seeds; lowest FID first, none last."""
+    """One row of each model, dtype and set of columns of their own, the newest of those with most metrics and seeds; lowest FID
+    first, none last."""
 
     def weight(row: tuple[str, EvalResult]) -> tuple[int, int, str, str]:
         return (len(row[1].metrics), len(row[1].suite.seeds), date_of(row[1]), row[0])
 
-    shown = {identity(row[1]): row for row in sorted(rows, key=weight)}
+    def of_which(result: EvalResult) -> tuple[Identity, tuple[str, ...]]:
+        return identity(result), tuple(sorted(key for key in result.metrics if "@" in key))
+
+    shown = {of_which(row[1]): row for row in sorted(rows, key=weight)}
 
     def rank(row: tuple[str, EvalResult]) -> tuple[float, str, str]:
         fid = row[1].metrics.get("fid")

@@ -42,7 +42,7 @@ MEANINGS = (
     ("NFE", "evaluations of the denoising network for one image; the two halves of guidance are not counted twice"),
     ("guidance", "the usual scale: 1 is none"),
     ("more", "numbers.md, beside this page in the repository, says what else goes by each of these names"),
-    ("protocol", "a hash of captions, reference, extractors, metrics and sample counts; only rows of one protocol share a table"),
+    ("protocol", "a hash of metric, extractor, preparation, captions, reference and numbers of images; a column has one only"),
 )
 
 
@@ -55,7 +55,7 @@ def comparison(found: Found) -> str:
     """A comparison as a page that needs nothing else. Raises PrerequisiteError where the [report] extra is not installed."""
     suite = found.contestants[0].result.suite
     rows = tuple((contestant.name, contestant.result) for contestant in found.contestants)
-    board = measured.Board(suite.id, f"{suite.id}@v{suite.version}", suite.fingerprint, rows)
+    board = measured.Board(suite.id, f"{suite.id}@v{suite.version}", rows)
     shown = _board(board, ranked=False)
     named = (replace(row, name=name, short=name, link="") for row, (name, _) in zip(shown.rows, rows, strict=True))
     columns = [column for column in DIFFERENCES if column.heading]
@@ -147,7 +147,7 @@ def _about(board: measured.Board, ranked: bool) -> tuple[str, ...]:
     return (
         first,
         *(FAMILIES[family] for family in families if family in FAMILIES),
-        f"± is one standard error. Uncertainty of {uncertain}. Protocol {board.fingerprint[:16]}, in full in each provenance.",
+        f"± is one standard error. Uncertainty of {uncertain}. Each column's protocol is in the provenance of its rows.",
         *(f"{note[0].upper()}{note[1:]}." for note in notes(board.results)),
     )
 
@@ -195,8 +195,6 @@ def _number(value: MetricValue, shown: str) -> Number:
 
 def _facts(board: measured.Board, result: EvalResult) -> list[tuple[str, str]]:
     model, suite, made = result.model, result.suite, result.provenance
-    libraries = made.get("libraries")
-    libraries = libraries if isinstance(libraries, dict) else {}
     commit = str(made.get("git_commit") or "")
     return [
         ("model", model.description),
@@ -206,14 +204,14 @@ def _facts(board: measured.Board, result: EvalResult) -> list[tuple[str, str]]:
         ("weights from", model.location + (f" at revision {model.revision}" if model.revision else "")),
         ("merge", f"{model.merge.weight:g} {model.merge.a} + {1 - model.merge.weight:g} {model.merge.b}" if model.merge else ""),
         ("model's fingerprint", model.fingerprint()),
-        ("protocol's fingerprint", board.fingerprint),
+        ("protocols", ", ".join(f"{key} {value.fingerprint[:16]}" for key, value in result.metrics.items())),
         ("captions' SHA-256", suite.prompts_sha256),
-        ("reference's fingerprint", suite.reference_fingerprint or ""),
+        ("reference's fingerprint", (suite.reference or {}).get("fingerprint", "")),
         ("generation seeds", ", ".join(map(str, suite.seeds))),
         ("commit", commit + (" with changes" if commit and made.get("git_dirty") else "")),
         ("date", str(made.get("date_utc") or "")),
         ("hardware", _hardware(made)),
-        ("libraries", ", ".join(f"{name} {version}" for name, version in libraries.items())),
+        ("libraries", ", ".join(f"{name} {version}" for name, version in result.conditions.libraries.items())),
         ("command", re.sub(r" --results \S+", "", str(made.get("command") or ""))),  # a place on somebody's machine
     ]
 

@@ -86,6 +86,7 @@ def _metric_columns(board: Board, key: str) -> list[Column[Measured]]:
         part("ci95_low", lambda value: None if value.ci95 is None else value.ci95[0]),
         part("ci95_high", lambda value: None if value.ci95 is None else value.ci95[1]),
         part("repeats", lambda value: " ".join(map(repr, value.repeats))),
+        part("protocol", lambda value: value.fingerprint[:16]),
     ]  # fmt: skip
 
 
@@ -131,13 +132,6 @@ def _commit(row: Measured) -> str:
 _ORIGIN: tuple[Column[Measured], ...] = (  # what stands behind a row's numbers
     Column("n", "n", _n),
     Column("seeds", "seeds", lambda row: " ".join(map(str, row.result.suite.seeds))),
-    Column(
-        "protocol",
-        "protocol",
-        lambda row: row.result.suite.fingerprint,
-        lambda row: row.result.suite.fingerprint[:8],
-        narrow=False,
-    ),
     Column("commit", "commit", _commit, narrow=False),
     Column("date", "date", lambda row: date_of(row.result)[:10], narrow=False),
     Column("hardware", "hardware", lambda row: hardware_of(row.result), narrow=False),
@@ -206,13 +200,13 @@ def to_markdown(board: Board) -> str:
 def _measured_page(board: Board) -> list[str]:
     if not board.rows:
         return ["Nothing was measured on this suite yet: its numbers need weights, data and a GPU that were not at hand."]
-    lines = [f"Protocol `{board.fingerprint}`. Ranked by FID; ± is one standard error:", ""]
+    lines = ["Ranked by FID; ± is one standard error. Each column is of one protocol, of which the first digits are given:", ""]
     for key in board.keys:
         values = [result.metrics[key] for result in board.results if key in result.metrics]
         methods = sorted({value.uncertainty for value in values})
         extractors = sorted({str(value.extractor) for value in values} - {"None"})
         seen = f"; features of {', '.join(extractors)}" if extractors else ""
-        lines.append(f"- {board.metric(key).label}: {' / '.join(methods)}{seen}")
+        lines.append(f"- {board.metric(key).label}: {' / '.join(methods)}{seen}; protocol `{board.metric(key).fingerprint[:8]}`")
     lines.append("- CLIP gain: mean cosine with the caption less that with a false one, as a share of real pictures'")
     if _timed(board):
         lines.append("- Pareto: no row on the same hardware is as good in both FID and latency, and better in one")

@@ -21,11 +21,11 @@ def print_board(console: Console, board: Board) -> None:
     """A leaderboard's measured rows without the columns that only files need; without uncertainties in a narrow terminal."""
     if board.rows:
         narrow = console.width < _NARROW
-        left_out = {"scheduler", "protocol", *({"n", "seeds"} if narrow else ())}
+        left_out = {"scheduler", *({"n", "seeds"} if narrow else ())}
         shown = [column for column in columns(board) if column.narrow and column.key not in left_out]
         if narrow:
             shown = [replace(column, text=_without_error(column)) for column in shown]
-        console.print(terminal_table(shown, measured(board), f"{board.suite}, protocol {board.fingerprint[:8]}"))
+        console.print(terminal_table(shown, measured(board), board.suite))
         if marked(board.results):
             say(console, f"{NOT_HELD_OUT} {NOT_HELD_OUT_MEANS}")
     if board.published:

@@ -127,9 +127,25 @@ def _suite_fields(
     own = fields.get("prompts", {})
     if isinstance(own, dict):
         fields["prompts"] = {**_inherited_prompts(inherited, fields, own), **own, **prompts}
+    if inherited and "metrics" in fields:
+        fields["metrics"] = _inherited_changes(SuiteSpec.by_name(inherited["metrics"]), fields["metrics"])
     if "reference" not in fields and _changed("num_reference", fields, inherited):
         _forget(inherited, "reference", "content_sha256")  # it is the hash of so many photographs
     return {**inherited, **fields} | ({"inherited": _in_words(base, inherited, fields)} if base is not None else {})
+
+
+def _inherited_changes(before: Any, own: Any) -> Any:
+    """A suite's own list of metrics, each with what the suite that is extended changes of it, and over that its own changes.
+
+    Metrics of that suite which it does not list stay as they are there, on request.
+    """
+    listed = SuiteSpec.by_name(own)
+    if not isinstance(listed, list):
+        return own
+    entries = {one["id"]: one for one in before}
+    ids = [str(one["id"]) if isinstance(one, dict) and "id" in one else "" for one in listed]
+    mine = [{**entries.get(name, {}), "on_request": False, **one} if name else one for name, one in zip(ids, listed, strict=True)]
+    return mine + [{**entry, "on_request": True} for name, entry in entries.items() if name not in ids]
 
 
 def _inherited_prompts(inherited: dict[str, Any], fields: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:

@@ -52,6 +52,7 @@ Models = Annotated[
     list[str],
     typer.Option("--model", help="A model's id, folder or hub id; may be repeated.", autocompletion=completing("model")),
 ]
+Metrics = Annotated[str | None, typer.Option(help="Flags with commas (fid,pr,clip), or all that can be had; else the suite's.")]
 Prompts = Annotated[
     Path | None,
     typer.Option(help="Your captions: .txt, .json; .csv, .jsonl or .parquet with a column caption (score: and file)."),

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sbv2bench.cli.arguments import DEFAULT_SUITE, Catalog, Json, Models, Prompts, Reference, Suite, loaded_registry
+from sbv2bench.cli.arguments import DEFAULT_SUITE, Catalog, Json, Metrics, Models, Prompts, Reference, Suite, loaded_registry
 from sbv2bench.cli.latency import latency_of_group
 from sbv2bench.errors import PrerequisiteError, SBV2BenchError
 from sbv2bench.shell import print_json
@@ -20,7 +20,7 @@ def evaluate_models(  # noqa: PLR0917  # the options of design.md
     context: typer.Context,
     model: Models,
     suite: Suite = DEFAULT_SUITE,
-    metrics: Annotated[str, typer.Option(help="all, or flags with commas: fid,pr,kid,clip,hps,attributes,latency.")] = "all",
+    metrics: Metrics = None,
     limit: Annotated[int | None, typer.Option(help="The first N images only; the result is marked partial.")] = None,
     seed: Annotated[int, typer.Option(help="Generation seed of the first repeat.")] = 0,
     repeats: Annotated[int, typer.Option(help="Generation seeds: seed, seed + 1, ...")] = 1,

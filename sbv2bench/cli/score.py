@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from sbv2bench.cli.arguments import DEFAULT_SUITE, Catalog, Json, Prompts, Reference, Suite, loaded_registry
+from sbv2bench.cli.arguments import DEFAULT_SUITE, Catalog, Json, Metrics, Prompts, Reference, Suite, loaded_registry
 from sbv2bench.cli.eval import carry_out, suites_asked
 
 
@@ -17,7 +17,7 @@ def score(  # noqa: PLR0917  # the options of design.md
     suite: Suite = DEFAULT_SUITE,
     prompts: Prompts = None,
     reference: Reference = None,
-    metrics: Annotated[str, typer.Option(help="all, or flags with commas: fid,pr,kid,clip,hps,attributes.")] = "all",
+    metrics: Metrics = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     results: Annotated[Path, typer.Option(help="Folder of the result files.")] = Path("results"),
     catalog: Catalog = None,

@@ -18,6 +18,7 @@ from sbv2bench.results import conditions
 from sbv2bench.results.commands import eval_command
 from sbv2bench.results.prompt_values import Values
 from sbv2bench.results.records import EvalResult, MetricValue
+from sbv2bench.specs import fingerprint
 
 Verdict = Literal["better", "worse", "within noise", "no interval"]
 LEVEL = 0.95
@@ -59,7 +60,7 @@ class MetricDifference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Contestants of one protocol, the differences of each from those it is compared with, and what is to be said of it."""
+    """Contestants on one suite, the differences of each from those it is compared with, and what is to be said of it."""
 
     contestants: tuple[Contestant, ...]
     differences: tuple[MetricDifference, ...]
@@ -67,15 +68,21 @@ class Comparison:
 
     @property
     def keys(self) -> list[str]:
-        """Metrics that every contestant has, in the first one's order."""
+        """Metrics that every contestant has by one protocol, in the first one's order."""
         first, *others = (contestant.result.metrics for contestant in self.contestants)
-        return [key for key in first if all(key in metrics for metrics in others)]
+        return [key for key, own in first.items() if all(_is_same(own, metrics.get(key)) for metrics in others)]
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 (64 hex digits) of the fingerprints of what is compared."""
+        return fingerprint([self.contestants[0].result.metrics[key].fingerprint for key in self.keys])
 
     def document(self) -> dict[str, Any]:
         """JSON-ready: the suite, the contestants with their values, and a row for every difference."""
         suite = self.contestants[0].result.suite
         return {
-            "suite": {"id": suite.id, "version": suite.version, "fingerprint": suite.fingerprint, "n": suite.num_generated},
+            "suite": {"id": suite.id, "version": suite.version, "n": suite.num_generated},
+            "protocols": {key: self.contestants[0].result.metrics[key].fingerprint for key in self.keys},
             "level": LEVEL,
             "correction": f"Holm over {sum(row.p_value is not None for row in self.differences)} comparisons",
             "models": [
@@ -123,13 +130,22 @@ def _same_protocol(first: Contestant, other: Contestant) -> None:
                 first.result, other.result.model, limit=suites[0].num_generated if first.result.status == "partial" else None
             ),
         )
-    if suites[0].fingerprint != suites[1].fingerprint:
-        protocols = suites[0].protocol | {"suite id": suites[0].id}, suites[1].protocol | {"suite id": suites[1].id}
-        fields = ", ".join(f"{name} ({a!r:.40} / {b!r:.40})" for name, a, b in differing(*protocols)[:6])
+    both = [key for key in first.result.metrics if key in other.result.metrics]
+    if both and not any(_is_same(first.result.metrics[key], other.result.metrics[key]) for key in both):
         raise InputError(
-            f"compare: {first.name} and {other.name} were measured by different protocols: {fields}",
+            f"compare: {first.name} and {other.name} were measured by different protocols: {_differing(both[0], first, other)}",
             eval_command(first.result, other.result.model),
         )
+
+
+def _is_same(own: MetricValue, other: MetricValue | None) -> bool:
+    return other is not None and own.fingerprint == other.fingerprint
+
+
+def _differing(key: str, first: Contestant, other: Contestant) -> str:
+    """The fields in which the protocols of a metric differ, with their values, in words."""
+    own, theirs = ({"suite": c.result.suite.id, **c.result.protocol(key)} for c in (first, other))
+    return ", ".join(f"{name} ({a!r:.40} / {b!r:.40})" for name, a, b in differing(own, theirs)[:6])
 
 
 def differing(first: Any, second: Any, path: str = "") -> list[tuple[str, Any, Any]]:
@@ -151,6 +167,10 @@ def _notes(contestants: Sequence[Contestant]) -> list[str]:
         seeds = "; ".join(f"{c.name}: {', '.join(map(str, c.result.suite.seeds))}" for c in contestants)
         notes.append(f"generation seeds differ ({seeds}), so nothing is compared caption by caption")
     notes += conditions.notes([contestant.result for contestant in contestants])
+    others = [(key, other) for other in contestants[1:] for key in contestants[0].result.metrics if key in other.result.metrics]
+    for key, other in others:
+        if not _is_same(contestants[0].result.metrics[key], other.result.metrics[key]):
+            notes.append(f"{key} is not compared with {other.name}'s: {_differing(key, contestants[0], other)}")
     without = [c.name for c in contestants if not c.values]
     if without:
         notes.append(f"no values of single captions beside the result of {', '.join(without)}: compared as independent means")

@@ -74,7 +74,7 @@ def notes(comparison: Comparison) -> list[str]:
     suite = comparison.contestants[0].result.suite
     document = comparison.document()
     return [
-        f"{suite.id}@v{suite.version}, {suite.num_generated:,} images, protocol {suite.fingerprint[:8]}",
+        f"{suite.id}@v{suite.version}, {suite.num_generated:,} images, protocols {comparison.fingerprint[:8]}",
         f"verdicts at {LEVEL:.0%} after {document['correction']}; the intervals are of single comparisons",
         *comparison.notes,
         *([f"{NOT_HELD_OUT} {NOT_HELD_OUT_MEANS}"] if marked(row.result for row in comparison.contestants) else []),

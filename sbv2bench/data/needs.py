@@ -8,9 +8,7 @@ from dataclasses import dataclass
 from sbv2bench.data import assets
 from sbv2bench.errors import PrerequisiteError, SBV2BenchError
 from sbv2bench.registry import Registry
-from sbv2bench.specs import ROLES, AssetSpec, MetricSpec, SuiteSpec
-
-CAPTIONED = frozenset({"clip", "hps", "hps_v21", "attributes"})  # what a metric may need that is measured of image and caption
+from sbv2bench.specs import AssetSpec, MetricSpec, SuiteSpec
 
 
 @dataclass(frozen=True)
@@ -28,16 +26,9 @@ class Need:
     missing: SBV2BenchError | None = None
 
 
-def rows_of(metric: MetricSpec, suite: SuiteSpec) -> set[str]:
-    """The rows that a metric is computed from, in a suite; each is measured by the extractor of its name."""
-    of_images = {*metric.needs} & {*ROLES, "attributes"} or {*metric.needs} & {"reference"}
-    features = metric.prefers if metric.prefers is not None and metric.prefers in suite.roles() else "features"
-    return {row if row in ROLES and row != "features" else features for row in of_images}
-
-
 def read_captions(metrics: Iterable[MetricSpec]) -> list[str]:
     """The ids of those metrics that look at the captions."""
-    return [metric.id for metric in metrics if CAPTIONED & {*metric.needs}]
+    return [metric.id for metric in metrics if metric.reads_captions]
 
 
 def suite_needs(
@@ -45,16 +36,13 @@ def suite_needs(
 ) -> list[Need]:
     """Every file that a suite's prompts, reference and extractors take, each location once. The network is not asked.
 
-    metrics: only what these are computed from. captions: False where neither a model nor a metric reads them.
+    metrics: by default the suite's own. captions: False where neither a model nor a metric reads them.
     """
-    chosen = [registry.metric(flag) for flag in suite.metrics] if metrics is None else metrics
-    rows = {*suite.roles()} if metrics is None else {row for metric in chosen for row in rows_of(metric, suite)}
+    chosen = registry.metrics_of(suite) if metrics is None else metrics
     wanted = [(suite.prompts.location, "captions", "")] if captions else []
-    if suite.reference is not None and (metrics is None or any("reference" in metric.needs for metric in chosen)):
+    if suite.reference is not None and any(metric.reference == "suite" for metric in chosen):
         wanted.append((suite.reference.location, "reference images", ""))
-    for role, name in suite.roles().items():
-        if role in rows:
-            wanted.append((registry.extractor(name).location, f"weights of {name}", name))
+    wanted += [(one.location, f"weights of {name}", name) for name, one in registry.extractors_of(chosen).items()]
     first = {location: (what, name) for location, what, name in reversed(wanted) if location}
     return [_need(registry, location, *first[location]) for location in dict.fromkeys(where for where, _, _ in wanted if where)]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from sbv2bench.data.needs import rows_of
 from sbv2bench.evaluation.plan import EvalPlan
 from sbv2bench.features.base import cut_by_extractor
 from sbv2bench.registry import Registry
@@ -24,11 +23,11 @@ def cut_captions(plan: EvalPlan, registry: Registry) -> Cuts:
     """
     captions = plan.prompts.captions
     found: dict[str, tuple[int, int]] = {}
-    for row in plan.rows:
-        cut = cut_by_extractor(plan.extractors[row], captions)
+    for name, extractor in plan.extractors.items():
+        cut = cut_by_extractor(extractor, captions) if extractor.gives in ("paired", "scorer") else None
         if cut is not None:
-            found[plan.extractors[row].id] = cut
-    if plan.rows:
+            found[name] = cut
+    if plan.extractors:
         found |= {f"{_OF_MODEL} {name}": cut for name, cut in cut_by_model(plan.model, captions, registry).items()}
     return {name: {"captions": cut, "of": len(captions), "tokens": tokens} for name, (cut, tokens) in found.items()}
 
@@ -37,13 +36,12 @@ def with_cuts(metrics: Mapping[str, MetricValue], plan: EvalPlan, cuts: Cuts) ->
     """The metrics with what was cut of the captions that they are of, by the model or by their own network, in their details."""
     marked = dict(metrics)
     for metric in plan.metrics:
-        own = {plan.extractors[row].id for row in rows_of(metric, plan.suite) if row in plan.extractors}
         said = {
             name: {"captions": cut["captions"], "tokens": cut["tokens"]}
             for name, cut in cuts.items()
-            if cut["captions"] and (name in own or name.startswith(_OF_MODEL))
+            if cut["captions"] and (name == metric.extractor or name.startswith(_OF_MODEL))
         }
-        if said and "latency" not in metric.needs:
+        if said and metric.reads != "latency":
             for key in metric.keys:
                 marked[key] = marked[key].model_copy(update={"details": {**(marked[key].details or {}), KEY: said}})
     return marked

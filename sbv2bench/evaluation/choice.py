@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sbv2bench.data.needs import rows_of
+from sbv2bench.data.needs import suite_needs
 from sbv2bench.errors import InputError
 from sbv2bench.evaluation.options import EvalOptions
 from sbv2bench.evaluation.score import target_of
@@ -13,30 +13,66 @@ from sbv2bench.specs import MetricSpec, ModelSpec, SuiteSpec
 
 
 def chosen_metrics(suite: SuiteSpec, model: ModelSpec, options: EvalOptions, registry: Registry) -> tuple[MetricSpec, ...]:
-    """The metrics asked for. Raises InputError for an unknown one, or one that the suite or the model cannot give."""
-    chosen = tuple(registry.metric(flag) for flag in options.metrics or suite.metrics)
-    if options.metrics is None and not model.has_network():  # "all" is all that can be had
-        chosen = tuple(metric for metric in chosen if "latency" not in metric.needs)
-    have = {*suite.roles()} | ({"reference"} if suite.num_reference else set())
-    have |= {"attributes"} if suite.prompts.kind == "world" else set()
-    have |= {"latency"} if model.has_network() else set()
-    lacking = {metric.id: sorted({*metric.needs} - have) for metric in chosen}
+    """The metrics asked for, as the suite has them: by default the suite's own; with "all", all that can be had here.
+
+    Raises InputError for an unknown one, one that the suite or the model cannot give, or none at all.
+    """
+    if options.metrics == "all":
+        flags = dict.fromkeys([*(metric.id for metric in suite.metrics), *registry.metrics])
+        every = registry.metrics_of(suite, flags)
+        chosen = tuple(metric for metric in every if _can_be_had(metric, suite, model, options, registry))
+    else:
+        chosen = registry.metrics_of(suite, options.metrics)
+        if options.metrics is None:
+            left_out = {"scores"} if model.has_network() else {"scores", "latency"}
+            chosen = tuple(metric for metric in chosen if metric.reads not in left_out)
+    lacking = {metric.id: lacks(metric, suite, model, registry) for metric in chosen}
     for metric in chosen:
         if lacking[metric.id]:
-            who = f"model {model.id}, which no network generates," if lacking[metric.id] == ["latency"] else f"suite {suite.id}"
-            raise InputError(
-                f"--metrics {metric.id}: it needs {', '.join(lacking[metric.id])}, which {who} does not have",
-                without(chosen, [name for name, parts in lacking.items() if parts]) or _others(suite, have, registry),
-            )
+            who = f"model {model.id}, which no network generates," if metric.reads == "latency" else f"suite {suite.id}"
+            left = without(chosen, [name for name, parts in lacking.items() if parts]) or _others(suite, model, registry)
+            raise InputError(f"--metrics {metric.id}: it needs {', '.join(lacking[metric.id])}, which {who} does not have", left)
     if not chosen:
         raise InputError(f"suite {suite.id}: no metric is left of those that it names", "sbv2bench list metrics")
+    registry.extractors_of(chosen)  # raises where one is not known
     for metric in chosen:
         target_of(metric)  # raises where it cannot be imported
     return chosen
 
 
-def _others(suite: SuiteSpec, have: set[str], registry: Registry) -> str | None:
-    left = [flag for flag in suite.metrics if have >= {*registry.metric(flag).needs}]
+def lacks(metric: MetricSpec, suite: SuiteSpec, model: ModelSpec, registry: Registry) -> list[str]:
+    """What a metric needs that a suite, or a model, does not have, in words."""
+    found = []
+    if metric.reads == "scores":
+        found.append("scores that were imported")
+    if metric.reads == "latency" and not model.has_network():
+        found.append("latency")
+    if metric.reads_captions and suite.prompts.kind == "none":
+        found.append("captions")
+    elif metric.reads == "attributes" and suite.prompts.kind != "world":
+        found.append("attributes")
+    if metric.reference == "suite" and not suite.num_reference:
+        found.append("reference")
+    if metric.reference == "teacher":
+        found.append("a teacher's images")
+    if not found and metric.extractor is not None and not suite.names_extractor(metric.id):
+        family = registry.extractor(metric.extractor).family
+        if family not in (None, suite.family):
+            found.append(f"images of family {family}, for which its extractor {metric.extractor} is made")
+    return found
+
+
+def _can_be_had(metric: MetricSpec, suite: SuiteSpec, model: ModelSpec, options: EvalOptions, registry: Registry) -> bool:
+    """Whether a metric fits a suite, and everything that it reads is on this machine."""
+    if lacks(metric, suite, model, registry):
+        return False
+    least, count = least_images(metric, registry), min(suite.num_generated, options.limit or suite.num_generated)
+    enough = count >= least and (metric.reference != "suite" or suite.num_reference >= least)
+    return enough and all(need.missing is None for need in suite_needs(registry, suite, [metric], captions=False))
+
+
+def _others(suite: SuiteSpec, model: ModelSpec, registry: Registry) -> str | None:
+    left = [metric.id for metric in registry.metrics_of(suite) if not lacks(metric, suite, model, registry)]
     return f"--metrics {','.join(left)}" if left else None
 
 
@@ -45,11 +81,11 @@ def check_enough(metrics: Sequence[MetricSpec], suite: SuiteSpec, limit: int | N
     few: dict[str, str] = {}
     least_of_all = 2
     for metric in metrics:
-        least = least_images(metric, suite, registry)
+        least = least_images(metric, registry)
         least_of_all = max(least_of_all, least)
         if suite.num_generated < least:
             few[metric.id] = f"{suite.num_generated:,} images, expected at least {least:,}"
-        elif "reference" in metric.needs and suite.num_reference < least:
+        elif metric.reference == "suite" and suite.num_reference < least:
             few[metric.id] = f"{suite.num_reference:,} images in the reference, expected at least {least:,}"
     if few:
         name, found = next(iter(few.items()))
@@ -59,16 +95,14 @@ def check_enough(metrics: Sequence[MetricSpec], suite: SuiteSpec, limit: int | N
         raise InputError(f"{where}: metric {name} has {found}", fix)
 
 
-def least_images(metric: MetricSpec, suite: SuiteSpec, registry: Registry) -> int:
+def least_images(metric: MetricSpec, registry: Registry) -> int:
     """Images of either set that a metric needs at least; by its features' number as far as their extractor says it."""
-    if not metric.least_a_feature:
+    if not metric.least_a_feature or metric.extractor is None:
         return metric.least
     from sbv2bench.features.base import extractor_class  # imports torch, which a wrong name must not wait for
 
-    roles = suite.roles()
-    networks = [extractor_class(registry.extractor(roles[row])) for row in rows_of(metric, suite) if row in roles]
-    widths = [width for network in networks if isinstance(width := getattr(network, "dimension", None), int)]
-    return max(metric.least, metric.least_a_feature * max(widths, default=0))
+    width = getattr(extractor_class(registry.extractor(metric.extractor)), "dimension", None)
+    return max(metric.least, metric.least_a_feature * (width if isinstance(width, int) else 0))
 
 
 def without(metrics: Sequence[MetricSpec], names: Sequence[str]) -> str | None:

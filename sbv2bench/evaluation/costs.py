@@ -16,7 +16,7 @@ from typing import Any
 from sbv2bench.data.assets import ASSET, HUB, offline, resolve_location
 from sbv2bench.data.chain import model_files
 from sbv2bench.data.hub import nothing_fetched
-from sbv2bench.data.needs import Need, rows_of
+from sbv2bench.data.needs import Need
 from sbv2bench.errors import InputError, SBV2BenchError
 from sbv2bench.evaluation.choice import chosen_metrics
 from sbv2bench.evaluation.disk import cache_bytes
@@ -43,7 +43,7 @@ _CEILING_SECONDS = 0.3
 
 @dataclass(frozen=True)
 class Work:
-    """What is still to be computed. extractors: by row; references: rows of the reference that are not in the cache."""
+    """What is still to be computed. extractors: by id; references: those whose rows of the reference are not in the cache."""
 
     model: ModelSpec
     suite: SuiteSpec
@@ -61,21 +61,18 @@ class Work:
             model=plan.model,
             suite=plan.suite,
             metrics=plan.metrics,
-            extractors={row: plan.extractors[row] for row in plan.rows},
+            extractors=plan.extractors,
             captions=len(plan.prompts),
-            images=len(plan.prompts) * (len(plan.seeds) - sum(map(plan.is_cached, plan.seeds))),
+            images=len(plan.prompts) * sum(bool(plan.missing(*draw)) for draw in plan.draws),
             calls_an_image=plan.denoiser_calls_an_image(),
-            references=tuple(row for row in plan.reference_rows if not plan.reference_is_cached(row)),
+            references=plan.missing_references(),
         )
 
     def forward_passes(self) -> dict[str, int]:
         """Images through each network: the model's stages, and each extractor by its id."""
         generated = self.model.has_network()
         stages = {"text": self.images, "denoise": self.images * self.calls_an_image, "decode": self.images} if generated else {}
-        measured = {
-            spec.id: self.images + (self.suite.num_reference if row in self.references else 0)
-            for row, spec in self.extractors.items()
-        }
+        measured = {name: self.images + (self.suite.num_reference if name in self.references else 0) for name in self.extractors}
         return stages | measured
 
     def teraflop(self, passes: Mapping[str, int], stages: Mapping[str, float]) -> dict[str, float]:
@@ -112,9 +109,8 @@ class Work:
         }
 
     def _disk(self) -> int:
-        seeds = self.images // max(1, self.captions)
-        references = [self.extractors[row] for row in dict.fromkeys(self.references) if row in self.extractors]
-        return cache_bytes([*self.extractors.values()], self.captions, seeds, references, self.suite.num_reference)
+        draws = [[*self.extractors.values()]] * (self.images // max(1, self.captions))
+        return cache_bytes(draws, self.captions, [self.extractors[name] for name in self.references], self.suite.num_reference)
 
     def _memory(self, registry: Registry, dtype: str) -> dict[str, int]:
         """Bytes of weights as they are held, and of rows; activations of a block come on top."""
@@ -124,7 +120,7 @@ class Work:
 
 def describe(plan: EvalPlan, registry: Registry) -> dict[str, Any]:
     """What a plan costs, less what the cache has."""
-    cached = [row for row in plan.reference_rows if plan.reference_is_cached(row)]
+    cached = [name for name in plan.references if name not in plan.missing_references()]
     work = Work.of(plan).describe(registry, plan.device, plan.dtype, cache=plan.options.use_cache)
     return {"reference_in_cache": cached} | work
 
@@ -141,18 +137,19 @@ def outline(model_ref: str, suite_ref: str | SuiteSpec | None, options: EvalOpti
 def whole_work(model: ModelSpec, suite: SuiteSpec, options: EvalOptions, registry: Registry) -> Work:
     """All that a run computes where nothing is in the cache, known from the declarations alone."""
     metrics = chosen_metrics(suite, model, options, registry)
-    needed = {row for metric in metrics for row in rows_of(metric, suite)}
+    compared = {metric.extractor for metric in metrics if metric.reference == "suite"}
+    extractors = registry.extractors_of(metrics)
     captions = min(suite.num_generated, options.limit or suite.num_generated)
     guided = model.guidance_scale > 1.0 and model.guidance != "embedded"
     return Work(
         model=model,
         suite=suite,
         metrics=metrics,
-        extractors={row: registry.extractor(name) for row, name in suite.roles().items() if row in needed},
+        extractors=extractors,
         captions=captions,
-        images=captions * options.repeats,
+        images=captions * options.repeats * max(metric.images_per_prompt for metric in metrics),
         calls_an_image=model.network_evaluations() * (2 if guided else 1),
-        references=tuple(row for metric in metrics if "reference" in metric.needs for row in rows_of(metric, suite)),
+        references=tuple(name for name in extractors if name in compared),
     )
 
 

@@ -12,8 +12,9 @@ from sbv2bench.evaluation.options import EvalOptions
 from sbv2bench.machine.checks import existing, write_something
 from sbv2bench.specs import ExtractorSpec
 
-# Bytes of cache an image, by the kind of extractor: float32 features (with nine attributes), or float64 scores.
-_ROW = {"inception": 4 * 2048, "world_network": 4 * 128 + 9, "open_clip": 2 * 8}
+# Bytes of cache an image, by the kind of extractor: float32 features or embeddings, int64 attributes.
+_ROW = {"inception": 4 * 2048, "world_network": 4 * 128, "world_attributes": 8 * 9, "open_clip": 4 * 1024}
+_MINI = 4 * 64  # an embedding of the mini family's
 _UNKNOWN_ROW = 4 * 2048
 _PNG = 0.55  # of the bytes of its pixels, for photographs and for the mini world's pictures
 _SPARE = 64 * 2**20
@@ -21,17 +22,17 @@ _ELSEWHERE = "export SBV2BENCH_HOME=FOLDER, on a disk with room"
 
 
 def cache_bytes(
-    rows: Sequence[ExtractorSpec], captions: int, seeds: int, references: Sequence[ExtractorSpec] = (), num_reference: int = 0
+    draws: Sequence[Sequence[ExtractorSpec]], captions: int, references: Sequence[ExtractorSpec] = (), num_reference: int = 0
 ) -> int:
-    """Bytes of the cache at its fullest: the rows of every seed, and those of the reference or of a seed's finished blocks.
+    """Bytes of the cache at its fullest: the rows of every draw of images, of a draw's finished blocks, and of the reference.
 
-    rows: extractors of the generated images, seeds: how many generations are not in the cache; references, num_reference: of
-    the reference images that are not.
+    draws: of each the extractors of which the cache has no rows; references, num_reference: those of the reference images.
     """
-    seed = captions * _row_bytes(rows)
-    blocks = seed if seeds else 0  # they are dropped when their seed's entry is written, before the reference is measured
+    rows = [captions * _row_bytes(extractors) for extractors in draws]
+    texts = {spec.id: spec for extractors in draws for spec in extractors if spec.gives == "paired"}  # and as many false ones
     radii = 8 * num_reference if references else 0
-    return seeds * seed + max(blocks, num_reference * _row_bytes(references) + radii)
+    blocks = max(rows, default=0)  # they are dropped when their draw's entries are written
+    return sum(rows) + blocks + num_reference * _row_bytes(references) + radii + 2 * captions * _row_bytes(texts.values())
 
 
 def image_bytes(count: int, height: int, width: int) -> int:
@@ -40,7 +41,9 @@ def image_bytes(count: int, height: int, width: int) -> int:
 
 
 def _row_bytes(extractors: Iterable[ExtractorSpec]) -> int:
-    return sum(_ROW.get(spec.kind, _UNKNOWN_ROW) for spec in extractors)
+    return sum(
+        _MINI if spec.kind == "open_clip" and spec.family == "mini" else _ROW.get(spec.kind, _UNKNOWN_ROW) for spec in extractors
+    )
 
 
 def check_disk(cache: int, images: int, options: EvalOptions) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,28 +11,24 @@ from typing import Any
 import numpy as np
 import torch
 
-from sbv2bench import paths, provenance
 from sbv2bench.data.digests import trusting
 from sbv2bench.errors import InterruptedRun
 from sbv2bench.evaluation.block_size import BlockSize, enough_memory, is_out_of_memory
-from sbv2bench.evaluation.caption_cuts import cut_captions, with_cuts
+from sbv2bench.evaluation.evaluator import Draw, Evaluator
 from sbv2bench.evaluation.generate import blocks
-from sbv2bench.evaluation.measure import REFERENCE_BLOCK, Measurer, Rows, measure_reference
+from sbv2bench.evaluation.measure import Measured
 from sbv2bench.evaluation.options import EvalOptions
 from sbv2bench.evaluation.plan import EvalPlan, plan
 from sbv2bench.evaluation.saved_images import SavedImages
-from sbv2bench.evaluation.score import FeatureSets, are_alike, score
-from sbv2bench.features.cache import Entry, FeatureCache
 from sbv2bench.latency.quick import quick_latency
 from sbv2bench.machine.choices import Progress
-from sbv2bench.machine.processes import Processes, cores, each, exact_arithmetic, joined_processes
-from sbv2bench.registry import OWN_SUITE, Registry
+from sbv2bench.machine.processes import Processes, each, exact_arithmetic, joined_processes
+from sbv2bench.registry import Registry
 from sbv2bench.report.picture import write_grid
 from sbv2bench.results import prompt_values, store
-from sbv2bench.results.records import EvalResult, ModelRecord, SuiteRecord
+from sbv2bench.results.records import EvalResult
 from sbv2bench.samplers import load_sampler
 from sbv2bench.samplers.base import PromptBlock, Sampler, Stopwatch, size_of
-from sbv2bench.specs import fingerprint
 
 
 def evaluate(
@@ -57,19 +53,6 @@ def evaluate(
     return Run(plan(str(model), suite, options, registry), registry, joined_processes(), progress).result()
 
 
-def own_data(plan: EvalPlan) -> dict[str, Any]:
-    """What a suite `own` was made of, by the names that were given; what it hashes to is in the protocol."""
-    options, suite = plan.options, plan.suite
-    named = {"prompts": options.prompts, "reference": options.reference}
-    return {
-        "from": suite.inherited,
-        **{part: None if path is None else str(path) for part, path in named.items()},
-        "preparation": suite.preparation or "none: images as they are",
-        "resolution": None if options.resolution is None else list(options.resolution),
-        "metrics": [metric.id for metric in plan.metrics],
-    }
-
-
 def evaluate_and_store(plan: EvalPlan, registry: Registry, progress: Progress | None = None) -> tuple[EvalResult, Path | None]:
     """Carry out a plan and write its result file, and the images that its options ask for beside it.
 
@@ -79,7 +62,7 @@ def evaluate_and_store(plan: EvalPlan, registry: Registry, progress: Progress | 
     result = run.result()
     if run.processes.rank != 0:
         return result, None
-    result, values = prompt_values.attach(result, prompt_values.of_rows(run.generated))
+    result, values = prompt_values.attach(result, run.values)
     path = store.write(result, plan.options.results, values)
     if run.saved.rows:
         with exact_arithmetic():
@@ -89,30 +72,18 @@ def evaluate_and_store(plan: EvalPlan, registry: Registry, progress: Progress | 
     return result, path
 
 
-@dataclass
-class Run:
+class Run(Evaluator):
     """A plan being carried out on this process. Networks are loaded when an image is missing: a cached run needs none."""
 
-    plan: EvalPlan
-    registry: Registry
-    processes: Processes
-    progress: Progress | None = None
-
-    def __post_init__(self) -> None:
-        self.cache = FeatureCache(paths.features_dir(), self.plan.options.use_cache)
-        self.workers = cores() if self.plan.device == "cpu" else 1
-        self.block_size = BlockSize(self.plan.block_size, self.plan.device)
-        self.saved = SavedImages(self.plan)
-        if self.plan.device.startswith("cuda:"):
-            torch.cuda.set_device(self.plan.device)
-        self.seconds = {"generate": 0.0, "features": 0.0, "metrics": 0.0}
-        self.found: list[str] = []  # for each seed: hit, resumed or miss
-        self.found_reference = "none"
-        self.generated: list[Rows] = []  # of each seed, on rank 0
-        self.resumed_images = 0
-        self.done = 0  # of this process's images, over all seeds
-        every = blocks(self.plan, self.plan.prompts, self.plan.seeds[0])
-        self.mine = sum(block.count for block in every if self.processes.owns(block.index))
+    def __init__(self, plan: EvalPlan, registry: Registry, processes: Processes, progress: Progress | None = None) -> None:
+        """Nothing is loaded yet."""
+        self._begin(plan, registry, processes, progress)
+        self.block_size = BlockSize(plan.block_size, plan.device)
+        self.saved = SavedImages(plan)
+        self.found: list[str] = []  # for each draw: hit, resumed or miss
+        self.done = 0  # of this process's images, over all draws
+        every = blocks(plan, plan.prompts, plan.seeds[0])
+        self.mine = sum(block.count for block in every if processes.owns(block.index))
 
     @cached_property
     def sampler(self) -> Sampler:
@@ -121,145 +92,107 @@ class Run:
         with trusting(self.plan.options.use_cache), enough_memory(self.plan.device, loading):
             return load_sampler(self.plan.model, self.plan.device, getattr(torch, self.plan.dtype), self.registry)
 
-    @cached_property
-    def measurer(self) -> Measurer:
-        """The extractors, loaded, with the captions embedded."""
-        with enough_memory(self.plan.device, "while the extractors were loaded"):
-            return Measurer(self.plan, size_of(self.sampler))
-
     def result(self) -> EvalResult:
-        """Rows of every seed, the reference, the clock, the score: made on rank 0, returned by every process."""
-        began = time.perf_counter()
+        """Rows of every draw, the reference, the clock, the score: made on rank 0, returned by every process."""
         try:
             with exact_arithmetic(), trusting(self.plan.options.use_cache):
-                # First, for what fails here must not fail after hours of generating.
-                reference = self.reference() if self.plan.reference_rows and self.processes.rank == 0 else None
-                self.generated = [self.seed_rows(seed) if self.plan.rows else {} for seed in self.plan.seeds]
-            result = None
-            if self.processes.rank == 0:
-                latency = self.latency() if self.plan.needs_latency else None
-                result = self.scored(self.generated, reference, latency, began)
-            shared: EvalResult = self.processes.broadcast(result)
-            return shared
+                if self.processes.rank == 0:  # first, for what fails here must not fail after hours of generating
+                    _ = self.reference, self.texts
+                for draw in self.plan.draws:
+                    self.rows[draw] = self.rows_of(draw)
+            self.found_generated, self.resumed_images = self.kind_found(), self.resumed_images + self.images_of_cached_draws()
+            latency = self.latency() if self.plan.needs_latency and self.processes.rank == 0 else None
+            return self.compute(latency)
         except KeyboardInterrupt as stop:
             raise self.interrupted() from stop
 
-    def seed_rows(self, seed: int) -> Rows:
-        """Measurements of every image of a seed, in order; on rank 0 (the other processes' parts are sent there)."""
-        entries = (self.cache.get(self.plan.generated_key(seed, rows)) for rows in self.plan.wider_rows())
-        entry = next((entry for entry in entries if entry is not None), None) if self.processes.rank == 0 else None
-        if self.processes.broadcast(entry is not None):
+    def rows_of(self, draw: Draw) -> Measured:
+        """The rows of every caption of a draw, by extractor: from the cache, or of images that are made for the missing ones."""
+        names = self.plan.extractors_of_image(draw[1])
+        keys = {name: self.plan.generated_key(name, *draw) for name in names}
+        entries = {name: self.cache.get(key) for name, key in keys.items()} if self.processes.rank == 0 else {}
+        missing: tuple[str, ...] = self.processes.broadcast(tuple(name for name, entry in entries.items() if entry is None))
+        whole = {name: entry.arrays["rows"] for name, entry in entries.items() if entry is not None}
+        for entry in entries.values():
+            self.sizes |= set() if entry is None else {*entry.manifest.get("block_sizes", ())}
+        if not missing:
             self.found.append("hit")
             self.advance(self.mine)
-            self.block_size.used |= set() if entry is None else {*entry.manifest.get("block_sizes", ())}
-            return {} if entry is None else entry.arrays
-        key = self.plan.generated_key(seed)
-        mine = [block for block in blocks(self.plan, self.plan.prompts, seed) if self.processes.owns(block.index)]
-        kept = self.kept_rows(key, mine)
-        resumed = sum(block.count for block in mine if block.index in kept)
+            return whole
+        mine = [block for block in blocks(self.plan, self.plan.prompts, *draw) if self.processes.owns(block.index)]
+        kept = self.kept_rows(missing, draw, mine)
+        self.parts[draw] |= kept
+        resumed = sum(block.count for block in mine if block.place in kept)
         self.advance(resumed)
-        missing = [block for block in mine if block.index not in kept]
-        made = self.generate_and_measure(key, missing, keep_images=seed == self.plan.seeds[0])
-        parts = self.processes.gather((kept | made, resumed, self.block_size.used))
-        if not parts:
+        self.generate_and_measure(missing, [block for block in mine if block.place not in kept])
+        resumed = sum(self.processes.gather(resumed))
+        made = self.collect(draw)
+        if not made:
             return {}
-        self.found.append("resumed" if any(count for _, count, _ in parts) else "miss")
-        self.resumed_images += sum(count for _, count, _ in parts)
-        self.block_size.used = {size for _, _, sizes in parts for size in sizes}
-        by_block = {number: rows for part, _, _ in parts for number, rows in part.items()}
-        rows = {name: np.concatenate([by_block[number][name] for number in sorted(by_block)]) for name in by_block[0]}
-        made_with = {"block_sizes": sorted(self.block_size.used, reverse=True)}
-        self.cache.put(key, rows, {"model": self.plan.model.id, "suite": self.plan.suite.id, "seed": seed} | made_with)
-        self.cache.drop_blocks(key)
-        return rows
+        self.found.append("resumed" if resumed else "miss")
+        self.resumed_images += resumed
+        manifest = {"model": self.plan.model.id, "suite": self.plan.suite.id, "seed": draw[0], "k": draw[1]}
+        for name in missing:
+            said = {**manifest, "extractor": name, "block_sizes": sorted(self.sizes, reverse=True)}
+            self.cache.put(keys[name], {"rows": made[name]}, said)
+            self.cache.drop_blocks(keys[name])
+        return {name: whole[name] if name in whole else made[name] for name in names}
 
-    def kept_rows(self, key: str, mine: list[PromptBlock]) -> dict[int, Rows]:
-        """Rows by block of an earlier run that was cut short, with blocks of whatever size."""
-        numbers, kept = self.cache.block_numbers(key), {}
-        for block in mine:
-            found = self.cache.get_rows(key, numbers, range(block.place, block.place + block.count)) if numbers else None
-            if found is not None:
-                kept[block.index], sizes = found
-                self.block_size.used |= sizes
+    def kept_rows(self, names: Sequence[str], draw: Draw, mine: list[PromptBlock]) -> dict[int, Measured]:
+        """Rows by place of blocks that an earlier run finished, cut short and of whatever size, by all of some extractors."""
+        keys = {name: self.plan.generated_key(name, *draw) for name in names}
+        numbers = {name: self.cache.block_numbers(key) for name, key in keys.items()}
+        kept: dict[int, Measured] = {}
+        for block in mine if all(numbers.values()) else ():
+            wanted = range(block.place, block.place + block.count)
+            found = {name: self.cache.get_rows(key, numbers[name], wanted) for name, key in keys.items()}
+            rows = {name: one[0]["rows"] for name, one in found.items() if one is not None}
+            if len(rows) == len(keys):
+                kept[block.place] = rows
+                self.sizes |= {size for one in found.values() if one is not None for size in one[1]}
         return kept
 
-    def generate_and_measure(self, key: str, missing: list[PromptBlock], keep_images: bool) -> dict[int, Rows]:
-        """Rows by block: each block is sampled, measured while its images are in memory, and stored as it is finished.
+    def generate_and_measure(self, names: tuple[str, ...], missing: list[PromptBlock]) -> None:
+        """Each block is sampled, measured by some extractors while its images are in memory, and stored as it is finished.
 
-        Where memory runs out, what is finished stays and the rest is made in smaller blocks. keep_images: write those that are
-        to be saved.
+        Where memory runs out, what is finished stays and the rest is made in smaller blocks.
         """
         if not missing:
-            return {}
-        sampler, measurer = self.sampler, self.measurer
+            return
+        sampler = self.sampler
+        with enough_memory(self.plan.device, "while the extractors were loaded"):
+            self.measurer.load(names)
+        self.measurer.check_size(*size_of(sampler))
 
-        def work(block: PromptBlock) -> tuple[Rows, float, float]:
-            parts: list[Rows] = []
+        def work(block: PromptBlock) -> tuple[float, float]:
             generated = 0.0
             started = time.perf_counter()
             for piece in self.block_size.pieces(block):
                 began = time.perf_counter()
                 images = sampler.generate(piece, Stopwatch(self.plan.device))
                 generated += time.perf_counter() - began
-                rows = measurer.measure_block(images, piece)
-                self.cache.put_block(key, piece.place, rows, {"block_size": len(piece.captions)})
-                if keep_images:
+                for name, rows in self.measure(piece, images, names).items():
+                    key = self.plan.generated_key(name, piece.seed, piece.k)
+                    self.cache.put_block(key, piece.place, {"rows": rows}, {"block_size": len(piece.captions)})
+                if (piece.seed, piece.k) == (self.plan.seeds[0], 0):
                     self.saved.keep(piece, images)
-                self.block_size.used.add(len(piece.captions))
-                parts.append(rows)
-            rows = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if len(parts) > 1 else parts[0]
-            return rows, generated, time.perf_counter() - started - generated
+            return generated, time.perf_counter() - started - generated
 
-        began, made, spent = time.perf_counter(), {}, np.zeros(2)
-        left = missing
-        while left:
+        began, made, spent = time.perf_counter(), set(), np.zeros(2)
+        while left := [block for block in missing if block.index not in made]:
             try:
-                for block, (rows, *shares) in each(work, left, self.workers):
-                    made[block.index] = rows
+                for block, shares in each(work, left, self.workers):
+                    made.add(block.index)
                     spent += shares
                     self.advance(block.count)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
                 self.block_size.halve(error, f"{self.done} images are kept" if self.cache.enabled else "")
-            left = [block for block in left if block.index not in made]
         # Threads overlap: the wall time is split by the share of each kind of work.
         wall = (time.perf_counter() - began) * spent / spent.sum()
         self.seconds["generate"] += float(wall[0])
         self.seconds["features"] += float(wall[1])
-        return made
-
-    def reference(self) -> Entry:
-        """The reference's rows and its fingerprint, computed once for each content key; one pass for all that is missing.
-
-        Arrays: "features" and "radii", and of other rows `<row>` and `<row>_radii`.
-        """
-        wanted = self.plan.reference_rows
-        entries = {row: entry for row in wanted if (entry := self.cache.get(self.plan.reference_key(row))) is not None}
-        missing = tuple(row for row in wanted if row not in entries)
-        self.found_reference = "miss" if missing else "hit"
-        if missing:
-            began = time.perf_counter()
-            for row, entry in self.measured_reference(missing).items():
-                self.cache.put(self.plan.reference_key(row), entry.arrays, entry.manifest)
-                entries[row] = entry
-            self.seconds["features"] += time.perf_counter() - began
-        arrays = {}
-        for row, entry in entries.items():
-            for name, array in entry.arrays.items():
-                arrays[name if row == "features" else {"features": row}.get(name, f"{row}_{name}")] = array
-        return Entry(arrays, next(iter(entries.values())).manifest)
-
-    def measured_reference(self, rows: tuple[str, ...]) -> dict[str, Entry]:
-        """`measure_reference`, in smaller blocks where memory runs out."""
-        size = BlockSize(REFERENCE_BLOCK, self.plan.device)
-        while True:
-            try:
-                return measure_reference(self.plan, rows, self.workers, self.progress, size.size)
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
-                    raise
-                size.halve(error, "what was measured of the generated images is kept")
 
     def latency(self) -> dict[str, Any]:
         """The clock, on an otherwise idle process."""
@@ -269,67 +202,29 @@ class Run:
         self.seconds["latency"] = time.perf_counter() - began
         return found
 
-    def scored(self, generated: list[Rows], reference: Entry | None, latency: dict[str, Any] | None, began: float) -> EvalResult:
-        """The result: metrics of all seeds, and everything that is needed to read them."""
-        plan, real = self.plan, None if reference is None else reference.arrays
-        started = time.perf_counter()
-        with exact_arithmetic():
-            same = (plan.suite, plan.extractors, plan.prompts)
-            metrics = score(plan.metrics, [FeatureSets(*same, rows, real, latency, plan.partial) for rows in generated])
-        cuts = cut_captions(plan, self.registry)
-        self.seconds["metrics"] += time.perf_counter() - started
-        suite = SuiteRecord(
-            id=plan.suite.id,
-            version=plan.suite.version,
-            fingerprint=fingerprint(plan.protocol),
-            prompts_sha256=plan.prompts.sha256,
-            reference_fingerprint=None if reference is None else reference.manifest["reference_fingerprint"],
-            num_generated=len(plan.prompts),
-            num_reference=None if reference is None else plan.suite.num_reference,
-            seeds=plan.seeds,
-            block_size=plan.block_size,
-            protocol=plan.protocol,
-        )
-        own = {"own": own_data(plan)} if plan.suite.id == OWN_SUITE else {}
-        cache = {"generated": self.found_generated(), "reference": self.found_reference, "notes": self.cache.notes}
-        return EvalResult(
-            status="partial" if plan.partial else "complete",
-            model=ModelRecord(**plan.model.model_dump(), nfe=plan.model.network_evaluations()),
-            suite=suite,
-            metrics=with_cuts(metrics, plan, cuts),
-            resumed_images=self.resumed_images + self.images_of_cached_seeds(),
-            seconds=self.seconds | {"total": time.perf_counter() - began},
-            provenance=provenance.environment(plan.device)
-            | {"dtype": plan.dtype, "threads": self.workers, "cache": cache, "cut_captions": cuts}
-            | {"block_sizes": sorted(self.block_size.used, reverse=True), "world_size": self.processes.size}
-            | ({"seeds_alike": True} if are_alike(generated) else {})
-            | ({"declared_anew": anew} if (anew := self.registry.declared_anew(plan.suite)) else {})
-            | own,
-        )
-
-    def found_generated(self) -> str:
-        """hit: every seed was in the cache; miss: no image was; resumed: part of them was; none: no image was needed."""
+    def kind_found(self) -> str:
+        """hit: every draw was in the cache; miss: no image was; resumed: part of them was; none: no image was needed."""
         kinds = {*self.found} or {"none"}
         return kinds.pop() if len(kinds) == 1 else "resumed"
 
-    def images_of_cached_seeds(self) -> int:
-        """Images of whole seeds that were there already, where others had to be generated."""
-        return self.found.count("hit") * len(self.plan.prompts) if self.found_generated() == "resumed" else 0
+    def images_of_cached_draws(self) -> int:
+        """Images of whole draws that were there already, where others had to be generated."""
+        return self.found.count("hit") * len(self.plan.prompts) if self.kind_found() == "resumed" else 0
 
     def advance(self, images: int) -> None:
         """Tell whoever watches that more of this process's images are finished."""
         self.done += images
         if self.progress is not None and images:
-            self.progress("generate", self.done, self.mine * len(self.plan.seeds))
+            self.progress("generate", self.done, self.mine * len(self.plan.draws))
 
     def interrupted(self) -> InterruptedRun:
         """What to say after Ctrl-C: how much is kept, and that the same command goes on from there."""
-        asked = len(self.plan.prompts) * len(self.plan.seeds)
+        asked = len(self.plan.prompts) * len(self.plan.draws)
         if not self.cache.enabled:
             return InterruptedRun(f"interrupted: --no-cache keeps none of {asked} images", "run the command without --no-cache")
         kept = 0
-        for seed in self.plan.seeds:
-            key, parts = self.plan.generated_key(seed), blocks(self.plan, self.plan.prompts, seed)
-            found = parts if self.cache.has(key) else [parts[number] for number in self.kept_rows(key, parts)]
-            kept += sum(block.count for block in found)
+        for draw in self.plan.draws:
+            missing, parts = self.plan.missing(*draw), blocks(self.plan, self.plan.prompts, *draw)
+            found = self.kept_rows(missing, draw, parts) if missing else {block.place: {} for block in parts}
+            kept += sum(block.count for block in parts if block.place in found)
         return InterruptedRun(f"interrupted: {kept} of {asked} images are kept", "run the same command again to go on from there")

@@ -9,23 +9,27 @@ from sbv2bench.samplers.base import PromptBlock, image_seed
 SAMPLE = 32  # images of --save-images sample
 
 
-def blocks(plan: EvalPlan, prompts: Prompts, seed: int) -> list[PromptBlock]:
-    """The compute blocks of a seed, in order; the last one is filled up by repeating its last caption and noise.
+def blocks(plan: EvalPlan, prompts: Prompts, seed: int, k: int = 0) -> list[PromptBlock]:
+    """The compute blocks of image k of every caption of a seed, in order; the last one is filled up by repeating its last row.
 
-    The noise of caption i is seeded by a hash of (seed, i) alone: not by its block, nor by the number of captions.
+    The noise of caption i is seeded by a hash of (seed, i, k) alone: not by its block, nor by the number of captions or images.
     """
     size = plan.block_size
-    return [_block(prompts, seed, start, min(size, len(prompts) - start), size) for start in range(0, len(prompts), size)]
+    starts = range(0, len(prompts), size)
+    return [_block(prompts, (seed, k), start, min(size, len(prompts) - start), size) for start in starts]
 
 
-def _block(prompts: Prompts, seed: int, start: int, count: int, size: int) -> PromptBlock:
+def _block(prompts: Prompts, draw: tuple[int, int], start: int, count: int, size: int) -> PromptBlock:
+    seed, k = draw
     rows = [*range(start, start + count), *[start + count - 1] * (size - count)]
     return PromptBlock(
         index=start // size,
         first=prompts.first_index + start,
         count=count,
         captions=tuple(prompts.captions[row] for row in rows),
-        noise_seeds=tuple(image_seed(seed, prompts.first_index + row) for row in rows),
+        noise_seeds=tuple(image_seed(seed, prompts.first_index + row, k) for row in rows),
+        seed=seed,
+        k=k,
     )
 
 

@@ -20,14 +20,15 @@ MAX_STEPS, MAX_GUIDANCE, MAX_REPEATS, MAX_SEED = 1000, 100.0, 1000, 2**63
 class EvalOptions:
     """Options of one evaluation. Make it by `EvalOptions.validated`, which refuses what cannot be meant.
 
-    metrics: flags of --metrics; None is all of the suite's. limit: first images only, marks the result partial.
+    metrics: flags of --metrics, or "all" that can be had; None: the suite's.
+    limit: first images only, marks the result partial.
     seed, repeats: generation seeds seed, seed + 1, ... steps, guidance_scale: None keeps the model's own.
     batch_size: the compute block; None keeps the suite's. results: folder of the result files. prompts, reference: a file of
     captions, and a folder or an archive of photographs, in place of the suite's; reference may be "none". resolution: (height,
     width) in place of the model's own.
     """
 
-    metrics: tuple[str, ...] | None = None
+    metrics: tuple[str, ...] | Literal["all"] | None = None
     limit: int | None = None
     seed: int = 0
     repeats: int = 1
@@ -98,19 +99,24 @@ class EvalOptions:
             resolution=_resolution(resolution),
         )
 
+    @property
+    def named_metrics(self) -> tuple[str, ...] | None:
+        """The metrics that were asked for by name; None where none was."""
+        return None if self.metrics == "all" else self.metrics
+
     def has_own_data(self) -> bool:
         """Whether captions, photographs or a size take the place of a suite's, so that it is another suite."""
         return not (self.prompts is None and self.reference is None and self.resolution is None)
 
 
-def _metrics(found: str | tuple[str, ...] | None) -> tuple[str, ...] | None:
-    """Flags in the order given, each once; None and "all" are all of the suite's."""
+def _metrics(found: str | tuple[str, ...] | None) -> tuple[str, ...] | Literal["all"] | None:
+    """Flags in the order given, each once; "all", alone or among others; None for the suite's own."""
     if found is None:
         return None
     flags = tuple(flag.strip() for flag in (found.split(",") if isinstance(found, str) else found))
     if not flags or not all(flags):
         raise refused("--metrics", found, "all, or flags with commas between, like fid,pr,clip", "all")
-    return None if "all" in flags else tuple(dict.fromkeys(flags))
+    return "all" if "all" in flags else tuple(dict.fromkeys(flags))
 
 
 def _resolution(found: int | str | None) -> tuple[int, int] | None:

@@ -8,6 +8,7 @@ an extractor takes one size only; which it is, the suite says.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,13 @@ from sbv2bench.data.archive import ImageArchive
 from sbv2bench.data.assets import resolve_location
 from sbv2bench.data.caption_files import captions_sha256
 from sbv2bench.data.images import ImageFolder
-from sbv2bench.data.needs import CAPTIONED, read_captions, rows_of
+from sbv2bench.data.needs import read_captions
 from sbv2bench.data.own_captions import read_own_captions
 from sbv2bench.data.preparation import preparation_of
 from sbv2bench.errors import InputError, IntegrityError
 from sbv2bench.evaluation.options import EvalOptions
 from sbv2bench.registry import OWN_SUITE, Registry
-from sbv2bench.specs import ROLES, MetricSpec, ModelSpec, PromptSpec, ReferenceSpec, SuiteSpec
+from sbv2bench.specs import ExtractorSpec, MetricSpec, ModelSpec, PromptSpec, ReferenceSpec, SuiteMetric, SuiteSpec
 
 Changes = dict[str, Any]
 _COUNT = re.compile(r"-\d+k?$")  # a suffix of labels that names a number of images, which is another's
@@ -41,7 +42,7 @@ def suite_of_run(model_ref: str, suite: str | None, options: EvalOptions, regist
     images = ImageFolder(resolve_location(model.location)) if model.sampler == "image_folder" else None
     if not options.has_own_data() and (images is None or _fits(images, base, options)):
         return base
-    chosen = [registry.metric(flag) for flag in options.metrics or base.metrics]
+    chosen = registry.metrics_of(base, options.named_metrics)
     return _own(base, (model, images), chosen, options, registry)
 
 
@@ -53,7 +54,7 @@ def _fits(images: ImageFolder, suite: SuiteSpec, options: EvalOptions) -> bool:
 def _own(
     base: SuiteSpec,
     generated: tuple[ModelSpec, ImageFolder | None],
-    chosen: list[MetricSpec],
+    chosen: Sequence[MetricSpec],
     options: EvalOptions,
     registry: Registry,
 ) -> SuiteSpec:
@@ -63,12 +64,11 @@ def _own(
     changes |= _prompts(base, images, chosen, options)
     photographs = _photographs(options)
     changes |= _reference(base, changes, photographs, options)
-    changes["metrics"] = flags = _metrics(base, changes, registry)
-    used = {row for flag in (*flags, *(options.metrics or ())) for row in rows_of(registry.metric(flag), base)}
-    changes |= {role: None for role in ROLES if role not in used}
-    measured = {row for metric in chosen if metric.id in (options.metrics or flags) for row in rows_of(metric, base)}
+    changes["metrics"] = kept = _metrics(base, changes, registry)
+    left = options.named_metrics or [metric.id for metric in kept]
+    measured = registry.extractors_of(metric for metric in chosen if metric.id in left).values()
     sizes = [] if photographs is None else photographs.check_headers()
-    changes["preparation"] = _preparation(base, measured, [*sizes, *_known_sizes(model, images, options)], registry)
+    changes["preparation"] = _preparation(base, measured, [*sizes, *_known_sizes(model, images, options)])
     taken = [] if "prompts" in changes else ["captions"]
     taken += ["reference"] if "reference" not in changes and base.num_reference else []
     changes["inherited"] = f"{base.id}: {', '.join([*taken, 'extractors', 'metrics'])}"
@@ -76,7 +76,7 @@ def _own(
     return SuiteSpec.model_validate(base.model_dump() | changes)
 
 
-def _prompts(base: SuiteSpec, images: ImageFolder | None, chosen: list[MetricSpec], options: EvalOptions) -> Changes:
+def _prompts(base: SuiteSpec, images: ImageFolder | None, chosen: Sequence[MetricSpec], options: EvalOptions) -> Changes:
     """The captions: of the user's file; or the suite's; or, for images that are there already, none where none are read."""
     path = options.prompts
     if path is not None:
@@ -90,9 +90,13 @@ def _prompts(base: SuiteSpec, images: ImageFolder | None, chosen: list[MetricSpe
     readers = read_captions(chosen)
     if readers and _fits(images, base, options):
         return {}
-    if readers and (options.metrics is not None or options.reference in (None, "none")):
-        lacking = {"latency"} | ({"reference"} if options.reference == "none" else set())
-        others = [metric.id for metric in chosen if metric.id not in readers and not lacking & {*metric.needs}]
+    if readers and (options.named_metrics is not None or options.reference in (None, "none")):
+        lacking = {"suite", "teacher"} if options.reference == "none" else set()
+        others = [
+            metric.id
+            for metric in chosen
+            if metric.id not in readers and metric.reads != "latency" and metric.reference not in lacking
+        ]
         raise IntegrityError(
             f"image folder: {images.path} holds {len(images):,} images for the {base.num_generated:,} captions of suite "
             f"{base.id}, which {', '.join(readers)} read, expected one each, in order",
@@ -119,13 +123,18 @@ def _reference(base: SuiteSpec, changes: Changes, photographs: ImageArchive | No
     return {}
 
 
-def _metrics(base: SuiteSpec, changes: Changes, registry: Registry) -> tuple[str, ...]:
+def _metrics(base: SuiteSpec, changes: Changes, registry: Registry) -> list[SuiteMetric]:
     """Those of the suite that can still be computed."""
     prompts: PromptSpec = changes.get("prompts", base.prompts)
-    gone = {"attributes"} if prompts.kind != "world" else set()
-    gone |= CAPTIONED if prompts.kind == "none" else set()
-    gone |= {"reference"} if not changes.get("num_reference", base.num_reference) else set()
-    return tuple(flag for flag in base.metrics if not gone & {*registry.metric(flag).needs})
+    compared = bool(changes.get("num_reference", base.num_reference))
+    kept = []
+    for one, metric in zip(base.metrics, registry.metrics_of(base, [one.id for one in base.metrics]), strict=True):
+        captions = (
+            not metric.reads_captions or prompts.kind == "world" or (prompts.kind != "none" and metric.reads != "attributes")
+        )
+        if captions and (compared or metric.reference != "suite"):
+            kept.append(one)
+    return kept
 
 
 def _known_sizes(model: ModelSpec, images: ImageFolder | None, options: EvalOptions) -> list[tuple[int, int]]:
@@ -136,14 +145,25 @@ def _known_sizes(model: ModelSpec, images: ImageFolder | None, options: EvalOpti
     return [(width, height)] if width is not None and height is not None else []
 
 
-def _preparation(base: SuiteSpec, rows: set[str], sizes: list[tuple[int, int]], registry: Registry) -> str | None:
+def _preparation(base: SuiteSpec, extractors: Iterable[ExtractorSpec], sizes: list[tuple[int, int]]) -> str | None:
     if base.preparation is not None:
         return base.preparation
     from sbv2bench.features.base import extractor_class  # imports torch, which a wrong name must not wait for
 
-    roles = base.roles()
-    classes = [extractor_class(registry.extractor(roles[row])) for row in rows if row in roles]
+    classes = [extractor_class(extractor) for extractor in extractors]
     sides = {side for found in classes if isinstance(side := getattr(found, "image_size", None), int)}
     if len(sides) != 1 or {*sizes} <= {(side, side) for side in sides}:
         return None
     return preparation_of(sides.pop())
+
+
+def own_data(suite: SuiteSpec, metrics: Iterable[MetricSpec], options: EvalOptions) -> dict[str, Any]:
+    """What a suite `own` was made of, by the names that were given; what it hashes to is in the metrics' protocols."""
+    named = {"prompts": options.prompts, "reference": options.reference}
+    return {
+        "from": suite.inherited,
+        **{part: None if path is None else str(path) for part, path in named.items()},
+        "preparation": suite.preparation or "none: images as they are",
+        "resolution": None if options.resolution is None else list(options.resolution),
+        "metrics": [metric.id for metric in metrics],
+    }

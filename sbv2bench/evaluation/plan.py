@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import combinations
 from typing import Any
 
 from sbv2bench import paths, provenance
@@ -15,7 +14,7 @@ from sbv2bench.data.chain import model_files
 from sbv2bench.data.digests import trusting
 from sbv2bench.data.extractor_files import with_weights
 from sbv2bench.data.images import ImageFolder
-from sbv2bench.data.needs import Need, read_captions, require, rows_of, suite_needs
+from sbv2bench.data.needs import Need, read_captions, require, suite_needs
 from sbv2bench.data.prompts import Prompts, load_prompts
 from sbv2bench.data.reference import reference_archive
 from sbv2bench.data.training import trained_with
@@ -27,97 +26,101 @@ from sbv2bench.evaluation.own_suite import suite_of_run
 from sbv2bench.features.cache import FeatureCache
 from sbv2bench.machine.checks import available_device, check_packages, check_results_folder, chosen_dtype
 from sbv2bench.registry import Registry
-from sbv2bench.specs import ROLES, ExtractorSpec, MetricSpec, ModelSpec, SuiteSpec, WeightsFile, fingerprint
-
-ROWS = ROLES  # what can be measured of an image, a row by each extractor; attributes come with the features
-COMPARED = ("features", "pr", "pr_paper")  # rows that a reference has too
+from sbv2bench.specs import ExtractorSpec, MetricSpec, ModelSpec, SuiteSpec, WeightsFile, fingerprint
 
 
 @dataclass(frozen=True)
 class EvalPlan:
     """One evaluation, resolved: weights hashed, files found, folders proven writable.
 
-    model: as it will be sampled, with its weights. suite: with the number of images really generated. extractors: by
-    role (features, clip, hps, ...), all that the suite names, located where the run needs them. needs: the files of the suite
-    that it needs. archive, reference_sha256: of a reference in files. device: "cpu", "cuda:0", ...; dtype: torch's name of it.
+    model: as it will be sampled, with its weights. suite: with the number of images really generated. extractors: those of its
+    metrics, by id, located and hashed. metrics: as the suite has them; protocols: of each, by its id, everything that can change
+    its numbers. needs: the files of the suite that it needs. archive, reference_sha256: of a reference in files. sampler_source:
+    the hash of the source of a sampler that is not the package's own. device: "cpu", "cuda:0", ...; dtype: torch's
+    name of it.
     """
 
     model: ModelSpec
     suite: SuiteSpec
     extractors: dict[str, ExtractorSpec]
     metrics: tuple[MetricSpec, ...]
+    protocols: dict[str, dict[str, Any]]
     prompts: Prompts
     seeds: tuple[int, ...]
     block_size: int
     device: str
     dtype: str
     partial: bool
-    protocol: dict[str, Any]
     options: EvalOptions
+    images_per_prompt: int = 1
     needs: tuple[Need, ...] = ()
     archive: ImageArchive | None = None
     reference_sha256: str | None = None
+    sampler_source: str | None = None
 
     @cached_property
-    def rows(self) -> tuple[str, ...]:
-        """The measurements of each image that the metrics need, in the order of `ROWS`."""
-        needed = {row for metric in self.metrics for row in rows_of(metric, self.suite)}
-        return tuple(row for row in ROWS if row in needed)
+    def references(self) -> tuple[str, ...]:
+        """Ids of the extractors that the reference is measured by, for metrics that compare with it."""
+        wanted = {metric.extractor for metric in self.metrics if metric.reference == "suite"}
+        return tuple(name for name in self.extractors if name in wanted)
+
+    def extractors_of_image(self, k: int) -> tuple[str, ...]:
+        """Ids of the extractors that image k of each caption is measured by: beyond the first, those of metrics of several."""
+        wanted = {
+            metric.extractor for metric in self.metrics if k < (1 if metric.images_per_prompt == 1 else self.images_per_prompt)
+        }
+        return tuple(name for name in self.extractors if name in wanted)
 
     @cached_property
-    def reference_rows(self) -> tuple[str, ...]:
-        """Of these, the ones that metrics compare with the reference's."""
-        needed = {row for metric in self.metrics if "reference" in metric.needs for row in rows_of(metric, self.suite)}
-        return tuple(row for row in COMPARED if row in needed)
+    def draws(self) -> tuple[tuple[int, int], ...]:
+        """(seed, k) of every image of a caption, in the order in which they are made."""
+        return tuple((seed, k) for seed in self.seeds for k in range(self.images_per_prompt) if self.extractors_of_image(k))
 
     @property
     def needs_latency(self) -> bool:
         """Whether a metric is measured with a clock."""
-        return any("latency" in metric.needs for metric in self.metrics)
+        return any(metric.reads == "latency" for metric in self.metrics)
 
     @cached_property
     def _ground(self) -> dict[str, Any]:
-        """What any computed array depends on besides its inputs: code, libraries, machine."""
+        """What any computed array depends on besides its inputs: code, libraries, kind of device."""
         libraries = {name: provenance.library_version(package) for name, package in provenance.LIBRARIES.items()}
-        machine = provenance.device_name(self.device)
         kind = self.device.partition(":")[0]  # processes of one run have a GPU each
-        return {"code": provenance.code_fingerprint(), "libraries": libraries, "device": kind, "machine": machine}
+        return {"code": provenance.measuring_fingerprint(), "libraries": libraries, "device": kind}
 
-    def generated_key(self, seed: int, rows: tuple[str, ...] | None = None) -> str:
-        """Cache key (64 hex digits) of the measured rows of every image of a seed. rows: other measurements than `self.rows`."""
-        rows = self.rows if rows is None else rows
-        return fingerprint(
-            {
-                **self._ground,
-                "model": self.model.protocol(),
-                "prompts": [self.suite.prompts.protocol(), self.prompts.sha256, len(self.prompts)],
-                "rows": {row: self.extractors[row].protocol() for row in rows},
-                "preparation": self.suite.preparation,
-                "seed": seed,
-                "dtype": self.dtype,
-            }
-        )
+    def _seen_by(self, extractor: str) -> dict[str, Any]:
+        spec = self.extractors[extractor]
+        own = {"extractor": spec.protocol(), "source": provenance.plugin_fingerprint(spec.kind)}
+        return {**self._ground, **own, "preparation": self.suite.preparation}
 
-    def wider_rows(self) -> Iterator[tuple[str, ...]]:
-        """`self.rows`, and every larger set of measurements that would serve as well."""
-        others = [row for row in ROWS if row not in self.rows and row in self.extractors]
-        for count in range(len(others) + 1):
-            for more in combinations(others, count):
-                yield tuple(row for row in ROWS if row in self.rows or row in more)
+    @cached_property
+    def _images(self) -> dict[str, Any]:
+        return {
+            "model": self.model.protocol(),
+            "sampler": self.sampler_source,
+            "prompts": [self.suite.prompts.protocol(), self.prompts.sha256, len(self.prompts)],
+            "dtype": self.dtype,
+        }
 
-    def reference_key(self, row: str = "features") -> str:
+    def images_key(self, seed: int) -> str:
+        """What stands for the first image of every caption of a seed, by whatever extractor they are measured (64 hex digits)."""
+        return fingerprint({**self._ground, **self._images, "seed": seed})
+
+    def generated_key(self, extractor: str, seed: int, k: int = 0) -> str:
+        """Cache key (64 hex digits) of what an extractor gives for image k of every caption of a seed."""
+        return fingerprint({**self._seen_by(extractor), **self._images, "seed": seed, "k": k})
+
+    def reference_key(self, extractor: str) -> str:
         """Cache key (64 hex digits) of the reference's rows: which images, by which code, seen by which network."""
-        photographs, rendered = self.suite.reference, self.suite.rendered or self.suite.prompts
-        drawn = rendered.protocol() if photographs is None else [self.reference_sha256, photographs.is_turned]
-        return fingerprint(
-            {
-                **self._ground,
-                "reference": [drawn, self.suite.num_reference],
-                "preparation": self.suite.preparation,
-                "extractor": self.extractors[row].protocol(),
-                "radii": row == radii_row(self.suite),
-            }
-        )
+        photographs = self.suite.reference
+        drawn = (self.suite.rendered or self.suite.prompts).protocol()
+        images = drawn if photographs is None else [self.reference_sha256, photographs.is_turned]
+        return fingerprint({**self._seen_by(extractor), "reference": [images, self.suite.num_reference]})
+
+    def text_key(self, extractor: str) -> str:
+        """Cache key (64 hex digits) of the captions' embeddings by a paired extractor, and of their hard negatives'."""
+        captions = [self.prompts.sha256, self.prompts.false_captions is not None and fingerprint(self.prompts.false_captions)]
+        return fingerprint({**self._seen_by(extractor), "text": captions})
 
     def denoiser_calls_an_image(self) -> int:
         """Forward passes of the denoiser for one image, guidance pairs counted."""
@@ -126,10 +129,10 @@ class EvalPlan:
 
     def cache_bytes(self) -> int:
         """Bytes of cache that the run writes, at its fullest."""
-        missing = sum(not self.is_cached(seed) for seed in self.seeds) if self.rows else 0
-        references = [self.extractors[row] for row in self.reference_rows if not self.reference_is_cached(row)]
-        rows = [self.extractors[row] for row in self.rows]
-        return cache_bytes(rows, len(self.prompts), missing, references, self.suite.num_reference)
+        missing = [self.missing(seed, k) for seed, k in self.draws]
+        references = [self.extractors[name] for name in self.missing_references()]
+        seeds = [[self.extractors[name] for name in names] for names in missing if names]
+        return cache_bytes(seeds, len(self.prompts), references, self.suite.num_reference)
 
     def saved_bytes(self) -> int:
         """Bytes of the images that it saves."""
@@ -137,14 +140,23 @@ class EvalPlan:
         count = {"none": 0, "sample": 32, "all": len(self.prompts)}[self.options.save_images]
         return image_bytes(count, height, self.model.width or height)
 
-    def is_cached(self, seed: int) -> bool:
-        """Whether every image of a seed was measured before."""
+    def missing(self, seed: int, k: int = 0) -> tuple[str, ...]:
+        """The extractors whose rows of image k of every caption of a seed are not in the cache."""
         cache = FeatureCache(paths.features_dir(), self.options.use_cache)
-        return any(cache.has(self.generated_key(seed, rows)) for rows in self.wider_rows())
+        return tuple(name for name in self.extractors_of_image(k) if not cache.has(self.generated_key(name, seed, k)))
 
-    def reference_is_cached(self, row: str) -> bool:
-        """Whether a row of the reference was."""
-        return FeatureCache(paths.features_dir(), self.options.use_cache).has(self.reference_key(row))
+    def is_cached(self, seed: int) -> bool:
+        """Whether every image of a seed was measured before, by every extractor."""
+        return not any(self.missing(*draw) for draw in self.draws if draw[0] == seed)
+
+    def missing_references(self) -> tuple[str, ...]:
+        """The extractors whose rows of the reference are not in the cache."""
+        cache = FeatureCache(paths.features_dir(), self.options.use_cache)
+        return tuple(name for name in self.references if not cache.has(self.reference_key(name)))
+
+    def fingerprint_of(self, metric: MetricSpec) -> str:
+        """The metric's, SHA-256 (64 hex digits)."""
+        return fingerprint(self.protocols[metric.id])
 
     def describe(self) -> dict[str, Any]:
         """The plan in JSON-ready words, for --dry-run."""
@@ -155,13 +167,14 @@ class EvalPlan:
             "guidance_scale": self.model.guidance_scale,
             "weights": [file.model_dump() for file in self.model.weights],
             "suite": f"{self.suite.id}@v{self.suite.version}",
-            "suite_fingerprint": fingerprint(self.protocol),
             "images": len(self.prompts) * len(self.seeds),
             "denoiser_calls": len(self.prompts) * len(self.seeds) * self.denoiser_calls_an_image(),
             "seeds_in_cache": [seed for seed in self.seeds if self.is_cached(seed)],
             "num_generated": len(self.prompts),
-            "num_reference": self.suite.num_reference if self.reference_rows else None,
+            "num_reference": self.suite.num_reference if self.references else None,
+            "images_per_prompt": self.images_per_prompt,
             "metrics": [metric.id for metric in self.metrics],
+            "fingerprints": {metric.id: self.fingerprint_of(metric) for metric in self.metrics},
             "seeds": list(self.seeds),
             "block_size": self.block_size,
             "device": self.device,
@@ -171,14 +184,10 @@ class EvalPlan:
         }
 
 
-def radii_row(suite: SuiteSpec) -> str:
-    """The row whose neighbours precision and recall look at: the reference's radii of it are kept."""
-    return "features" if suite.pr is None else "pr"
-
-
-def plan(model_ref: str, suite_ref: str | SuiteSpec | None, options: EvalOptions, registry: Registry) -> EvalPlan:
+def plan(model_ref: str | ModelSpec, suite_ref: str | SuiteSpec | None, options: EvalOptions, registry: Registry) -> EvalPlan:
     """Resolve names, files and folders into a plan; no network is run, and without the cache no remembered hash is trusted.
 
+    model_ref: a name, or the spec of a model that somebody holds in memory.
     suite_ref: as `suite_of_run` takes it, or what that gave. Raises InputError (names, options, folders), PrerequisiteError
     (weights, packages, device), IntegrityError (hashes, counts, images, disk).
     """
@@ -186,9 +195,13 @@ def plan(model_ref: str, suite_ref: str | SuiteSpec | None, options: EvalOptions
         return _plan(model_ref, suite_ref, options, registry)
 
 
-def _plan(model_ref: str, suite_ref: str | SuiteSpec | None, options: EvalOptions, registry: Registry) -> EvalPlan:
-    declared = suite_ref if isinstance(suite_ref, SuiteSpec) else suite_of_run(model_ref, suite_ref, options, registry)
-    model = with_options(registry.model(model_ref, declared), options)
+def _plan(model_ref: str | ModelSpec, suite_ref: str | SuiteSpec | None, options: EvalOptions, registry: Registry) -> EvalPlan:
+    if isinstance(model_ref, ModelSpec):
+        declared = suite_ref if isinstance(suite_ref, SuiteSpec) else registry.suite(suite_ref or registry.default_suite("mini"))
+        model = with_options(model_ref, options)
+    else:
+        declared = suite_ref if isinstance(suite_ref, SuiteSpec) else suite_of_run(model_ref, suite_ref, options, registry)
+        model = with_options(registry.model(model_ref, declared), options)
     metrics = chosen_metrics(declared, model, options, registry)
     needs = tuple(needs_of_run(model, declared, metrics, registry))
     require(registry, declared, needs)
@@ -197,9 +210,8 @@ def _plan(model_ref: str, suite_ref: str | SuiteSpec | None, options: EvalOption
     suite = declared.model_copy(update={"num_generated": len(prompts)})
     check_enough(metrics, suite, options.limit, registry)
     check_results_folder(options.results)
-    rows = {row for metric in metrics for row in rows_of(metric, suite)}
-    extractors = {role: _resolved(registry.extractor(name), registry, role in rows) for role, name in suite.roles().items()}
-    compared = any("reference" in metric.needs for metric in metrics)
+    extractors = {name: _resolved(spec, registry) for name, spec in registry.extractors_of(metrics).items()}
+    compared = any(metric.reference == "suite" for metric in metrics)
     at_hand = suite.reference is not None and _is_here(suite.reference.location, registry)
     archive = reference_archive(suite, registry.assets) if compared or at_hand else None
     reference_sha256 = archive.content_sha256() if archive is not None else _declared_reference(suite)
@@ -212,14 +224,9 @@ def _plan(model_ref: str, suite_ref: str | SuiteSpec | None, options: EvalOption
     weights = _model_weights(model, declared, prompts, registry, dtype)
     said = trained_with(model, lambda end: registry.model(end, declared))
     model = model.model_copy(update={"weights": weights, "trained_with": said})
-    protocol = {
-        "suite": suite.protocol(),
-        "prompts_sha256": prompts.sha256,
-        "extractors": {role: spec.protocol() for role, spec in extractors.items()},
-        "metrics": {flag: registry.metric(flag).protocol() for flag in suite.metrics},
-    }
-    if reference_sha256 is not None:
-        protocol["reference_sha256"] = reference_sha256
+    images = max(metric.images_per_prompt for metric in metrics)
+    found = {metric.id: extractors.get(metric.extractor or "") for metric in metrics}
+    source = provenance.plugin_fingerprint(registry.sampler(model.sampler).target)
     planned = EvalPlan(
         model=model,
         suite=suite,
@@ -231,13 +238,18 @@ def _plan(model_ref: str, suite_ref: str | SuiteSpec | None, options: EvalOption
         device=device,
         dtype=dtype,
         partial=len(prompts) < declared.num_generated,
-        protocol=protocol,
+        protocols={
+            metric.id: suite.metric_protocol(metric, found[metric.id], prompts.sha256, reference_sha256, images)
+            for metric in metrics
+        },
         options=options,
+        images_per_prompt=images,
         needs=needs,
         archive=archive,
         reference_sha256=reference_sha256,
+        sampler_source=source,
     )
-    if archive is not None and not all(planned.reference_is_cached(row) for row in planned.reference_rows):
+    if archive is not None and planned.missing_references():
         archive.check_headers()
     check_disk(planned.cache_bytes(), planned.saved_bytes(), options)
     return planned
@@ -290,16 +302,11 @@ def with_options(model: ModelSpec, options: EvalOptions) -> ModelSpec:
     return model.model_copy(update={**changes, "unstated": unstated})
 
 
-def _resolved(spec: ExtractorSpec, registry: Registry, needed: bool) -> ExtractorSpec:
-    """The extractor with its weights' hashes; a download's location is where its file lies.
-
-    One that no metric of the run needs is left as it is declared where its files are not here.
-    """
-    if not needed and not _is_here(spec.location, registry):
-        return spec
+def _resolved(spec: ExtractorSpec, registry: Registry) -> ExtractorSpec:
+    """The extractor with its weights' hashes, where it has a location; a download's location is where its file lies."""
     if spec.location.startswith(ASSET):
         spec = spec.model_copy(update={"location": str(resolve_location(spec.location, assets=registry.assets))})
-    return with_weights(spec)
+    return with_weights(spec) if spec.location else spec
 
 
 def _model_weights(

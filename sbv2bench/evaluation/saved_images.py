@@ -26,7 +26,7 @@ class SavedImages:
     def __init__(self, plan: EvalPlan) -> None:
         """Nothing is written yet."""
         self.plan = plan
-        self.folder = plan.options.results / f".{plan.generated_key(plan.seeds[0], ())[:16]}-images"
+        self.folder = plan.options.results / f".{plan.images_key(plan.seeds[0])[:16]}-images"
         self.count = saved_count(plan)
         self.look = grid_rows(plan)
         self.rows = sorted({*range(self.count), *self.look})

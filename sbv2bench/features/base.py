@@ -16,13 +16,14 @@ from sbv2bench.specs import ExtractorSpec
 # Built-in kinds of ExtractorSpec.kind; a spec may also name its own class as "module:Class".
 KINDS = {
     "world_network": "sbv2bench.features.world:WorldExtractor",
+    "world_attributes": "sbv2bench.features.world:WorldAttributes",
     "open_clip": "sbv2bench.features.clip:OpenClipScorer",
     "inception": "sbv2bench.features.inception:InceptionExtractor",
 }
 
 
 class Extractor(Protocol):
-    """A network that turns images into features. Its weights' hashes are in its spec."""
+    """A network that measures images. What it is asked by, its spec's `gives` says (ExtractorSpec); this is the usual way."""
 
     spec: ExtractorSpec
     image_size: int | None  # images must be this size; None takes any

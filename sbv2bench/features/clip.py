@@ -31,7 +31,7 @@ class OpenClipScorer:
     """Image and text embeddings of one OpenCLIP model, float32, L2-normalised.
 
     A folder has open_clip_config.json, open_clip_model.safetensors and the tokenizer's files; the network is built by
-    open_clip from `local-dir:`, so nothing is fetched. Prompts get `spec.prefix` before them. spec.preprocessing: "" is
+    open_clip from `local-dir:`, so nothing is fetched. Prompts get `spec.prefix` before them. spec.preparation: "" is
     open_clip's own transform of PIL images; "antialias" and "legacy_no_antialias" resize tensors, as HPSv2 does under
     torchvision since 0.17 and before it.
     """
@@ -40,14 +40,14 @@ class OpenClipScorer:
     square_only = False  # whether pictures that are not square are refused
 
     def __init__(self, spec: ExtractorSpec, device: str = "cpu") -> None:
-        """Raises InputError on a preprocessing or an architecture that is not OpenCLIP's, PrerequisiteError if the weights are
+        """Raises InputError on a preparation or an architecture that is not OpenCLIP's, PrerequisiteError if the weights are
         not there, IntegrityError if open_clip cannot build a model from them or they are a pickle that may not be read."""
-        if spec.preprocessing not in ("", "antialias", "legacy_no_antialias"):
+        if spec.preparation not in ("", "antialias", "legacy_no_antialias"):
             raise InputError(
-                f"extractor {spec.id}: found preprocessing {spec.preprocessing!r}, expected antialias or legacy_no_antialias"
+                f"extractor {spec.id}: found preparation {spec.preparation!r}, expected antialias or legacy_no_antialias"
             )
         self.spec = spec
-        self.square_only = bool(spec.preprocessing)
+        self.square_only = bool(spec.preparation)
         self.device = device
         model, self.preprocess, self.tokenize = _from_state_dict(spec) if spec.architecture else _from_folder(spec)
         # float16 on disk: the arithmetic is float32, and no dropout or patch dropout.
@@ -75,11 +75,11 @@ class OpenClipScorer:
         """Unit embeddings [B, D] float32 of uint8 RGB images [B, H, W, 3].
 
         Images of the network's size are only scaled and normalised; others go through open_clip's own evaluation
-        transform on PIL images (bicubic with antialiasing on uint8, centre crop), or as the spec's preprocessing says
+        transform on PIL images (bicubic with antialiasing on uint8, centre crop), or as the spec's preparation says
         through `embed_pixels`. Raises ValueError where that is given pictures that are not square.
         """
         with torch.inference_mode():
-            if self.spec.preprocessing:
+            if self.spec.preparation:
                 embeds = self.embed_pixels(to_tensor(images_BHWC, self.device) / 255.0)
             else:
                 embeds = self.model.encode_image(self._pixels(images_BHWC), normalize=True)
@@ -88,14 +88,14 @@ class OpenClipScorer:
     def embed_pixels(self, pixels_BCHW: torch.Tensor) -> torch.Tensor:
         """Unit embeddings [B, D] of square pictures [B, 3, S, S] in [0, 1], with gradient to the pixels: for training losses.
 
-        Resized by a tensor operation, bicubic, not clamped, with antialiasing unless the spec's preprocessing is
+        Resized by a tensor operation, bicubic, not clamped, with antialiasing unless the spec's preparation is
         "legacy_no_antialias", where `embed_images` may resize PIL images. Raises ValueError where pictures are not square: a
         crop would hide pixels from the loss, and whether HPSv2 crops or pads them depends on its revision.
         """
         if pixels_BCHW.shape[-1] != pixels_BCHW.shape[-2]:
             raise ValueError(f"pixels: found {tuple(pixels_BCHW.shape)}, expected square pictures")
         if pixels_BCHW.shape[-2:] != self._size:
-            antialias = self.spec.preprocessing != "legacy_no_antialias"
+            antialias = self.spec.preparation != "legacy_no_antialias"
             pixels_BCHW = functional.interpolate(pixels_BCHW, self._size, mode="bicubic", antialias=antialias)
         embeds: torch.Tensor = self.model.encode_image((pixels_BCHW - self._mean) / self._std, normalize=True)
         return embeds

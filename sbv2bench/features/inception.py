@@ -85,7 +85,7 @@ def fid_inception() -> torch.nn.Module:
 class InceptionExtractor:
     """pool3 of the network with the state dict of the spec's location: features [B, 2048] float32, >= 0.
 
-    spec.preprocessing: "clean299" or "tf1"; spec.channels: "bgr" shows it the channels in reverse, as the paper's
+    spec.preparation: "clean299" or "tf1"; spec.channels: "bgr" shows it the channels in reverse, as the paper's
     precision/recall did (protocols.md 3).
     """
 
@@ -93,11 +93,11 @@ class InceptionExtractor:
     dimension = DIMENSION
 
     def __init__(self, spec: ExtractorSpec, device: str = "cpu") -> None:
-        """Raises InputError on another preprocessing, PrerequisiteError where the weights are not there, IntegrityError where
+        """Raises InputError on another preparation, PrerequisiteError where the weights are not there, IntegrityError where
         they are not this network's or a pickle that is not the well-known file."""
-        prepare = {"clean299": clean299, "tf1": tf1_299}.get(spec.preprocessing)
+        prepare = {"clean299": clean299, "tf1": tf1_299}.get(spec.preparation)
         if prepare is None:
-            raise InputError(f"extractor {spec.id}: found preprocessing {spec.preprocessing!r}, expected clean299 or tf1")
+            raise InputError(f"extractor {spec.id}: found preparation {spec.preparation!r}, expected clean299 or tf1")
         self.spec, self.device, self.prepare = spec, device, prepare
         path = weights_file(spec)
         with torch.device("meta"):  # nobody needs the random weights

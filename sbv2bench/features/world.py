@@ -10,7 +10,7 @@ from sbv2bench.data.assets import resolve_location
 from sbv2bench.errors import IntegrityError
 from sbv2bench.features.base import to_tensor
 from sbv2bench.features.world_network import WorldNetwork
-from sbv2bench.mini.world import ATTRIBUTES, FREE, IMAGE_SIZE
+from sbv2bench.mini.world import ATTRIBUTES, IMAGE_SIZE
 from sbv2bench.specs import ExtractorSpec
 from sbv2bench.weights import load_state_dict
 
@@ -52,9 +52,9 @@ class WorldExtractor:
         return features.cpu().numpy(), read.cpu().numpy()
 
 
-def attributes_right(read: NDArray[np.int64], named: NDArray[np.int64]) -> NDArray[np.int8]:
-    """int8 [N, 9]: 1 where the attribute that a caption names was read, 0 where another was, -1 where it names none.
+class WorldAttributes(WorldExtractor):
+    """The same network, called for the value that it reads of each attribute."""
 
-    read, named: int64 [N, 9], columns of `world.ATTRIBUTES`; named has `world.FREE` where the caption names nothing.
-    """
-    return np.where(named == FREE, -1, read == named).astype(np.int8)
+    def __call__(self, images_BHWC: NDArray[np.uint8]) -> NDArray[np.int64]:  # type: ignore[override]
+        """int64 [B, 9], columns of `world.ATTRIBUTES`."""
+        return self.predict(images_BHWC)[1]

@@ -83,7 +83,7 @@ def paper_latency(folder: Path) -> dict[Identity, dict[str, MetricValue]]:
             metric = MetricValue(
                 value=total.value, ci95=total.ci95, uncertainty=f"t interval over repeats, {machine(row.result)}",
                 label="latency (paper)", direction="lower", unit="ms", n_generated=row.batch.runs, repeats=total.repeats,
-                details={"file": row.path, "machine": machine(row.result)},
+                fingerprint=row.result.protocol_fingerprint, details={"file": row.path, "machine": machine(row.result)},
             )  # fmt: skip
             for dtype in (row.result.dtype, ""):
                 found[row.result.model.fingerprint(), dtype] = {"latency_paper_ms": metric}
@@ -161,7 +161,7 @@ SETTINGS: tuple[Column[Row], ...] = (  # in files only: on a page they head the 
     Column("device", "", lambda row: row.result.provenance.get("device_name") or row.result.device),
     Column("dtype", "", lambda row: row.result.dtype),
     Column("threads", "", lambda row: row.result.threads),
-    Column("compiled", "", lambda row: row.result.compiled),
+    Column("compiled", "", lambda row: bool(row.result.compiled)),
 )
 FIGURES: tuple[Column[Row], ...] = (
     Column("model", "model", lambda row: row.result.model.id, left=True),

@@ -196,7 +196,7 @@ def _result(
         device=plan.device,
         dtype=plan.dtype,
         threads=torch.get_num_threads(),
-        compiled=plan.options.compiled,
+        compiled=("denoiser",) if plan.options.compiled else (),
         load_s=row.load_s,
         first_run_s=row.first_run_s,
         ceiling=ceiling,

@@ -67,7 +67,7 @@ def suite_lines(suite: SuiteSpec, limit: int | None = None, *, told: bool = Fals
 def metrics_line(suite: SuiteSpec, metrics: Sequence[MetricSpec]) -> str:
     """What --metrics chose, and what of the suite it did not."""
     chosen = [metric.id for metric in metrics]
-    others = [name for name in suite.metrics if name not in chosen]
+    others = [name for name in suite.flags if name not in chosen]
     return f"metrics chosen: {', '.join(chosen)}" + (f"; not {', '.join(others)}" if others else "")
 
 
@@ -77,7 +77,7 @@ def suite_line(suite: SuiteSpec, limit: int | None = None) -> str:
         f"{suite.num_generated:,} images" if limit is None else f"the first {limit:,} of {suite.num_generated:,} images (partial)"
     )
     reference = f"{suite.num_reference:,} in the reference"
-    return f"suite {suite.id}@v{suite.version}: {images}, {reference}, metrics {', '.join(suite.metrics)}"
+    return f"suite {suite.id}@v{suite.version}: {images}, {reference}, metrics {', '.join(suite.flags)}"
 
 
 def model_line(model: ModelSpec) -> str:

@@ -63,7 +63,7 @@ def carry_out(request: Request) -> Found:
     found: Found
     if request.in_miniature:
         own = results.found.get(request.suites[0].id)
-        nothing = Board(request.suites[0].id, f"{request.suites[0].id}@v{request.suites[0].version}", "", ())
+        nothing = Board(request.suites[0].id, f"{request.suites[0].id}@v{request.suites[0].version}", ())
         found = miniature(request.target, nothing if own is None else own.board)
     else:
         found = reproduce_table(request.target, request.suites, results, request.registry)

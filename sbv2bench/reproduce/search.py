@@ -63,56 +63,62 @@ def search(folders: Iterable[Path], suites: Sequence[SuiteSpec], registry: Regis
 
 def _chosen(results: dict[str, EvalResult], suite: SuiteSpec, registry: Registry) -> Found | None:
     own = [(path, result) for path, result in results.items() if result.suite.id == suite.id]
-    by_protocol = {board.fingerprint: board for board in boards.grouped(own)}
-    candidates = [Found(board, tuple(differing(board.results[0], suite, registry))) for board in by_protocol.values()]
-    equal = [found for found in candidates if not found.differing]
+    fields = {path: tuple(differing(result, suite, registry)) for path, result in own}
+    equal = [row for row in own if not fields[row[0]]]
     if equal:
-        return equal[0]
-    newest = next((found for found in candidates if found.board.name == suite.id), None)
-    if newest is not None and newest.board.results[0].suite.num_generated != suite.num_generated:
-        path, result = newest.board.rows[0]
+        return Found(boards.grouped(equal)[0], ())
+    if not own:
+        return None
+    newest = max(own, key=lambda row: (row[1].suite.version, boards.date_of(row[1]), row[0]))
+    path, result = newest
+    if result.suite.num_generated != suite.num_generated:
         raise InputError(
             f"result file {path}: found {result.suite.num_generated} images, expected {suite.num_generated} of suite {suite.id}",
             eval_command(result),
         )
-    return newest
+    alike = [row for row in own if row[1].suite.version == result.suite.version and fields[row[0]] == fields[path]]
+    return Found(boards.grouped(alike)[0], fields[path])
 
 
 def differing(result: EvalResult, suite: SuiteSpec, registry: Registry) -> list[str]:
-    """Fields of a result's protocol that are not what the declarations fix, as dotted paths; none if the protocols are equal.
+    """Fields of a result's protocols that are not what the declarations fix, as dotted paths; none if the protocols are equal.
 
     What they leave open (the reference's bytes, weights that nobody has published a SHA-256 of) is taken as it was found.
     """
     built_in = Registry.built_in()
     if suite.id in built_in.suites:  # whatever a catalog declares anew under the same name is something else
         suite, registry = built_in.suite(suite.id), built_in
-    declared: dict[str, Any] = {
-        "suite": suite.protocol(),
-        "extractors": {role: registry.extractor(name).protocol() for role, name in suite.roles().items()},
-        "metrics": {flag: registry.metric(flag).protocol() for flag in suite.metrics},
-    }
-    if suite.prompts.captions_sha256 is not None:
-        declared["prompts_sha256"] = suite.prompts.captions_sha256
-    own = {key: result.suite.protocol.get(key) for key in declared}
-    wrong = list(_unequal(own, declared, ""))
-    for role, name in suite.roles().items():
-        location = registry.extractor(name).location
-        asset = registry.assets.get(location.removeprefix("asset:")) if location.startswith("asset:") else None
+    wrong = ["suite.version"] if result.suite.version != suite.version else []
+    for key in result.metrics:
+        metric = next((suite.changed(one) for one in registry.metrics.values() if key in one.keys), None)
+        if metric is None:
+            continue
+        own = result.protocol(key)
+        extractor = None if metric.extractor is None else registry.extractor(metric.extractor)
+        photographs = None if suite.reference is None else suite.reference.content_sha256
+        found = (own.get("reference") or {}).get("content_sha256")
+        captions = suite.prompts.captions_sha256 or str(own.get("prompts_sha256"))
+        declared = suite.metric_protocol(metric, extractor, captions, photographs or found)
+        wrong += _unequal(own, declared, "", metric.id)
+        asset = None if extractor is None else registry.assets.get(extractor.location.removeprefix("asset:"))
         if asset is not None and asset.sha256 is not None:
-            files = (result.suite.protocol.get("extractors") or {}).get(role, {}).get("weights") or []
+            files = (own.get("extractor") or {}).get("weights") or []
             if asset.sha256 not in [file["sha256"] for file in files]:
-                wrong.append(f"extractors.{role}.weights")
-    return wrong + [f"{name} (declared anew)" for name in result.provenance.get("declared_anew") or ()]
+                wrong.append(f"{metric.id}.extractor.weights")
+    return [*dict.fromkeys(wrong), *(f"{name} (declared anew)" for name in result.provenance.get("declared_anew") or ())]
 
 
-def _unequal(own: Any, declared: Any, where: str) -> Iterable[str]:
-    """Dotted paths at which two JSON values differ; weights apart, which are declared without hashes."""
+def _unequal(own: Any, declared: Any, where: str, metric: str) -> Iterable[str]:
+    """Dotted paths at which two JSON values differ; weights apart, which are declared without hashes.
+
+    metric: named before what is its own; captions, reference and numbers of images are all metrics'.
+    """
     if isinstance(own, dict) and isinstance(declared, dict):
         for key in dict.fromkeys((*declared, *own)):
             if key != "weights":
-                yield from _unequal(own.get(key), declared.get(key), f"{where}.{key}" if where else key)
+                yield from _unequal(own.get(key), declared.get(key), f"{where}.{key}" if where else key, metric)
     elif own != declared:
-        yield where
+        yield f"{metric}.{where}" if where.startswith(("metric", "extractor")) else where
 
 
 def result_of(model: ModelSpec, board: Board, dtypes: Sequence[str] = ("float32",)) -> tuple[str, EvalResult] | None:

@@ -6,8 +6,7 @@ Two dtypes of a model are two rows. Versions are no identity: they are said wher
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 from sbv2bench.results.records import EvalResult
 
@@ -17,7 +16,7 @@ Identity = tuple[str, str]  # (model fingerprint, dtype)
 
 def dtype_of(result: EvalResult) -> str:
     """The dtype that a result was sampled in; "" of one that does not say, or that no network generated."""
-    return str(result.provenance.get("dtype") or "") if result.model.has_network() else ""
+    return (result.conditions.dtype or "") if result.model.has_network() else ""
 
 
 def identity(result: EvalResult) -> Identity:
@@ -36,10 +35,9 @@ def usual_dtype(results: Sequence[EvalResult]) -> str:
     return min(counts, key=lambda dtype: (-counts[dtype], dtype != "float32", dtype), default="")
 
 
-def versions_of(provenance: Mapping[str, Any]) -> dict[str, str]:
-    """Version by library, of those that can change a number and that the provenance names."""
-    libraries = provenance.get("libraries")
-    known = libraries if isinstance(libraries, dict) else {}
+def versions_of(result: EvalResult) -> dict[str, str]:
+    """Version by library, of those that can change a number and that the result names."""
+    known = result.conditions.libraries
     return {name: str(known[name]) for name in LIBRARIES if known.get(name)}
 
 
@@ -47,14 +45,14 @@ def differing_versions(results: Iterable[EvalResult]) -> dict[str, tuple[str, ..
     """Library -> its versions, sorted, where results name more than one. Where one names none, it differs in none."""
     found: dict[str, set[str]] = {}
     for result in results:
-        for name, version in versions_of(result.provenance).items():
+        for name, version in versions_of(result).items():
             found.setdefault(name, set()).add(version)
     return {name: tuple(sorted(found[name])) for name in LIBRARIES if len(found.get(name, ())) > 1}
 
 
 def versions_cell(result: EvalResult, differing: Iterable[str]) -> str:
     """A result's versions of some libraries, in words."""
-    own = versions_of(result.provenance)
+    own = versions_of(result)
     return ", ".join(f"{name} {own[name]}" for name in differing if name in own)
 
 

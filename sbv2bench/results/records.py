@@ -1,4 +1,4 @@
-"""The result file: a number must be explainable from it alone (design 1.1). Schema 1."""
+"""The result file, schema 2: a number must be explainable from it alone. migrations.py makes it of schema 1."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from sbv2bench.specs import ModelSpec, fingerprint
 
-SCHEMA_VERSION: Literal[1] = 1
+SCHEMA_VERSION: Literal[2] = 2
 _COUNT = re.compile(r"-\d+k(?![\w.])", re.IGNORECASE)
 
 
@@ -35,23 +35,28 @@ def count_word(n: int) -> str:
 class MetricValue(Record):
     """One number, and what is needed to read it. With repeats, value is their mean and `repeats` has each one.
 
-    Whoever makes it, and whatever a stored file says: a label that names a count names n_generated.
+    A metric's function gives its value, and what it knows of label, error, unit and details; a run fills in the others. each:
+    what every caption scored [N], for comparisons caption by caption; it goes into a file beside the result. Whoever makes a
+    value, and whatever a stored file says: a label that names a count names n_generated.
     """
 
     value: float
     ci95: tuple[float, float] | None = None
     std_err: float | None = None
     uncertainty: str = "none"  # the method's name
-    label: str  # as people see it, with `-mini` where mini networks measured
-    direction: Literal["lower", "higher"]
+    label: str = ""  # as people see it, with `-mini` where mini networks measured
+    direction: Literal["lower", "higher"] = "higher"
     unit: str = ""
-    n_generated: int
+    n_generated: int = 0
     n_reference: int | None = None
     extractor: str | None = None
-    repeats: tuple[float, ...] = ()
-    styles: dict[str, dict[str, float]] | None = None  # HPS: {style: {"value", "std_err", "n", "group_deviation"}}
+    fingerprint: str = ""  # of the metric as it was computed: the hash of provenance.protocols[fingerprint]
     # latency: milliseconds by stage; attributes: accuracy by attribute; with repeats: "one_run_std_err" and "one_run_method"
     details: dict[str, Any] | None = None
+    prompt_values: str | None = None  # SHA-256 of `<result file's stem>.prompts.safetensors`, which has each caption's value
+    repeats: tuple[float, ...] = ()
+    styles: dict[str, dict[str, float]] | None = None  # HPS: {style: {"value", "std_err", "n", "group_deviation"}}
+    each: Any = Field(default=None, exclude=True, repr=False)
 
     @model_validator(mode="before")
     @classmethod
@@ -69,37 +74,63 @@ class ModelRecord(ModelSpec):
 
 
 class SuiteRecord(Record):
+    """What was measured. reference: None where no metric read one, else its "fingerprint" (of the pixels, or of the files) and
+    what is rendered, or the photographs' content."""
+
     id: str
     version: int
-    fingerprint: str
     prompts_sha256: str
-    reference_fingerprint: str | None
-    num_generated: int
+    reference: dict[str, Any] | None
+    num_generated: int  # captions
     num_reference: int | None
+    images_per_prompt: int = 1
+    preparation: str | None = None
     seeds: tuple[int, ...]
-    block_size: int
-    protocol: dict[str, Any]  # everything that the fingerprint hashes
+    block_sizes: tuple[int, ...]
 
 
-class PromptValues(Record):
-    """What each caption scored, kept in `<result file's stem>.prompts.safetensors`: for comparisons caption by caption."""
+class Conditions(Record):
+    """What a result was made under. dtype is part of a row's identity; versions are shown where they differ."""
 
-    sha256: str
-    metrics: tuple[str, ...]  # the keys that it has
+    dtype: str | None
+    device: str | None  # cpu, cuda or mps
+    libraries: dict[str, str | None]
+
+
+class ForwardPasses(Record):
+    """Calls of the denoiser while one block was sampled, and the batch rows that one image took in all of them."""
+
+    calls: int
+    rows_an_image: float
 
 
 class EvalResult(Record):
-    """One (model, suite) outcome: the content of `<results>/<family>/<model>/<suite>@v<version>/<utc>-<fingerprint8>.json`."""
+    """One (model, suite) outcome: the content of `<results>/<family>/<model>/<suite>@v<version>/<utc>-<fingerprint8>.json`.
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    provenance has, beside what made the numbers, "suite" (the whole SuiteSpec) and "protocols" (by fingerprint, everything that
+    can change a metric's numbers).
+    """
+
+    schema_version: Literal[2] = SCHEMA_VERSION
+    kind: Literal["eval"] = "eval"
     status: Literal["complete", "partial"]
     model: ModelRecord
+    forward_passes: ForwardPasses | None = None  # None: not counted
     suite: SuiteRecord
+    conditions: Conditions
     metrics: dict[str, MetricValue]
-    prompt_values: PromptValues | None = None
     resumed_images: int = 0
     seconds: dict[str, float] = Field(default_factory=dict)  # generate, features, metrics, total
     provenance: dict[str, Any] = Field(default_factory=dict)
+
+    def protocol(self, key: str) -> dict[str, Any]:
+        """Everything that can change a metric's number, as it was; empty where the file does not say."""
+        found = (self.provenance.get("protocols") or {}).get(self.metrics[key].fingerprint)
+        return found if isinstance(found, dict) else {}
+
+    def fingerprint(self) -> str:
+        """SHA-256 (64 hex digits) of the model as it was sampled and of all the metrics' fingerprints."""
+        return fingerprint([self.model.fingerprint(), sorted({value.fingerprint for value in self.metrics.values()})])
 
 
 class LatencyProtocol(Record):
@@ -166,7 +197,7 @@ class BatchLatency(Record):
 class LatencyResult(Record):
     """Speed of one model: the content of `<results>/<family>/<model>/latency-<protocol>/<utc>-<fingerprint8>.json`."""
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[2] = SCHEMA_VERSION
     kind: Literal["latency"] = "latency"
     protocol: LatencyProtocol
     protocol_fingerprint: str
@@ -178,7 +209,7 @@ class LatencyResult(Record):
     device: str
     dtype: str
     threads: int
-    compiled: bool
+    compiled: tuple[str, ...]  # parts
     load_s: float  # from files to a model on the device, libraries imported before
     first_run_s: float  # the first call at the first batch size, not compiled
     ceiling: Ceiling

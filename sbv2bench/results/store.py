@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from sbv2bench.atomic import write_whole
 from sbv2bench.errors import InputError, IntegrityError
-from sbv2bench.results import prompt_values
+from sbv2bench.results import migrations, prompt_values
 from sbv2bench.results.records import SCHEMA_VERSION, EvalResult, LatencyResult, Record
 from sbv2bench.specs import fingerprint
 
@@ -24,24 +24,32 @@ R = TypeVar("R", bound=Record)
 
 
 def result_fingerprint(result: EvalResult | LatencyResult) -> str:
-    """SHA-256 of what was asked: the model as sampled, the protocol, the seeds and the number of images, or the batch sizes."""
+    """SHA-256 of what was asked: the model as sampled and the metrics' protocols, or how a clock was read; as a file is named."""
     if isinstance(result, LatencyResult):
         return fingerprint(
             {
                 "model": result.model.protocol(),
                 "latency": result.protocol_fingerprint,
                 "batch_sizes": [batch.batch_size for batch in result.batches],
-                "device": [result.device, result.dtype, result.threads, result.compiled],
+                "device": [result.device, result.dtype, result.threads, _compiled(result.compiled)],
             }
         )
+    suite_of_1 = result.provenance.get(migrations.SUITE_OF_1)
+    if suite_of_1 is None:
+        return result.fingerprint()
     return fingerprint(
         {
             "model": result.model.protocol(),
-            "suite": result.suite.fingerprint,
+            "suite": suite_of_1,
             "seeds": list(result.suite.seeds),
             "num_generated": result.suite.num_generated,
         }
     )
+
+
+def _compiled(parts: tuple[str, ...]) -> bool | list[str]:
+    """As schema 1 had it, whose names of files stay: false, or true of the denoiser alone."""
+    return parts == ("denoiser",) if parts in ((), ("denoiser",)) else list(parts)
 
 
 def path_of(result: EvalResult | LatencyResult) -> Path:
@@ -137,6 +145,8 @@ def _loaded(path: Path, record: type[R], kind: str) -> R:
         raise InputError(
             f"result file {path}: found a result of `sbv2bench {_kind(content)}`, expected one of `sbv2bench {kind}`"
         )
+    if content["schema_version"] == 1:
+        content = migrations.latency_of_1(content) if kind == "latency" else migrations.eval_of_1(content, str(path))
     try:
         return record.model_validate(content)
     except ValidationError as error:
@@ -150,7 +160,7 @@ def _kind(content: dict[str, Any]) -> str:
 
 
 def _content(path: Path) -> dict[str, Any]:
-    """A file's JSON, of the schema that this version reads."""
+    """A file's JSON, of a schema that this version reads."""
     try:
         content = json.loads(path.read_text("utf-8"))
     except OSError as error:
@@ -160,10 +170,10 @@ def _content(path: Path) -> dict[str, Any]:
             f"result file {path}: found text that is not JSON ({error})", "copy the file again, or evaluate again"
         ) from error
     version = content.get("schema_version") if isinstance(content, dict) else None
-    if version != SCHEMA_VERSION:
+    if version not in (1, SCHEMA_VERSION):
         newer = isinstance(version, int) and version > SCHEMA_VERSION
         raise InputError(
-            f"result file {path}: found schema_version {version!r}, expected {SCHEMA_VERSION}",
+            f"result file {path}: found schema_version {version!r}, expected 1 or {SCHEMA_VERSION}",
             "pip install --upgrade sbv2bench, since a newer one wrote it" if newer else "sbv2bench eval --model sd21",
         )
     assert isinstance(content, dict)

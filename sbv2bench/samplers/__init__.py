@@ -6,7 +6,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, cast
 
-from sbv2bench.errors import InputError
+from sbv2bench.errors import InputError, PrerequisiteError
 
 if TYPE_CHECKING:
     import torch
@@ -44,6 +44,11 @@ def published(spec: ModelSpec, device: str, dtype: torch.dtype, registry: Regist
     from sbv2bench.registry import only_published
 
     raise only_published(spec)
+
+
+def in_memory(spec: ModelSpec, device: str, dtype: torch.dtype, registry: Registry | None = None) -> NoReturn:
+    """A model that was measured while somebody held it: raises PrerequisiteError."""
+    raise PrerequisiteError(f"model {spec.id}: it was measured in memory by sbv2bench.Evaluator, there are no weights to load")
 
 
 def load_model(

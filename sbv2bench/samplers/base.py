@@ -35,7 +35,8 @@ class PromptBlock:
 
     index: number of the block; blocks have the same length, so its first prompt is number index * length of the list, or, where
     a block was cut smaller, number row. first: the caption index of that prompt, which numbers its image. count: how many of
-    the rows are real; captions and noise_seeds have the full length, padded by repeating the last row.
+    the rows are real; captions and noise_seeds have the full length, padded by repeating the last row. seed, k: the generation
+    seed, and which image of each caption.
     """
 
     index: int
@@ -44,6 +45,12 @@ class PromptBlock:
     captions: tuple[str, ...]
     noise_seeds: tuple[int, ...]
     row: int | None = None
+    seed: int = 0
+    k: int = 0
+
+    def noise(self, shape: Sequence[int]) -> Tensor:
+        """Standard normal float32 [block size, *shape] on the CPU: each row by its own seed, whatever the block."""
+        return initial_noise(generators(self.noise_seeds), shape)
 
     @property
     def place(self) -> int:
@@ -122,9 +129,10 @@ def size_of(sampler: Sampler) -> tuple[int, int]:
     return sampler.resolution, getattr(sampler, "width", None) or sampler.resolution
 
 
-def image_seed(seed: int, caption_index: int) -> int:
-    """The 64-bit seed of one image's generator: blake2b of "seed:index"."""
-    return int.from_bytes(hashlib.blake2b(f"{seed}:{caption_index}".encode(), digest_size=8).digest(), "big")
+def image_seed(seed: int, caption_index: int, k: int = 0) -> int:
+    """The 64-bit seed of one image's generator: blake2b of "seed:index", beyond a caption's first image "seed:index:k"."""
+    words = f"{seed}:{caption_index}" + (f":{k}" if k else "")
+    return int.from_bytes(hashlib.blake2b(words.encode(), digest_size=8).digest(), "big")
 
 
 def generators(noise_seeds: Sequence[int]) -> list[torch.Generator]:

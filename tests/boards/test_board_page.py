@@ -50,7 +50,8 @@ def test_a_row_is_explained_from_its_file(folder: Path) -> None:
     assert first.numbers["clip_score"].method == "standard error over prompts"
     facts = dict(first.facts)
     result = sample_result(3.0, guidance=3.0)
-    assert facts["protocol's fingerprint"] == result.suite.fingerprint
+    expected = ", ".join(f"{key} {value.fingerprint[:16]}" for key, value in result.metrics.items())
+    assert facts["protocols"] == expected
     assert facts["commit"] == "0123456789abcdef" and facts["hardware"] == "Chip | 9, 2 cores"
     assert facts["date"] == "2026-11-22T10:00:00Z" and facts["generation seeds"] == "0, 1, 2"
     assert facts["licence"] == result.model.licence
@@ -64,7 +65,7 @@ def test_what_is_compared_is_said_first(folder: Path) -> None:
     assert counts.startswith("2 ways of sampling a model and real pictures, measured on 5,000 captions against 5,000")
     assert "-mini" in family
     assert "FID-mini: none" in uncertainty and "CLIP-mini: standard error over prompts" in uncertainty
-    assert sample_result().suite.fingerprint[:16] in uncertainty
+    assert "Each column's protocol is in the provenance" in uncertainty
 
 
 def test_only_metrics_that_are_shown_are_explained(folder: Path) -> None:

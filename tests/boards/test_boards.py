@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sample_results import metric, sample_result
+from sample_results import metric, sample_result, with_protocols
 
 from sbv2bench import catalog
 from sbv2bench.boards import boards
@@ -49,7 +49,7 @@ def test_every_published_number_is_on_a_board_without_any_result(tmp_path: Path)
         source = f"arXiv 2408.14176v2, Table {line['table']}"
         (row,) = [row for row in rows[suite] if (row["source"], row["method"]) == (source, line["method"])]
         assert float(row[of_column.get(line["metric"], line["metric"])]) == float(line["value"]), line
-        assert (row["origin"], row["rank"], row["protocol"], row["nfe"]) == ("published", "", "", line["nfe"])
+        assert (row["origin"], row["rank"], row["nfe"]) == ("published", "", line["nfe"])
     numbers = sum(
         bool(row[column])
         for name, found in rows.items()
@@ -91,14 +91,15 @@ def with_latency(fid: float, milliseconds: float | None, guidance: float, hardwa
 def test_measured_rows_are_ranked_among_themselves_and_have_all_that_stands_behind_them(tmp_path: Path) -> None:
     result = sample_result(9.0, suite="coco2014-30k", model="full/sd21")
     values = {"fid": metric(9.0, "FID-30k", repeats=(8.5, 9.5)), "hps": metric(1.0, "HPS", styles={"photo": {"value": 27.5}})}
-    store.write(result.model_copy(update={"metrics": values}), tmp_path / "results")
+    result = with_protocols(result.model_copy(update={"metrics": values}))
+    store.write(result, tmp_path / "results")
     leaderboard.build(tmp_path)
     rows = lines(tmp_path / "coco2014-30k.csv")
     first = rows[0]
     assert [row["origin"] for row in rows] == ["measured"] + ["published"] * (len(rows) - 1)
     assert [row["rank"] for row in rows] == ["1"] + [""] * (len(rows) - 1)
     assert (first["fid_repeats"], first["hps_photo"], first["seeds"]) == ("8.5 9.5", "27.5", "0 1 2")
-    assert first["protocol"] == result.suite.fingerprint
+    assert first["fid_protocol"] == result.metrics["fid"].fingerprint[:16]
     assert all(first[name] for name in ("commit", "date", "hardware", "licence", "file", "n"))
     assert (first["source"], first["method"]) == ("", "")
 
@@ -111,7 +112,7 @@ def test_pareto_is_among_rows_with_both_on_the_same_hardware() -> None:
         with_latency(7.0, None, 4.0),
         with_latency(9.9, 300.0, 5.0, "Another chip"),
     ]
-    board = Board("b", "b@v1", "ab", tuple((str(place), row) for place, row in enumerate(rows)))
+    board = Board("b", "b@v1", tuple((str(place), row) for place, row in enumerate(rows)))
     assert [board.is_pareto(row) for row in rows] == [True, True, False, None, True]
     found = boards.latency_of(rows[0])
     assert found is not None and (found.milliseconds, found.protocol) == (100.0, "quick")
@@ -127,17 +128,25 @@ def edited(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], objec
     return edit
 
 
+def protocol_of(content: dict[str, Any], key: str) -> dict[str, Any]:
+    found: dict[str, Any] = content["provenance"]["protocols"][content["metrics"][key]["fingerprint"]]
+    return found
+
+
 BAD: dict[str, tuple[Callable[[Path], object], type[Exception], str]] = {
-    "older schema": (edited(lambda content: content.update(schema_version=0)), InputError, "found schema_version 0, expected 1"),
-    "newer schema": (edited(lambda content: content.update(schema_version=2)), InputError, "pip install --upgrade"),
+    "older schema": (edited(lambda content: content.update(schema_version=0)), InputError, "schema_version 0, expected 1 or 2"),
+    "newer schema": (edited(lambda content: content.update(schema_version=3)), InputError, "pip install --upgrade"),
     "truncated": (lambda path: path.write_text(path.read_text()[:400]), IntegrityError, "not JSON"),
     "other protocol": (
-        edited(lambda content: content["suite"]["protocol"].update(prompts_sha256="ff")), IntegrityError, "suite.fingerprint"
+        edited(lambda content: protocol_of(content, "fid").update(prompts_sha256="ff")), IntegrityError, "metrics.fid.fingerprint"
     ),
+    "no fingerprint": (
+        edited(lambda content: content["metrics"]["fid"].update(fingerprint="")), IntegrityError, "metrics.fid.fingerprint"
+    ),
+    "other count": (edited(lambda content: content["suite"].update(num_generated=4000)), IntegrityError, "num_generated is 4000"),
     "other model": (
         edited(lambda content: content["model"].update(guidance_scale=7.5)), IntegrityError, "model, suite or seeds"
     ),
-    "other seeds": (edited(lambda content: content["suite"].update(seeds=[0])), IntegrityError, "its name says"),
     "other number": (
         edited(lambda content: content["metrics"]["fid"].update(value=1.0)), IntegrityError, "metrics.fid.value is 1.0"
     ),
@@ -150,7 +159,7 @@ def test_bad_result_files_are_refused_and_nothing_is_rewritten(name: str, tmp_pa
     spoil, kind, words = BAD[name]
     result = sample_result(9.0)
     values = {**result.metrics, "fid": metric(9.0, "FID-mini", repeats=(8.5, 9.5))}
-    path = store.write(result.model_copy(update={"metrics": values}), tmp_path / "results")
+    path = store.write(with_protocols(result.model_copy(update={"metrics": values})), tmp_path / "results")
     leaderboard.build(tmp_path)
     before = {file.name: file.read_bytes() for file in tmp_path.iterdir() if file.is_file()}
     assert len(before) == 6
@@ -171,7 +180,7 @@ def with_hps(model: str, fid: float, trained: dict[str, list[str]] | None) -> Ev
     more = {key: metric(value + fid, key.upper(), "higher", std_err=0.25) for key, value in HPS.items()}
     said = None if trained is None else TrainedWith.model_validate(trained)
     update = {"metrics": result.metrics | more, "model": result.model.model_copy(update={"trained_with": said})}
-    return result.model_copy(update=update)
+    return with_protocols(result.model_copy(update=update))
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from sample_results import metric, sample_result
+from sample_results import metric, sample_result, with_protocols
 
 from sbv2bench.boards import claims
 from sbv2bench.boards import text as leaderboard
@@ -28,7 +28,7 @@ def result(model: str, values: Sequence[float], nfe: int = 1, guidance: float = 
         "fid": metric(mean, "FID-mini", repeats=tuple(values)),
         "clip_score": metric(mean, "CLIP-mini", "higher", repeats=tuple(values)),
     }
-    return made.model_copy(update={"metrics": metrics, "model": made.model.model_copy(update={"nfe": nfe})})
+    return with_protocols(made.model_copy(update={"metrics": metrics, "model": made.model.model_copy(update={"nfe": nfe})}))
 
 
 def test_the_interval_is_welchs() -> None:

@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from sample_results import metric, sample_result
+from sample_results import metric, sample_result, with_protocols
 
 from sbv2bench.boards import boards
 from sbv2bench.boards import text as leaderboard
@@ -68,17 +68,39 @@ def test_the_same_files_give_the_same_bytes(tmp_path: Path) -> None:
         assert (one / name).read_bytes() == (two / name).read_bytes()
 
 
-def test_two_protocols_never_share_a_table(tmp_path: Path) -> None:
-    old = sample_result(version=1, guidance=2.0)
-    new = sample_result(version=2, guidance=2.0)
-    other = sample_result(suite="mini", guidance=2.0)
-    put(tmp_path, old, new, other)
+def test_two_versions_never_share_a_table(tmp_path: Path) -> None:
+    put(tmp_path, *(sample_result(version=version) for version in (1, 2)), sample_result(suite="mini"))
     leaderboard.build(tmp_path)
-    digest = old.suite.fingerprint[:8]
     own = {path.name for path in tmp_path.glob("*.csv")} - set(PRINTED)
-    assert own == {"mini.csv", "mini-5k.csv", f"mini-5k@v1-{digest}.csv"}
-    assert [row["protocol"] for row in rows(tmp_path)] == [new.suite.fingerprint]
-    assert len(rows(tmp_path, f"mini-5k@v1-{digest}")) == 1
+    assert own == {"mini.csv", "mini-5k.csv", "mini-5k@v1.csv"}
+    assert len(rows(tmp_path)) == len(rows(tmp_path, "mini-5k@v1")) == 1
+
+
+def test_a_column_holds_one_protocol(tmp_path: Path) -> None:
+    """The newest result's has the plain name; another protocol of the same metric stands apart and ranks nothing."""
+    old = with_protocols(sample_result(fid=3.0, guidance=3.0, date="2026-11-21T10:00:00Z"), preparation="other")
+    new = sample_result(fid=9.0, guidance=2.0)
+    put(tmp_path, old, new)
+    leaderboard.build(tmp_path)
+    first, second = rows(tmp_path)
+    name = f"fid@{old.metrics['fid'].fingerprint[:8]}"
+    assert (first["rank"], first["fid"], first[name]) == ("1", "9.0", "")
+    assert (second["rank"], second["fid"], second[name]) == ("", "", "3.0")
+    assert first["fid_protocol"] == new.metrics["fid"].fingerprint[:16]
+    assert f"FID-mini ({name[4:]}) ↓" in (tmp_path / "mini-5k.md").read_text()
+
+
+def test_a_metric_that_a_suite_gains_moves_no_other_column(tmp_path: Path) -> None:
+    put(tmp_path, sample_result(fid=3.0, guidance=3.0), sample_result(fid=9.0))
+    leaderboard.build(tmp_path)
+    before = rows(tmp_path)
+    more = sample_result(fid=7.0, guidance=4.0, date="2026-11-23T10:00:00Z")
+    put(tmp_path, with_protocols(more.model_copy(update={"metrics": {**more.metrics, "own": metric(1.0, "own")}})))
+    leaderboard.build(tmp_path)
+    after = {row["guidance_scale"]: row for row in rows(tmp_path)}
+    for row in before:
+        assert all(after[row["guidance_scale"]][key] == row[key] for key in row if key != "rank")
+    assert [row["own"] for row in rows(tmp_path)] == ["", "1.0", ""]
 
 
 def test_the_newest_result_of_a_model_is_shown_and_the_others_are_kept(tmp_path: Path) -> None:
@@ -128,7 +150,7 @@ def test_partial_and_choosing_results_are_refused_and_nothing_is_copied(
 def test_a_protocol_that_was_edited_is_refused(tmp_path: Path) -> None:
     path = store.write(sample_result(), tmp_path / "results")
     content = json.loads(path.read_text())
-    content["suite"]["protocol"]["suite"]["num_reference"] = 1
+    content["provenance"]["protocols"][content["metrics"]["fid"]["fingerprint"]]["num_reference"] = 1
     path.write_text(json.dumps(content))
     with pytest.raises(IntegrityError, match="fingerprint"):
         boards.admit(path)
@@ -169,7 +191,7 @@ def test_the_suites_of_a_group_make_one_row_a_model(tmp_path: Path) -> None:
         if hps is not None:
             result = sample_result(None, suite="hpsv2", model="full/sd21", guidance=guidance)
             metrics = {"hps": metric(hps, "hpsv2-v2.0", "higher")}
-            store.write(result.model_copy(update={"metrics": metrics}), tmp_path / "results")
+            store.write(with_protocols(result.model_copy(update={"metrics": metrics})), tmp_path / "results")
     board = next(board for board in boards.boards(tmp_path) if board.name == "paper")
     found = [(row.model.guidance_scale, row.metrics["fid"].value, row.metrics["hps"].value) for _, row in board.rows]
     assert found == [(2.0, 9.0, 26.5), (7.5, 12.0, 27.5)]

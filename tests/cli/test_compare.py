@@ -126,7 +126,7 @@ def test_damaged_files(run: Command, two: list[str]) -> None:
     good = Path(two[0]).read_text()
     for text, code, words in (
         (good[:-200], 4, "not JSON"),
-        (good.replace('"schema_version": 1', '"schema_version": 99'), 2, "schema_version 99"),
+        (good.replace('"schema_version": 2', '"schema_version": 99'), 2, "schema_version 99"),
         (good.replace('"fid"', '"fld"', 1).replace('"resumed_images"', '"resumed"'), 4, "resumed"),
     ):
         Path(two[0]).write_text(text)

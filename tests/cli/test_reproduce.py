@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from commands_in_process import Done, refused
-from sample_results import metric, sample_result
+from sample_results import metric, sample_result, with_protocols
 
 from sbv2bench.registry import Registry
 from sbv2bench.reproduce import search
@@ -21,7 +21,8 @@ def measured(fid: float, folder: str = "results") -> Path:
     spec, made = Registry.built_in().models["full/sbv2-merged-reg"], sample_result(suite="coco2014-30k")
     suite = made.suite.model_copy(update={"num_generated": 30_000})
     record, metrics = ModelRecord(**spec.model_dump(), nfe=1), {"fid": metric(fid, "FID-30k")}
-    return store.write(made.model_copy(update={"model": record, "suite": suite, "metrics": metrics}), Path(folder))
+    made = with_protocols(made.model_copy(update={"model": record, "suite": suite, "metrics": metrics}))
+    return store.write(made, Path(folder))
 
 
 def test_names_and_folders(run: Callable[..., Done]) -> None:
@@ -69,7 +70,7 @@ def test_a_spoilt_result_stops_it(run: Callable[..., Done]) -> None:
     whole = path.read_text("utf-8")
     path.write_text(whole[:300], "utf-8")
     refused(run("reproduce", "table3"), 4, "not JSON")
-    path.write_text(whole.replace('"schema_version": 1', '"schema_version": 7'), "utf-8")
+    path.write_text(whole.replace('"schema_version": 2', '"schema_version": 7'), "utf-8")
     refused(run("reproduce", "table3"), 2, "schema_version 7", "upgrade")
     path.write_text(whole.replace('"guidance_scale": 1.0', '"guidance_scale": 7.5'), "utf-8")
     refused(run("reproduce", "table3"), 4, "its name says")

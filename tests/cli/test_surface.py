@@ -39,7 +39,7 @@ SURFACE = {
     "cache verify": [],
 }  # fmt: skip
 DEFAULTS = {
-    "suite": "mini", "metrics": "all", "seed": 0, "repeats": 1, "device": "auto", "dtype": "auto", "batch_size": "auto",
+    "suite": "mini", "metrics": None, "seed": 0, "repeats": 1, "device": "auto", "dtype": "auto", "batch_size": "auto",
     "save_images": "none", "limit": None, "steps": None, "guidance_scale": None, "dry_run": False, "no_cache": False,
     "as_json": False,
 }  # fmt: skip

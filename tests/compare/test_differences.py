@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sample_results import metric, sample_result
+from sample_results import metric, sample_result, with_protocols
 
 from sbv2bench.compare.differences import (
     BY_CAPTION,
@@ -24,13 +24,12 @@ from sbv2bench.compare.differences import (
 from sbv2bench.errors import InputError
 from sbv2bench.results.prompt_values import Values
 from sbv2bench.results.records import EvalResult, MetricValue
-from sbv2bench.specs import fingerprint
 
 
 def contestant(name: str, values: Values | None = None, *, seeds: Sequence[int] = (0,), **metrics: MetricValue) -> Contestant:
     sample = sample_result(model=f"mini/{name}")
     suite = sample.suite.model_copy(update={"seeds": tuple(seeds)})
-    return Contestant(name, sample.model_copy(update={"metrics": metrics, "suite": suite}), values or {})
+    return Contestant(name, with_protocols(sample.model_copy(update={"metrics": metrics, "suite": suite})), values or {})
 
 
 def fid(value: float, **more: Any) -> MetricValue:
@@ -175,10 +174,23 @@ def changed(result: EvalResult, **suite: Any) -> EvalResult:
 
 def test_other_protocols_are_refused_with_the_fields_that_differ() -> None:
     a, b = contestant("a", fid=fid(3.0)), contestant("b", fid=fid(2.0))
-    protocol = b.result.suite.protocol | {"prompts_sha256": "other"}
-    b = Contestant("b", changed(b.result, protocol=protocol, fingerprint=fingerprint(protocol)), {})
     with pytest.raises(InputError, match=r"different protocols: prompts_sha256 \('ab' / 'other'\)"):
-        compare_results([a, b])
+        compare_results([a, Contestant("b", with_protocols(b.result, prompts_sha256="other"), {})])
+
+
+def test_a_metric_of_another_protocol_is_left_out_and_it_is_said() -> None:
+    clip = metric(0.5, "CLIP-mini", "higher")
+    a, b = contestant("a", fid=fid(3.0), clip_score=clip), contestant("b", fid=fid(2.0), clip_score=clip)
+    other = with_protocols(b.result, preparation="other")
+    mixed = b.result.model_copy(
+        update={
+            "metrics": {**b.result.metrics, "fid": other.metrics["fid"]},
+            "provenance": {**b.result.provenance, "protocols": b.result.provenance["protocols"] | other.provenance["protocols"]},
+        }
+    )
+    found = compare_results([a, Contestant("b", mixed, {})])
+    assert [row.metric for row in found.differences] == ["clip_score"]
+    assert "fid is not compared with b's: preparation (None / 'other')" in found.notes
 
 
 def test_other_numbers_of_images_are_refused() -> None:

@@ -26,9 +26,9 @@ def registry(registry: Registry, tmp_path: Path) -> Registry:
     """With a suite of 26 captions, of which every second is too long for any network."""
     path = tmp_path / "captions.txt"
     path.write_text("\n".join(LONG if i % 2 else f"{SHORT} {i}" for i in range(COUNT)) + "\n")
-    own = registry.suite("tiny").model_copy(
-        update={"id": "long", "prompts": PromptSpec(kind="file", location=str(path)), "metrics": ("fid", "clip", "hps")}
-    )
+    tiny = registry.suite("tiny")
+    metrics = tuple(metric for metric in tiny.metrics if metric.id in ("fid", "clip", "hps"))
+    own = tiny.model_copy(update={"id": "long", "prompts": PromptSpec(kind="file", location=str(path)), "metrics": metrics})
     registry.add("suite", own, replaces=True)
     return registry
 

@@ -14,11 +14,12 @@ import pytest
 import torch
 from PIL import Image
 from running import Watched, block_of, cache_of, nothing, run
-from tiny_suite import BLOCK, GENERATED, METRICS, REFERENCE
+from tiny_suite import BLOCK, GENERATED, REFERENCE
 
 import sbv2bench
 from sbv2bench.errors import InputError, IntegrityError
 from sbv2bench.evaluation import evaluate as spine
+from sbv2bench.evaluation import evaluator
 from sbv2bench.evaluation import measure as measuring
 from sbv2bench.evaluation.evaluate import evaluate, evaluate_and_store
 from sbv2bench.evaluation.options import EvalOptions
@@ -29,6 +30,7 @@ from sbv2bench.registry import Registry
 from sbv2bench.results import store
 from sbv2bench.results.records import EvalResult
 from sbv2bench.samplers.base import PromptBlock
+from sbv2bench.specs import fingerprint
 
 Watch = Callable[[Callable[[PromptBlock, int], None]], list[Watched]]
 
@@ -50,12 +52,16 @@ def test_a_whole_result(registry: Registry) -> None:
     assert all(np.isfinite(value.value) for value in result.metrics.values())
     assert result.metrics["fid"].value > 0
     assert result.metrics["fid"].n_reference == REFERENCE
-    assert (result.suite.num_generated, result.suite.num_reference, result.suite.block_size) == (GENERATED, REFERENCE, BLOCK)
+    assert (result.suite.num_generated, result.suite.num_reference, result.suite.block_sizes) == (GENERATED, REFERENCE, (BLOCK,))
     assert (result.model.id, result.model.nfe, result.model.guidance_scale) == ("local/teacher", 3, 2.0)
     assert result.resumed_images == 0
     assert cache_of(result) == ("miss", "miss")
-    assert result.provenance["device"] == "cpu"
-    assert result.provenance["dtype"] == "float32"
+    assert (result.conditions.device, result.conditions.dtype) == ("cpu", "float32")
+    assert set(result.conditions.libraries) == {"torch", "diffusers", "transformers", "peft", "open_clip", "pillow"}
+    assert (result.kind, result.forward_passes, result.suite.images_per_prompt) == ("eval", None, 1)
+    assert result.suite.reference is not None and set(result.suite.reference) == {"fingerprint", "rendered"}
+    for key, value in result.metrics.items():
+        assert value.fingerprint == fingerprint(result.protocol(key))
     assert result.seconds["generate"] > 0
     assert result.seconds["features"] > 0
     assert result.seconds["total"] >= result.seconds["generate"] + result.seconds["metrics"]
@@ -94,9 +100,9 @@ def test_repeat_cache_hit_and_no_cache_are_bit_identical(registry: Registry, hom
 
 @pytest.mark.parametrize("workers", [1, 2, 3])
 def test_any_number_of_threads_gives_the_same_bits(registry: Registry, monkeypatch: pytest.MonkeyPatch, workers: int) -> None:
-    monkeypatch.setattr(spine, "cores", lambda: 1)
+    monkeypatch.setattr(evaluator, "cores", lambda: 1)
     alone = block_of(run(registry, use_cache=False))
-    monkeypatch.setattr(spine, "cores", lambda: workers)
+    monkeypatch.setattr(evaluator, "cores", lambda: workers)
     torch.set_num_threads(workers)
     assert block_of(run(registry, use_cache=False)) == alone
     assert torch.get_num_threads() == workers  # left as it was found
@@ -106,20 +112,20 @@ def test_any_number_of_threads_gives_the_same_bits(registry: Registry, monkeypat
 def test_another_block_size_is_within_the_tolerance(registry: Registry, watch: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
     """Design 1.6: images equal but for 1 grey level in 0.1 % of values, FID within 1e-3."""
     images: dict[int, dict[int, np.ndarray]] = {}
-    real = measuring.Measurer.measure_block
+    real = measuring.Measurer.measure
 
-    def keep(self: Any, images_BHWC: np.ndarray, block: PromptBlock) -> Any:
+    def keep(self: Any, images_BHWC: np.ndarray, block: PromptBlock, names: Any) -> Any:
         kept = images.setdefault(len(block.captions), {})
         kept |= {block.first + row: images_BHWC[row] for row in range(block.count)}
-        return real(self, images_BHWC, block)
+        return real(self, images_BHWC, block, names)
 
-    monkeypatch.setattr(measuring.Measurer, "measure_block", keep)
+    monkeypatch.setattr(measuring.Measurer, "measure", keep)
     base = run(registry)
     for size in (1, 5, 40):
         other = run(registry, batch_size=size, use_cache=False)
-        assert other.suite.block_size == size and other.provenance["block_sizes"] == [size]
+        assert other.suite.block_sizes == (size,)
         assert cache_of(other)[0] == "miss"
-        assert other.suite.fingerprint == base.suite.fingerprint
+        assert other.metrics["fid"].fingerprint == base.metrics["fid"].fingerprint
         difference = np.abs(np.stack([images[size][i].astype(int) - images[BLOCK][i] for i in range(GENERATED)]))
         assert difference.max() <= 1
         assert (difference > 0).mean() <= 1e-3
@@ -137,7 +143,7 @@ def test_only_what_is_asked_for_is_computed(registry: Registry, monkeypatch: pyt
     for metrics, wanted in (
         ("fid,pr", {"tiny-world"}),
         ("clip", {"tiny-clip"}),
-        ("attributes", {"tiny-world"}),
+        ("attributes", {"tiny-attributes"}),
         ("hps", {"tiny-hps"}),
     ):
         loaded.clear()
@@ -145,7 +151,7 @@ def test_only_what_is_asked_for_is_computed(registry: Registry, monkeypatch: pyt
         assert set(loaded) == wanted
         if "fid" not in metrics:
             assert result.suite.num_reference is None
-            assert result.suite.reference_fingerprint is None
+            assert result.suite.reference is None
             assert cache_of(result) == ("miss", "none")
 
 
@@ -157,7 +163,7 @@ def test_limit_is_partial_and_says_so(registry: Registry) -> None:
     assert result.suite.num_generated == 20
     whole = run(registry)
     assert whole.metrics["fid"].label == "FID-mini"
-    assert whole.suite.fingerprint != result.suite.fingerprint
+    assert whole.metrics["clip_score"].fingerprint != result.metrics["clip_score"].fingerprint
 
 
 def test_repeats(registry: Registry) -> None:
@@ -262,7 +268,7 @@ class SecondOfTwo(Processes):
     """Rank 1 of 2, with nobody at the other end."""
 
     def broadcast(self, value: Any) -> Any:
-        return value
+        return ("tiny-world", "tiny-clip")  # what rank 0 lacks
 
     def gather(self, value: Any) -> list[Any]:
         self.__dict__["sent"] = value
@@ -271,13 +277,13 @@ class SecondOfTwo(Processes):
 
 def test_a_process_makes_its_own_blocks_only(registry: Registry, watch: Watch, home: Path) -> None:
     loaded = watch(nothing)
-    planned = plan("student", "tiny", EvalOptions.validated(), registry)
+    planned = plan("student", "tiny", EvalOptions.validated(metrics="fid,clip"), registry)
     processes, steps = SecondOfTwo(rank=1, size=2), []
-    rows = spine.Run(planned, registry, processes, lambda *step: steps.append(step)).seed_rows(0)
+    rows = spine.Run(planned, registry, processes, lambda *step: steps.append(step)).rows_of((0, 0))
     assert rows == {}  # they are on rank 0
     assert loaded[0].begun == 2
-    assert FeatureCache(home / "features").block_numbers(planned.generated_key(0)) == [BLOCK, 3 * BLOCK]
-    assert sorted(processes.__dict__["sent"][0]) == [1, 3]
+    assert FeatureCache(home / "features").block_numbers(planned.generated_key("tiny-clip", 0)) == [BLOCK, 3 * BLOCK]
+    assert sorted(processes.__dict__["sent"][0]) == [BLOCK, 3 * BLOCK]
     assert steps[-1] == ("generate", 2 * BLOCK, 2 * BLOCK)
 
 
@@ -287,4 +293,3 @@ def test_python_api(catalog: Path) -> None:
     assert list(result.metrics) == ["fid"]
     with pytest.raises(InputError, match="--limit"):
         sbv2bench.evaluate("student", "tiny", catalog=catalog, limit=-5)
-    assert set(METRICS) == {"fid", "pr", "kid", "clip", "hps", "attributes"}

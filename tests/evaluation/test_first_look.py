@@ -38,10 +38,11 @@ def test_two_hundred_captions_in_eight_kinds() -> None:
 def tiny(catalog: Path, tmp_path: Path) -> Registry:
     """The suite with the tiny family's scorers, 32 captions of it."""
     declared = yaml.safe_load(catalog.read_text())
-    changes = {"family": "local", "clip": "tiny-clip", "hps": "tiny-hps", "metrics": ["clip", "hps"], "num_generated": 200}
+    metrics = {"clip": {"extractor": "tiny-clip"}, "hps": {"extractor": "tiny-hps"}}
+    changes = {"family": "local", "metrics": metrics, "num_generated": 200}
     declared["suites"]["look"] = {"extends": "first-look", **changes}
     path = tmp_path / "look.yaml"
-    path.write_text(yaml.safe_dump(declared))
+    path.write_text(yaml.safe_dump(declared, sort_keys=False))
     return Registry.load(path)
 
 

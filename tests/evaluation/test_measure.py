@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from sbv2bench.data.reference import reference_blocks, reference_fingerprint
 from sbv2bench.errors import InputError
 from sbv2bench.evaluation.generate import blocks
-from sbv2bench.evaluation.measure import Measurer, measure_reference
+from sbv2bench.evaluation.measure import Measurer
 from sbv2bench.evaluation.options import EvalOptions
 from sbv2bench.evaluation.plan import EvalPlan, plan
 from sbv2bench.features.base import load_extractor
-from sbv2bench.metrics.precision_recall import radii
-from sbv2bench.mini import world
 from sbv2bench.registry import Registry
 
 
@@ -25,59 +26,76 @@ def planned(registry: Registry) -> EvalPlan:
 
 
 def test_rows_of_a_block(planned: EvalPlan) -> None:
-    """Against the extractors asked one caption and one image at a time."""
-    measurer = Measurer(planned, 32)
+    """Against the extractors asked one image at a time; padding is cut off."""
+    measurer = Measurer(planned)
+    measurer.load(planned.extractors)
     images = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), dtype=np.uint8)
-    extractors = {role: load_extractor(spec) for role, spec in planned.extractors.items()}
+    networks: dict[str, Any] = {name: load_extractor(spec) for name, spec in planned.extractors.items()}
     for block in (blocks(planned, planned.prompts, 0)[1], blocks(planned, planned.prompts, 0)[4]):
-        rows = measurer.measure_block(images, block)
-        assert {name: (array.dtype.name, array.shape) for name, array in rows.items()} == {
-            "features": ("float32", (block.count, 128)),
-            "attributes": ("int8", (block.count, 9)),
-            "clip": ("float64", (block.count,)),
-            "clip_false": ("float64", (block.count,)),
-            "hps": ("float64", (block.count,)),
+        rows = measurer.measure(images, block, tuple(planned.extractors))
+        assert {name: (array.dtype.name, array.shape[0]) for name, array in rows.items()} == {
+            "tiny-world": ("float32", block.count),
+            "tiny-clip": ("float32", block.count),
+            "tiny-hps": ("float32", block.count),
+            "tiny-attributes": ("int64", block.count),
         }
         for row in range(block.count):
-            caption = planned.prompts.captions[block.first + row]
-            assert caption == block.captions[row]
-            false = planned.prompts.false_captions[block.first + row]  # type: ignore[index]
-            assert false != caption
-            for name, role, sentence, scale in (
-                ("clip", "clip", caption, 1.0),
-                ("clip_false", "clip", false, 1.0),
-                ("hps", "hps", caption, 100.0),
-            ):
-                image, text = extractors[role].embed_images(images[row : row + 1])[0], extractors[role].embed_text([sentence])[0]
-                assert rows[name][row] == pytest.approx(scale * float(image @ text), abs=1e-5 * scale)
-            features, read = extractors["features"].predict(images[row : row + 1])
-            np.testing.assert_allclose(rows["features"][row], features[0], rtol=1e-4, atol=1e-5)
-            named = planned.prompts.attributes[block.first + row]  # type: ignore[index]
-            assert rows["attributes"][row].tolist() == [
-                -1 if n == world.FREE else int(n == r) for n, r in zip(named, read[0], strict=True)
-            ]
-    # captions differ in what they score, so a row that was paired with its neighbour would be seen
-    assert np.ptp(measurer.text["clip"], axis=0).max() > 1e-2
-    assert np.abs(rows["clip"] - rows["clip_false"]).max() > 1e-4
+            image = images[row : row + 1]
+            for name in ("tiny-clip", "tiny-hps"):
+                np.testing.assert_allclose(rows[name][row], networks[name].embed_images(image)[0], atol=1e-5)
+            np.testing.assert_allclose(rows["tiny-world"][row], networks["tiny-world"](image)[0], rtol=1e-4, atol=1e-5)
+            assert rows["tiny-attributes"][row].tolist() == networks["tiny-attributes"](image)[0].tolist()
 
 
-def test_images_of_another_size_are_refused_before_any_is_made(planned: EvalPlan) -> None:
+def test_text_is_that_of_each_caption_and_of_its_hard_negative(planned: EvalPlan) -> None:
+    found = Measurer(planned).text("tiny-clip")
+    network = load_extractor(planned.extractors["tiny-clip"])
+    false = planned.prompts.false_captions
+    assert false is not None
+    for row in (0, 7, 25):
+        for name, captions in (("text", planned.prompts.captions), ("false_text", false)):
+            np.testing.assert_allclose(found[name][row], network.embed_text([captions[row]])[0], atol=1e-5)
+    assert np.ptp(found["text"], axis=0).max() > 1e-2  # a row of its neighbour would be seen
+    assert np.abs(found["text"] - found["false_text"]).max() > 1e-4
+
+
+def test_a_scorer_is_shown_each_image_with_its_own_caption(planned: EvalPlan, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Lengths:
+        """The caption's length plus the first pixel."""
+
+        image_size = None
+
+        def score(self, images: NDArray[np.uint8], captions: Sequence[str]) -> NDArray[np.float32]:
+            return np.array([len(c) + int(i[0, 0, 0]) for i, c in zip(images, captions, strict=True)], np.float32)
+
+    scorer = planned.extractors["tiny-clip"].model_copy(update={"id": "s", "gives": "scorer"})
+    monkeypatch.setattr("sbv2bench.evaluation.measure.load_extractor", lambda spec, device: Lengths())
+    measurer = Measurer(replace(planned, extractors={"s": scorer}))
+    measurer.load(["s"])
+    block = blocks(planned, planned.prompts, 0)[4]
+    images = np.arange(6 * 8 * 8 * 3, dtype=np.uint8).reshape(6, 8, 8, 3)
+    expected = [len(block.captions[row]) + int(images[row, 0, 0, 0]) for row in range(block.count)]
+    assert measurer.measure(images, block, ["s"])["s"].tolist() == expected
+
+
+def test_images_of_another_size_are_refused(planned: EvalPlan) -> None:
+    measurer = Measurer(planned)
+    measurer.load(planned.extractors)
+    measurer.check_size(32, 32)
     with pytest.raises(InputError, match="found images of 64 px, expected 32 px"):
-        Measurer(planned, 64)
+        measurer.check_size(64, 64)
 
 
 def test_reference_is_measured_in_order(planned: EvalPlan) -> None:
-    entry = measure_reference(planned, ("features",), workers=2)["features"]
-    extractor = load_extractor(planned.extractors["features"])
+    entry = Measurer(planned).of_reference(("tiny-world",), 2, None, 100)["tiny-world"]
+    extractor = load_extractor(planned.extractors["tiny-world"])
     expected = np.concatenate([extractor(images) for images in reference_blocks(planned.suite, block_size=8)])
-    np.testing.assert_allclose(entry.arrays["features"], expected, rtol=1e-4, atol=1e-5)
-    assert np.array_equal(entry.arrays["radii"], radii(entry.arrays["features"], 3))
+    np.testing.assert_allclose(entry.arrays["rows"], expected, rtol=1e-4, atol=1e-5)
     assert entry.manifest["reference_fingerprint"] == reference_fingerprint(planned.suite)
 
 
 def test_reference_of_several_blocks_keeps_their_order(planned: EvalPlan) -> None:
     large = planned.suite.model_copy(update={"num_reference": 250})
-    entry = measure_reference(replace(planned, suite=large), ("features",), workers=3)["features"]
-    found = entry.arrays["features"]
-    extractor = load_extractor(planned.extractors["features"])
+    found = Measurer(replace(planned, suite=large)).of_reference(("tiny-world",), 3, None, 100)["tiny-world"].arrays["rows"]
+    extractor = load_extractor(planned.extractors["tiny-world"])
     np.testing.assert_allclose(found, np.concatenate([extractor(x) for x in reference_blocks(large)]), rtol=1e-4, atol=1e-5)

@@ -79,11 +79,11 @@ def test_eval_of_own_captions_and_photographs(registry: Registry, captions: Path
     result = evaluate("student", "tiny", registry=registry, prompts=captions, reference=photos)
     assert (result.status, result.suite.id, result.suite.num_generated, result.suite.num_reference) == ("complete", "own", 6, 8)
     assert list(result.metrics) == ["fid", "precision", "recall", "density", "coverage", "kid", "clip_score", "hps"]
-    suite = result.suite.protocol["suite"]
+    suite = result.provenance["suite"]
     assert suite["prompts"] == {"kind": "file", "captions_sha256": captions_sha256(LINES)}
     assert suite["reference"] == {"content_sha256": ImageArchive(photos).content_sha256(), "orientation": "exif"}
-    assert (suite["features"], suite["clip"]) == ("tiny-world", "tiny-clip")
-    assert "preparation" not in suite
+    assert (result.metrics["fid"].extractor, result.metrics["clip_score"].extractor) == ("tiny-world", "tiny-clip")
+    assert suite["preparation"] is None
     own = result.provenance["own"]
     assert (own["prompts"], own["reference"], own["preparation"]) == (str(captions), str(photos), "none: images as they are")
     assert own["from"] == "tiny: extractors, metrics"
@@ -92,7 +92,7 @@ def test_eval_of_own_captions_and_photographs(registry: Registry, captions: Path
 
 def test_the_suite_is_that_of_the_models_family_where_none_is_named(captions: Path, photos: Path) -> None:
     registry = Registry.load()
-    assert planned(registry, "sbv2-merged", None, prompts=captions, reference=photos).suite.features == "world-128"
+    assert "world-128" in planned(registry, "sbv2-merged", None, prompts=captions, reference=photos).extractors
     with pytest.raises(PrerequisiteError, match="ViT-g-14"):
         planned(registry, "full/sd-turbo", None, prompts=captions, reference="none", metrics="clip")
     with pytest.raises(InputError, match="family full, expected family mini for suite mini"):
@@ -112,7 +112,7 @@ def test_a_reference_is_a_folder_a_zip_or_a_tar(registry: Registry, captions: Pa
             tar.add(photos, "photos")
     found = [evaluate("student", "tiny", registry=registry, prompts=captions, reference=form, use_cache=False) for form in forms]
     assert len({block_of(result) for result in found}) == 1
-    assert len({result.suite.fingerprint for result in found}) == 1
+    assert len({result.metrics["fid"].fingerprint for result in found}) == 1
 
 
 def test_no_reference_leaves_what_needs_none(registry: Registry, captions: Path) -> None:
@@ -127,26 +127,28 @@ def test_no_reference_leaves_what_needs_none(registry: Registry, captions: Path)
 def test_own_captions_do_not_change_the_renderings_of_the_reference(registry: Registry, captions: Path) -> None:
     """The pictures of the suite's own captions, seed and offset too, and not those of the world's first."""
     usual, own = (evaluate("student", "tiny", registry=registry, metrics="fid", **more) for more in ({}, {"prompts": captions}))
-    assert own.suite.reference_fingerprint == usual.suite.reference_fingerprint
+    assert own.suite.reference == usual.suite.reference
     assert own.provenance["cache"]["reference"] == "hit"
-    assert own.suite.protocol["suite"]["rendered"]["caption_offset"] == 700_000
+    assert own.provenance["suite"]["rendered"]["caption_offset"] == 700_000
 
 
 def test_photographs_of_any_size_are_seen_as_they_are(place: Path, paper: Registry, tmp_path: Path) -> None:
     """Where the suite prepares nothing: each in its own shape, height and width apart."""
     document = yaml.safe_load((place / "catalog.yaml").read_text())
-    document["suites"]["coco"] |= {"preparation": None, "features": "s-clip", "pr": None, "pr_paper": None, "metrics": ["fid"]}
-    (place / "native.yaml").write_text(yaml.safe_dump(document))
+    document["suites"]["coco"] |= {"preparation": None, "metrics": {"fid": {"extractor": "s-clip"}}}
+    (place / "native.yaml").write_text(yaml.safe_dump(document, sort_keys=False))
     registry = Registry.load(place / "native.yaml")
     sizes = [(72 + 4 * (number % 3), 40) for number in range(9)]
     photos = folder_of(tmp_path / "photos", sizes)
     wide = folder_of(tmp_path / "wide", [(64, 48)] * 5)
     result = evaluate(wide, "coco", registry=registry, reference=photos, metrics="fid", prompts=None)
     network = load_extractor(registry.extractor("s-clip"))
-    seen = [[network(np.stack([np.asarray(Image.open(file).convert("RGB"))]))[0] for file in sorted(folder.iterdir())]
-            for folder in (wide, photos)]  # fmt: skip
+    seen = [
+        [network.embed_images(np.stack([np.asarray(Image.open(file).convert("RGB"))]))[0] for file in sorted(folder.iterdir())]
+        for folder in (wide, photos)
+    ]
     assert result.metrics["fid"].value == pytest.approx(frechet_distance(np.stack(seen[0]), np.stack(seen[1])), rel=1e-6)
-    assert result.suite.protocol["suite"]["prompts"] == {"kind": "none"}
+    assert result.provenance["suite"]["prompts"] == {"kind": "none"}
     assert (result.suite.prompts_sha256, result.metrics["fid"].n_generated) == ("", 5)
 
 
@@ -155,7 +157,7 @@ def test_an_extractor_of_one_size_is_shown_images_of_it_and_the_result_says_so(
 ) -> None:
     photos = folder_of(tmp_path / "large", [(90, 64), (60, 80), (50, 50), (33, 47)])
     result = evaluate("student", "tiny", registry=registry, prompts=captions, reference=photos, metrics="fid")
-    assert result.suite.protocol["suite"]["preparation"] == "centre-crop-lanczos-32"
+    assert result.suite.preparation == "centre-crop-lanczos-32"
     assert result.provenance["own"]["preparation"] == "centre-crop-lanczos-32"
     alone = planned(registry, prompts=captions, reference=photos, metrics="clip")
     assert alone.suite.preparation is None  # no network that was asked for needs it
@@ -214,9 +216,10 @@ def test_a_table_without_files_is_a_list_but_not_beside_another_column(paper: Re
 def lacking(place: Path, name: str) -> Registry:
     """The suites with a CLIP, captions and an archive that are not on this machine."""
     document = yaml.safe_load((place / "catalog.yaml").read_text())
-    document["suites"]["coco"] |= {"clip": "clip-vit-g-14-laion2b", "prompts": {"location": "asset:coco2014-captions"}}
+    document["suites"]["coco"]["metrics"]["clip"] = {"extractor": "clip-vit-g-14-laion2b"}
+    document["suites"]["coco"]["prompts"] = {"location": "asset:coco2014-captions"}
     document["suites"]["coco"]["prompts"]["captions_sha256"] = captions_sha256(CAPTIONS[:GENERATED])
-    (place / name).write_text(yaml.safe_dump(document))
+    (place / name).write_text(yaml.safe_dump(document, sort_keys=False))
     return Registry.load(place / name)
 
 
@@ -284,7 +287,7 @@ def test_a_photograph_that_cannot_be_read_is_found_before_the_first_image(  # no
 def test_a_plan_reads_every_header_of_a_suites_photographs(place: Path) -> None:
     document = yaml.safe_load((place / "catalog.yaml").read_text())
     document["suites"]["coco"]["reference"] = {"location": "bad"}
-    (place / "bad.yaml").write_text(yaml.safe_dump(document))
+    (place / "bad.yaml").write_text(yaml.safe_dump(document, sort_keys=False))
     with zipfile.ZipFile(place / "val2014.zip") as packed:
         packed.extractall(place / "bad")
     (place / "bad" / "val2014" / "COCO_val2014_000000000031.jpg").write_bytes(photograph(1, mode="CMYK"))
@@ -325,7 +328,9 @@ def test_results_of_own_data_are_compared_and_reach_no_board(
     assert missing.value.fix == "--suite own"
     with pytest.raises(InputError, match="a leaderboard takes suites that everybody has"):
         admit(path)
-    other = planned(registry, "teacher", prompts=captions, reference="none", metrics="clip", results=results / "other")
+    turned = tmp_path / "turned.txt"
+    turned.write_text("\n".join(LINES[::-1]))
+    other = planned(registry, "teacher", prompts=turned, reference=photos, metrics="clip", results=results / "other")
     evaluate_and_store(other, registry)
     with pytest.raises(InputError, match="different protocols") as caught:
         compare([images, *store.find(results / "other")], "own", results=results, registry=registry)

@@ -45,7 +45,7 @@ def changed(place: Path, tmp_path: Path, **coco: Any) -> Registry:
     document = yaml.safe_load((place / "catalog.yaml").read_text())
     document["suites"]["coco"].update(coco)
     path = place / f"changed-{tmp_path.name}.yaml"
-    path.write_text(yaml.safe_dump(document))
+    path.write_text(yaml.safe_dump(document, sort_keys=False))
     return Registry.load(path)
 
 
@@ -58,12 +58,12 @@ def test_coco_is_what_the_metrics_say_of_prepared_images(paper: Registry, place:
     generated = np.stack([np.asarray(Image.open(file)) for file in sorted((place / "images").iterdir())])
     prepared = {"generated": prepare(generated), "reference": ImageArchive(place / "val2014.zip").read_prepared(0, REFERENCE)}
     rows = {name: {side: load_extractor(plan("made", "coco", EvalOptions.validated(), paper).extractors[name])(images)
-                   for side, images in prepared.items()} for name in ("features", "pr", "pr_paper")}  # fmt: skip
-    fixed = precision_recall(rows["pr"]["generated"], rows["pr"]["reference"])
-    as_in_paper = paper_precision_recall(rows["pr_paper"]["generated"], rows["pr_paper"]["reference"])
+                   for side, images in prepared.items()} for name in ("s-fid", "s-pr", "s-pr-bgr")}  # fmt: skip
+    fixed = precision_recall(rows["s-pr"]["generated"], rows["s-pr"]["reference"])
+    as_in_paper = paper_precision_recall(rows["s-pr-bgr"]["generated"], rows["s-pr-bgr"]["reference"])
     metrics = {key: value.value for key, value in result.metrics.items()}
     assert list(metrics) == ["fid", "precision", "recall", "density", "coverage", "precision_paper", "recall_paper", "clip_score"]
-    assert metrics["fid"] == pytest.approx(frechet_distance(rows["features"]["generated"], rows["features"]["reference"]))
+    assert metrics["fid"] == pytest.approx(frechet_distance(rows["s-fid"]["generated"], rows["s-fid"]["reference"]))
     assert (metrics["precision"], metrics["recall"]) == (fixed.precision, fixed.recall)
     assert (metrics["precision_paper"], metrics["recall_paper"]) == (as_in_paper.precision, as_in_paper.recall)
     assert result.metrics["recall_paper"].details == {"minus_fixed": as_in_paper.recall - fixed.recall}
@@ -72,8 +72,8 @@ def test_coco_is_what_the_metrics_say_of_prepared_images(paper: Registry, place:
     assert (result.metrics["fid"].label, result.metrics["fid"].n_reference) == ("FID-tiny", REFERENCE)
     assert result.suite.prompts_sha256 == captions_sha256(CAPTIONS[:GENERATED])
     content = ImageArchive(place / "val2014.zip").content_sha256()
-    assert result.suite.reference_fingerprint == result.suite.protocol["reference_sha256"] == content
-    assert result.suite.protocol["suite"]["prompts"] == {"kind": "coco2014", "captions_sha256": result.suite.prompts_sha256}
+    assert result.suite.reference == {"fingerprint": content, "content_sha256": content, "orientation": "exif"}
+    assert result.provenance["suite"]["prompts"] == {"kind": "coco2014", "captions_sha256": result.suite.prompts_sha256}
 
 
 def test_caching_repeats_and_one_pass_over_the_photographs(paper: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,7 +95,7 @@ def test_caching_repeats_and_one_pass_over_the_photographs(paper: Registry, monk
     alone = run(paper, metrics="kid")  # on request; its row was measured with the others
     assert cache_of(alone) == ("hit", "hit")
     assert list(alone.metrics) == ["kid"]
-    assert alone.suite.fingerprint == first.suite.fingerprint
+    assert alone.protocol("kid")["extractor"] == first.protocol("fid")["extractor"]
 
 
 def test_a_folder_and_another_place_are_the_same_protocol(paper: Registry, place: Path, tmp_path: Path) -> None:
@@ -103,13 +103,14 @@ def test_a_folder_and_another_place_are_the_same_protocol(paper: Registry, place
         source.extractall(tmp_path / "unpacked")
     moved = changed(place, tmp_path, reference={"location": str(tmp_path / "unpacked" / "val2014")})
     first, second = run(paper), run(moved)
-    assert first.suite.fingerprint == second.suite.fingerprint
+    assert first.metrics["fid"].fingerprint == second.metrics["fid"].fingerprint
     assert cache_of(second) == ("hit", "hit")
     file = next((tmp_path / "unpacked" / "val2014").glob("*7.jpg"))
     with Image.open(file) as image:
         image.rotate(180).save(file)
     third = run(moved)
-    assert third.suite.fingerprint != first.suite.fingerprint
+    assert third.metrics["fid"].fingerprint != first.metrics["fid"].fingerprint
+    assert third.metrics["clip_score"].fingerprint == first.metrics["clip_score"].fingerprint
     assert cache_of(third) == ("hit", "miss")
 
 
@@ -133,8 +134,9 @@ def test_resume_with_other_blocks_gives_the_same_numbers(paper: Registry) -> Non
         ({"preparation": "centre-crop"}, InputError, "preparation"),
         ({"prompts": {"location": "none.json"}}, InputError, "does not exist"),
         ({"reference": {"location": "asset:coco2014-val"}}, PrerequisiteError, "val2014.zip"),
-        ({"features": "inception-2015-clean299", "reference": {"location": "asset:coco2014-val"}}, PrerequisiteError,
-         "2 of 6 files are not on this machine"),
+        ({"metrics": {"fid": {"extractor": "inception-2015-clean299"}, "clip": {"extractor": "s-clip"}},
+          "reference": {"location": "asset:coco2014-val"}}, PrerequisiteError,
+         "2 of 4 files are not on this machine"),
     ],
 )  # fmt: skip
 def test_bad_data_is_refused_before_anything_runs(
@@ -170,7 +172,7 @@ def test_hps_by_style_and_by_both_weights(paper: Registry, place: Path) -> None:
         assert {style["n"] for style in value.styles.values()} == {4.0}
         assert np.mean([style["value"] for style in value.styles.values()]) == pytest.approx(value.value)
     assert result.metrics["hps"].value != result.metrics["hps_v21"].value
-    with pytest.raises(InputError, match="it needs features, reference"):
+    with pytest.raises(InputError, match="--metrics fid: it needs reference"):
         plan(str(place / "hps-images"), "hps", EvalOptions.validated(metrics="fid"), paper)
 
 
@@ -191,7 +193,7 @@ def test_a_dry_run_says_what_is_still_to_compute(paper: Registry) -> None:
     run(paper)
     after = costs.describe(plan("made", "coco", EvalOptions.validated(), paper), paper)
     assert set(after["forward_passes"].values()) == {0}
-    assert after["reference_in_cache"] == ["features", "pr", "pr_paper"]
+    assert after["reference_in_cache"] == ["s-fid", "s-pr", "s-pr-bgr"]
     real = plan("made", "coco", EvalOptions.validated(), paper)
     named = {"inception-2015-clean299": 70_504, "clip-vit-g-14-laion2b": 30_000, "other": 5}
     found = costs.Work.of(real).teraflop(named, {})

@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 from collections import namedtuple
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,13 +19,12 @@ from tiny_suite import BLOCK, GENERATED, write_tiny_suite
 from sbv2bench.errors import InputError, IntegrityError, PrerequisiteError, SBV2BenchError
 from sbv2bench.evaluation import disk
 from sbv2bench.evaluation import evaluate as evaluate_module
-from sbv2bench.evaluation import plan as plan_module
 from sbv2bench.evaluation.options import EvalOptions
 from sbv2bench.evaluation.plan import EvalPlan, plan
 from sbv2bench.machine import checks
 from sbv2bench.machine.checks import available_device, chosen_dtype
 from sbv2bench.registry import Registry
-from sbv2bench.specs import ModelSpec, TrainedWith
+from sbv2bench.specs import ExtractorSpec, MetricSpec, ModelSpec, TrainedWith
 
 
 def planned(registry: Registry, model: str = "student", suite: str = "tiny", **options: object) -> EvalPlan:
@@ -37,11 +35,11 @@ def test_a_good_plan(registry: Registry) -> None:
     found = planned(registry, "teacher", limit=20, seed=3, repeats=2, steps=5, guidance_scale=4.5)
     assert (found.model.id, found.model.steps, found.model.guidance_scale) == ("local/teacher", 5, 4.5)
     assert any(file.path.endswith("diffusion_pytorch_model.safetensors") for file in found.model.weights)
-    assert found.extractors.keys() == {"features", "clip", "hps"}
+    assert list(found.extractors) == ["tiny-world", "tiny-clip", "tiny-hps", "tiny-attributes"]
     assert all(spec.weights for spec in found.extractors.values())
     assert (found.seeds, found.block_size, found.device, found.dtype) == ((3, 4), BLOCK, "cpu", "float32")
     assert (found.partial, found.suite.num_generated, len(found.prompts)) == (True, 20, 20)
-    assert found.rows == ("features", "clip", "hps")
+    assert found.references == ("tiny-world",)
     assert not planned(registry, limit=GENERATED).partial
     described = found.describe()
     assert described["num_generated"] == 20
@@ -88,14 +86,56 @@ def test_bad_names_and_options(registry: Registry, arguments: dict[str, object],
 
 def test_metric_that_the_suite_cannot_give(registry: Registry, catalog: Path, tmp_path: Path) -> None:
     document = yaml.safe_load(catalog.read_text())
-    document["suites"]["bare"] = {**document["suites"]["tiny"], "hps": None, "num_reference": 0, "metrics": ["clip"]}
+    bare = {"num_reference": 0, "metrics": {"clip": {"extractor": "tiny-clip"}}}
+    document["suites"]["bare"] = {**document["suites"]["tiny"], **bare}
     path = tmp_path / "bare.yaml"
-    path.write_text(yaml.safe_dump(document))
-    bare = Registry.load(path)
-    assert planned(bare, suite="bare").rows == ("clip",)
-    for flag, lacking in (("hps", "hps"), ("fid", "reference")):
+    path.write_text(yaml.safe_dump(document, sort_keys=False))
+    found = Registry.load(path)
+    assert list(planned(found, suite="bare").extractors) == ["tiny-clip"]
+    for flag, lacking in (("hps-v21", "images of family full"), ("fid", "reference")):
         with pytest.raises(InputError, match=f"--metrics {flag}: it needs {lacking}"):
-            planned(bare, suite="bare", metrics=flag)
+            planned(found, suite="bare", metrics=flag)
+
+
+def test_all_is_what_can_be_had_here(registry: Registry) -> None:
+    """By default the suite's own list; all: what it has on request too, and whatever else is here and fits."""
+    own = ("fid", "pr", "kid", "clip", "hps", "attributes")
+    ids = {asked: tuple(metric.id for metric in planned(registry, metrics=asked).metrics) for asked in (None, "all", "kid,fid")}
+    assert ids[None] == own and ids["kid,fid"] == ("kid", "fid")
+    assert ids["all"] == (*own, "latency")  # fid-infinity needs more images, the others Inception or another family
+    many = registry.suite("mini-5k")
+    assert [metric.id for metric in planned(registry, "sd21", many, metrics="all").metrics][3] == "fid-infinity"  # type: ignore[arg-type]
+
+
+def test_a_metric_whose_extractor_is_not_here_is_not_among_all(registry: Registry, tmp_path: Path) -> None:
+    own = Registry.load(write_tiny_suite(tmp_path / "own"))
+    own.add("extractor", ExtractorSpec(id="far", kind="world_network", location=str(tmp_path / "nowhere")))
+    own.add(
+        "metric",
+        MetricSpec(
+            id="far-fid", target="sbv2bench.evaluation.set_metrics:kid", keys=("kid",), reads="features", extractor="far",
+            reference="suite", higher_is_better=False,
+        ),
+    )  # fmt: skip
+    assert "far-fid" not in [metric.id for metric in planned(own, metrics="all").metrics]
+    with pytest.raises(InputError, match="nowhere"):
+        planned(own, metrics="far-fid")
+
+
+def test_a_metric_of_imported_scores_is_none_of_a_run(registry: Registry, tmp_path: Path) -> None:
+    own = Registry.load(write_tiny_suite(tmp_path / "own"))
+    own.add("metric", MetricSpec(id="votes", keys=("votes",), reads="scores", higher_is_better=True))
+    assert "votes" not in [metric.id for metric in planned(own, metrics="all").metrics]
+    with pytest.raises(InputError, match="--metrics votes: it needs scores that were imported"):
+        planned(own, metrics="votes")
+
+
+def test_an_extractor_that_does_not_give_what_its_metric_reads_is_refused(tmp_path: Path) -> None:
+    document = yaml.safe_load(write_tiny_suite(tmp_path / "own").read_text())
+    document["suites"]["tiny"]["metrics"]["clip"] = {"extractor": "tiny-world"}
+    (tmp_path / "wrong.yaml").write_text(yaml.safe_dump(document, sort_keys=False))
+    with pytest.raises(InputError, match="metric clip: it reads paired, its extractor tiny-world gives features"):
+        planned(Registry.load(tmp_path / "wrong.yaml"))
 
 
 @pytest.mark.parametrize("damage", ["cut", "gone", "pickled", "extractor", "config"])
@@ -166,12 +206,12 @@ def test_a_students_part_is_planned_with_its_base(tmp_path: Path) -> None:
         shutil.copytree(tmp_path / "own" / "model" / "unet", tmp_path / "own" / name / "unet")
         (tmp_path / "own" / name / "sbv2bench.json").write_text('{"id": "x", "sampler": "one_step", "base": "../model"}')
     first, second = (planned(registry, str(tmp_path / "own" / name)) for name in ("one", "two"))
-    assert first.generated_key(0) == second.generated_key(0)
+    assert first.images_key(0) == second.images_key(0)
     assert first.model.weights[0].path == "unet/config.json"
     assert any(file.path == "../model:vae/diffusion_pytorch_model.safetensors" for file in first.model.weights)
     config = tmp_path / "own" / "model" / "vae" / "config.json"
     config.write_text(config.read_text() + " ")
-    assert planned(registry, str(tmp_path / "own" / "one")).generated_key(0) != first.generated_key(0)
+    assert planned(registry, str(tmp_path / "own" / "one")).images_key(0) != first.images_key(0)
     weights = config.with_name("diffusion_pytorch_model.safetensors")
     weights.write_bytes(weights.read_bytes()[:-1])
     with pytest.raises(IntegrityError, match="cut"):
@@ -205,42 +245,6 @@ assert "torch" not in sys.modules, "torch was imported"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
-def test_keys_change_with_what_can_change_a_number(registry: Registry) -> None:
-    base = planned(registry, "teacher").generated_key(0)
-    assert planned(registry, "teacher").generated_key(0) == base
-    others = {
-        "seed": planned(registry, "teacher").generated_key(1),
-        "guidance": planned(registry, "teacher", guidance_scale=3.0).generated_key(0),
-        "steps": planned(registry, "teacher", steps=4).generated_key(0),
-        "dtype": planned(registry, "teacher", dtype="bfloat16").generated_key(0),
-        "limit": planned(registry, "teacher", limit=20).generated_key(0),
-        "metrics": planned(registry, "teacher", metrics="fid").generated_key(0),
-        "model": planned(registry, "student").generated_key(0),
-    }
-    assert len({base, *others.values()}) == len(others) + 1
-    # where the files lie, what the results folder is called, and how many are made at a time, changes nothing
-    assert planned(registry, "teacher", results="elsewhere", batch_size=5).generated_key(0) == base
-
-
-def test_code_and_machine_are_in_every_key(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = planned(registry)
-    keys = before.generated_key(0), before.reference_key()
-    for name, value in (("code_fingerprint", lambda: "other"), ("device_name", lambda device: "other")):
-        with monkeypatch.context() as patch:
-            patch.setattr(plan_module.provenance, name, value)
-            after = planned(registry)
-            assert after.generated_key(0) != keys[0]
-            assert after.reference_key() != keys[1]
-
-
-def test_the_protocol_does_not_depend_on_how_a_run_is_cut(registry: Registry) -> None:
-    """One column of a leaderboard: seeds, blocks, models and asked-for metrics may differ; captions and N may not."""
-    base = planned(registry, "teacher").protocol
-    for same in ({"model": "student"}, {"seed": 4}, {"batch_size": 3}, {"metrics": "fid"}, {"repeats": 2}):
-        assert planned(registry, **{"model": "teacher", **same}).protocol == base  # type: ignore[arg-type]
-    assert planned(registry, "teacher", limit=20).protocol != base
-
-
 @pytest.mark.parametrize(("option", "value"), [("repeats", 3), ("seed", 1)])
 def test_images_that_exist_have_no_seeds(registry: Registry, tmp_path: Path, option: str, value: int) -> None:
     for i in range(26):
@@ -266,14 +270,6 @@ def test_each_process_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(PrerequisiteError, match="process 2 of this machine has no GPU") as caught:
         available_device("auto")
     assert caught.value.fix == "--nproc_per_node 2"
-
-
-def test_the_gpus_number_is_in_no_key(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = plan("student", "tiny", EvalOptions.validated(), registry)
-    assert replace(found, block_size=3).generated_key(0) == found.generated_key(0)
-    monkeypatch.setattr("sbv2bench.provenance.device_name", lambda _: "one GPU")
-    keys = {replace(found, device=device).generated_key(0) for device in ("cuda", "cuda:0", "cuda:1")}
-    assert len(keys) == 1 and replace(found, device="cpu").generated_key(0) not in keys
 
 
 @pytest.mark.parametrize(

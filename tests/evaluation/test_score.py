@@ -2,70 +2,82 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
+from sbv2bench.evaluation.caption_metrics import attributes_right
+from sbv2bench.evaluation.rows import Rows
 
-from sbv2bench.data.prompts import Prompts
 from sbv2bench.errors import InputError
 from sbv2bench.evaluation import score as scoring
-from sbv2bench.evaluation.score import FeatureSets, score
+from sbv2bench.evaluation import set_metrics
+from sbv2bench.evaluation.score import Labels, Measured, are_alike, score
 from sbv2bench.metrics import frechet_distance, kernel_distance, precision_recall
 from sbv2bench.metrics.blocks import least_share_std_err
 from sbv2bench.metrics.frechet_infinity import frechet_infinity
-from sbv2bench.metrics.precision_recall import radii
 from sbv2bench.metrics.uncertainty import frechet_std_err
+from sbv2bench.mini import world
 from sbv2bench.registry import Registry
 from sbv2bench.results.records import MetricValue
 from sbv2bench.specs import MetricSpec
 
 N = 40
+LABELS = Labels("-mini", N)
 
 
 @pytest.fixture
-def sets(registry: Registry) -> FeatureSets:
+def features() -> Rows:
     rng = np.random.default_rng(0)
-    suite = registry.suite("tiny")
-    generated = {
-        "features": rng.normal(0.3, 1.0, (N, 8)).astype(np.float32),
-        "attributes": rng.integers(-1, 2, (N, 9)).astype(np.int8),
-        "clip": rng.uniform(-0.2, 0.4, N),
-        "hps": rng.uniform(20, 30, N),
-    }
-    real = rng.normal(0.0, 1.0, (60, 8)).astype(np.float32)
-    styles = tuple(("photo", "neon")[i % 4 == 3] for i in range(N))
-    prompts = Prompts(tuple(f"caption {i}" for i in range(N)), styles)
-    extractors = {
-        "features": registry.extractor("tiny-world"),
-        "clip": registry.extractor("tiny-clip"),
-        "hps": registry.extractor("tiny-hps"),
-    }
-    return FeatureSets(suite, extractors, prompts, generated, {"features": real, "radii": radii(real, 3)})
+    generated = rng.normal(0.3, 1.0, (N, 8)).astype(np.float32)
+    return Rows(generated=generated, reference=rng.normal(0.0, 1.0, (60, 8)).astype(np.float32))
 
 
-def test_distances_are_those_of_metrics(sets: FeatureSets) -> None:
-    generated, real = sets.generated["features"], sets.reference["features"]  # type: ignore[index]
-    fid = scoring.fid(sets)["fid"]
+def paired(cosines: NDArray[np.float64], false: NDArray[np.float64] | None = None) -> Rows:
+    """Rows whose images have these cosines with their captions, and with the captions' hard negatives."""
+    unit = np.stack([cosines, np.sqrt(1 - cosines**2)], axis=1)
+    text = np.tile([1.0, 0.0], (len(cosines), 1))
+    if false is None:
+        return Rows(generated=unit, text=text)
+    turned = np.arccos(cosines) - np.arccos(false)
+    return Rows(generated=unit, text=text, false_text=np.stack([np.cos(turned), np.sin(turned)], axis=1))
+
+
+@pytest.fixture
+def cosines() -> NDArray[np.float64]:
+    return np.random.default_rng(0).uniform(-0.2, 0.4, N)
+
+
+def block(
+    registry: Registry, flag: str, *seeds: Rows, labels: Labels = LABELS, extractor: str | None = None
+) -> dict[str, MetricValue]:
+    """A metric as the suite `tiny` has it, or by another extractor, of some seeds' rows."""
+    metric = registry.suite("tiny").changed(registry.metric(flag))
+    name = extractor or metric.extractor
+    spec = None if name is None else registry.extractor(name)
+    rows = [replace(one, extractor=spec, parameters=metric.parameters) for one in seeds]
+    return score([Measured(metric, "f" * 64, rows)], labels)[0]
+
+
+def test_distances_are_those_of_metrics(features: Rows, registry: Registry) -> None:
+    generated, real = features.pair()
+    fid = block(registry, "fid", features)["fid"]
     assert fid.value == frechet_distance(generated, real)
     assert fid.std_err == frechet_std_err(generated, real)
     assert fid.ci95 == pytest.approx((fid.value - 1.959964 * fid.std_err, fid.value + 1.959964 * fid.std_err), rel=1e-6)
     assert fid.uncertainty == "influence function over images of both sets"
-    assert (fid.label, fid.direction, fid.n_generated, fid.n_reference, fid.extractor) == (
-        "FID-mini",
-        "lower",
-        N,
-        60,
-        "tiny-world",
-    )
-    kid = scoring.kid(sets)["kid"]
+    said = (fid.label, fid.direction, fid.n_generated, fid.n_reference, fid.extractor, fid.fingerprint)
+    assert said == ("FID-mini", "lower", N, 60, "tiny-world", "f" * 64)
+    kid = block(registry, "kid", features)["kid"]
     assert kid.value == kernel_distance(generated, real)
     assert kid.std_err is not None
     assert "U-statistic" in kid.uncertainty
     assert kid.ci95 == pytest.approx((kid.value - 1.959964 * kid.std_err, kid.value + 1.959964 * kid.std_err), rel=1e-6)
     expected = precision_recall(generated, real, k=3)
-    found = scoring.pr(sets)
+    found = block(registry, "pr", features)
     assert {name: value.value for name, value in found.items()} == {
         name: getattr(expected, name) for name in ("precision", "recall", "density", "coverage")
     }
@@ -73,44 +85,56 @@ def test_distances_are_those_of_metrics(sets: FeatureSets) -> None:
     # generated and reference are not symmetric here: exchanged they would give other numbers
     swapped = precision_recall(real, generated, k=3)
     assert (swapped.precision, swapped.recall) == (expected.recall, expected.precision) != (expected.precision, expected.recall)
-    assert scoring.pr(replace(sets, reference={"features": real}))["recall"].value == expected.recall
 
 
-def few_features(sets: FeatureSets, dimension: int) -> FeatureSets:
+def test_the_references_radii_are_kept(features: Rows, registry: Registry) -> None:
+    asked: list[str] = []
+
+    def kept(name: str, make: Any) -> Any:
+        asked.append(name)
+        return make()
+
+    assert block(registry, "pr", replace(features, kept=kept)) == block(registry, "pr", features)
+    assert asked == ["radii-3"]
+
+
+def of_dimension(rows: Rows, dimension: int) -> Rows:
     """The same images by their first features."""
-    assert sets.reference is not None
-    generated = {**sets.generated, "features": sets.generated["features"][:, :dimension]}
-    return replace(sets, generated=generated, reference={"features": sets.reference["features"][:, :dimension]})
+    generated, reference = rows.pair()
+    return replace(rows, generated=generated[:, :dimension], reference=reference[:, :dimension])
 
 
-def test_no_error_of_fid_where_images_are_too_few(sets: FeatureSets) -> None:
-    few = replace(sets, generated={**sets.generated, "features": sets.generated["features"][:8]})
-    fid = scoring.fid(few)["fid"]
+def test_no_error_of_fid_where_images_are_too_few(features: Rows, registry: Registry) -> None:
+    few = replace(features, generated=features.pair()[0][:8])
+    fid = block(registry, "fid", few)["fid"]
     assert (fid.std_err, fid.ci95) == (None, None)
     assert fid.uncertainty == "none: influence functions need more than D = 8 images of either set"
-    assert scoring.fid(few_features(few, 7))["fid"].std_err is not None
+    assert block(registry, "fid", of_dimension(few, 7))["fid"].std_err is not None
 
 
-def test_fid_infinity(sets: FeatureSets) -> None:
+def test_fid_infinity(features: Rows, registry: Registry) -> None:
     with pytest.raises(InputError, match="found 40 rows, at least 48 expected"):
-        scoring.fid_infinity(sets)
-    enough = few_features(sets, 6)
-    found = scoring.fid_infinity(enough)["fid_infinity"]
-    expected = frechet_infinity(enough.generated["features"], enough.reference["features"])  # type: ignore[index]
+        block(registry, "fid-infinity", features)
+    enough = of_dimension(features, 6)
+    found = block(registry, "fid-infinity", enough)["fid_infinity"]
+    expected = frechet_infinity(*enough.pair())
     assert (found.value, found.std_err, found.label) == (expected.value, expected.std_err, "FID-infinity-mini")
-    assert found.value < scoring.fid(enough)["fid"].value
+    assert found.value < block(registry, "fid", enough)["fid"].value
     assert found.ci95 is not None
     assert found.details == {"slope": expected.slope, "distances": {"40": expected.distances[40], "20": expected.distances[20]}}
 
 
-def test_precision_and_recall_have_an_interval_over_blocks(sets: FeatureSets, monkeypatch: pytest.MonkeyPatch) -> None:
-    few = scoring.pr(sets)["recall"]
+def test_precision_and_recall_have_an_interval_over_blocks(
+    features: Rows, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = block(registry, "pr", features)["recall"]
     assert (few.std_err, few.ci95, few.uncertainty) == (None, None, "none: 10 blocks need 1,000 images of either set")
-    monkeypatch.setattr(scoring, "_LEAST_IN_BLOCK", 4)
-    generated, real = sets.generated["features"], sets.reference["features"]  # type: ignore[index]
+    monkeypatch.setattr(set_metrics, "_LEAST_IN_BLOCK", 4)
+    generated, real = features.pair()
     blocks = [precision_recall(generated[b::10], real[b::10], k=3) for b in range(10)]
-    for name, value in scoring.pr(sets).items():
-        std_err = np.std([getattr(block, name) for block in blocks], ddof=1) / np.sqrt(10)
+    found = block(registry, "pr", features)
+    for name, value in found.items():
+        std_err = np.std([getattr(part, name) for part in blocks], ddof=1) / np.sqrt(10)
         if name != "density":
             std_err = max(std_err, least_share_std_err(value.value, N if name == "precision" else 60))
         assert value.value == getattr(precision_recall(generated, real, k=3), name)
@@ -119,59 +143,52 @@ def test_precision_and_recall_have_an_interval_over_blocks(sets: FeatureSets, mo
         expected = max(value.value - 2.262157 * std_err, 0), high if name == "density" else min(high, 1)
         assert value.ci95 == pytest.approx(expected, rel=1e-6)
         assert value.uncertainty == "10 disjoint blocks of both sets, t interval"
-    paper = replace(
-        sets,
-        generated={"pr_paper": generated},
-        reference={"pr_paper": real},
-        extractors={"pr_paper": sets.extractors["features"]},
-    )
     # float16 distances decide the same here, so both have the same error
-    assert scoring.pr_paper(paper)["recall_paper"].std_err == pytest.approx(scoring.pr(sets)["recall"].std_err, rel=0.2)
+    paper = block(registry, "pr-paper", features, extractor="tiny-world")["recall_paper"]
+    assert paper.std_err == pytest.approx(found["recall"].std_err, rel=0.2)
 
 
-def test_a_density_of_zero_has_no_interval(sets: FeatureSets, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scoring, "_LEAST_IN_BLOCK", 4)
-    far = replace(sets, generated={**sets.generated, "features": sets.generated["features"] + 100})
-    density, precision = (scoring.pr(far)[name] for name in ("density", "precision"))
+def test_a_density_of_zero_has_no_interval(features: Rows, registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(set_metrics, "_LEAST_IN_BLOCK", 4)
+    far = block(registry, "pr", replace(features, generated=features.pair()[0] + 100))
+    density, precision = far["density"], far["precision"]
     assert (density.value, density.std_err, density.ci95) == (0.0, None, None)
     assert density.uncertainty == "none: all 10 blocks have the same value"
     assert precision.value == 0.0 and precision.ci95 is not None and precision.ci95[1] > 0  # a share's error is never 0
 
 
-def test_clip_is_a_mean_with_its_standard_error(sets: FeatureSets) -> None:
-    clip = scoring.clip(sets)["clip_score"]
-    values = sets.generated["clip"]
-    assert clip.value == pytest.approx(values.mean(), rel=1e-15)
-    assert clip.std_err == pytest.approx(values.std(ddof=1) / np.sqrt(N))
+def test_clip_is_a_mean_with_its_standard_error(cosines: NDArray[np.float64], registry: Registry) -> None:
+    clip = block(registry, "clip", paired(cosines))["clip_score"]
+    assert clip.value == pytest.approx(cosines.mean(), rel=1e-12)
+    assert clip.std_err == pytest.approx(cosines.std(ddof=1) / np.sqrt(N))
     assert (clip.label, clip.uncertainty, clip.extractor) == ("CLIP-mini", "standard error over prompts", "tiny-clip")
-    assert clip.n_reference is None
+    assert clip.n_reference is None and clip.details is None
 
 
-def test_clip_margin_over_hard_negatives(sets: FeatureSets, registry: Registry) -> None:
-    assert scoring.clip(sets)["clip_score"].details is None
+def test_clip_margin_over_hard_negatives(cosines: NDArray[np.float64], registry: Registry) -> None:
     rng = np.random.default_rng(1)
-
-    def with_negatives(by: float) -> FeatureSets:
-        return replace(sets, generated={**sets.generated, "clip_false": sets.generated["clip"] - by * rng.uniform(0.5, 1.5, N)})
-
-    seeds = [with_negatives(by) for by in (0.1, 0.2, 0.4)]
-    differences = [one.generated["clip"] - one.generated["clip_false"] for one in seeds]
-    first = scoring.clip(seeds[0])["clip_score"].details
+    false = [cosines - by * rng.uniform(0.5, 1.5, N) for by in (0.1, 0.2, 0.4)]
+    seeds = [paired(cosines, one) for one in false]
+    first = block(registry, "clip", seeds[0])["clip_score"].details
     assert first is not None
-    assert first["margin"]["value"] == pytest.approx(differences[0].mean())
-    assert first["margin"]["std_err"] == pytest.approx(differences[0].std(ddof=1) / np.sqrt(N))
-    over_seeds = score([registry.metric("clip")], seeds)["clip_score"].details
+    assert first["margin"]["value"] == pytest.approx((cosines - false[0]).mean())
+    assert first["margin"]["std_err"] == pytest.approx((cosines - false[0]).std(ddof=1) / np.sqrt(N))
+    over_seeds = block(registry, "clip", *seeds)["clip_score"].details
     assert over_seeds is not None
-    means = [difference.mean() for difference in differences]
+    means = [(cosines - one).mean() for one in false]
     assert over_seeds["margin"]["value"] == pytest.approx(np.mean(means))
     assert over_seeds["margin"]["std_err"] == pytest.approx(np.std(means, ddof=1) / np.sqrt(3))
     assert over_seeds["margin"]["n"] == N
 
 
-def test_hps_by_style(sets: FeatureSets) -> None:
-    hps = scoring.hps(sets)["hps"]
-    values, neon = sets.generated["hps"], np.arange(N) % 4 == 3
+STYLES = tuple(("photo", "neon")[i % 4 == 3] for i in range(N))
+
+
+def test_hps_by_style(cosines: NDArray[np.float64], registry: Registry) -> None:
+    hps = block(registry, "hps", replace(paired(cosines), styles=STYLES))["hps"]
+    values, neon = 100 * cosines, np.arange(N) % 4 == 3
     assert hps.value == pytest.approx(values.mean())
+    assert (hps.label, hps.unit) == ("HPS-mini", "100 x cosine")
     assert hps.styles is not None
     assert hps.styles.keys() == {"photo", "neon"}
     assert hps.styles["neon"]["n"] == 10
@@ -180,11 +197,19 @@ def test_hps_by_style(sets: FeatureSets) -> None:
     # ten groups: of one image each in neon, of three in photo
     assert hps.styles["neon"]["group_deviation"] == pytest.approx(values[neon].std())
     assert hps.styles["photo"]["group_deviation"] == pytest.approx(values[~neon].reshape(10, 3).mean(1).std())
-    nameless = replace(sets, prompts=Prompts(sets.prompts.captions))
-    assert scoring.hps(nameless)["hps"].styles is None
+    assert block(registry, "hps", paired(cosines))["hps"].styles is None
+    full = block(registry, "hps-v21", paired(cosines), labels=Labels("", N))
+    assert full["hps_v21"].label == "hpsv2-v2.1"  # which weights, where there are two
 
 
-def test_attributes_are_right_when_every_named_one_is(sets: FeatureSets) -> None:
+def test_attributes_right_counts_only_what_is_named() -> None:
+    named = np.array([[0, 2, world.FREE], [1, world.FREE, 4]])
+    read = np.array([[0, 1, 5], [1, 3, 4]])
+    assert attributes_right(read, named).tolist() == [[1, 0, -1], [1, -1, 1]]
+    assert attributes_right(read, named).dtype == np.int8
+
+
+def test_attributes_are_right_when_every_named_one_is(registry: Registry) -> None:
     # style layout shape_0 colour_0 texture_0 size shape_1 colour_1 texture_1
     right = np.array(
         [
@@ -192,10 +217,11 @@ def test_attributes_are_right_when_every_named_one_is(sets: FeatureSets) -> None
             [1, 1, 0, 1, -1, -1, -1, -1, -1],
             [1, 1, 1, 1, -1, -1, 0, 1, 1],
             [1, 1, 1, 1, 1, -1, 1, 1, -1],
-        ],
-        dtype=np.int8,
+        ]
     )
-    found = scoring.attributes(replace(sets, generated={"attributes": right}))["attribute_accuracy"]
+    named = np.where(right < 0, world.FREE, 2)
+    rows = Rows(generated=np.where(right == 0, 3, 2), attributes=named)
+    found = block(registry, "attributes", rows)["attribute_accuracy"]
     assert found.value == 0.5
     assert found.std_err == pytest.approx(0.25)
     assert found.ci95 == pytest.approx((0.150039, 0.849961), rel=1e-5)  # Wilson's of 2 in 4
@@ -212,14 +238,6 @@ def test_attributes_are_right_when_every_named_one_is(sets: FeatureSets) -> None
     assert found.n_reference is None
 
 
-def test_partial_results_carry_their_n_in_the_label(sets: FeatureSets) -> None:
-    cut = replace(sets, partial=True)
-    assert scoring.fid(cut)["fid"].label == f"FID-mini@{N}"
-    assert scoring.hps(cut)["hps"].label == f"HPS-mini@{N}"
-    plain = replace(sets, suite=sets.suite.model_copy(update={"label_suffix": ""}))
-    assert scoring.clip(plain)["clip_score"].label == "CLIP"
-
-
 @pytest.mark.parametrize(
     ("suffix", "n", "partial", "label"),
     [
@@ -230,14 +248,17 @@ def test_partial_results_carry_their_n_in_the_label(sets: FeatureSets) -> None:
         ("-30K", 30_000, False, "FID-30k"),
         ("-256px", 48, False, "FID-256px"),
         ("-mini", 48, False, "FID-mini"),
+        ("-mini", 40, True, "FID-mini@40"),
+        ("", 48, False, "FID"),
     ],
 )
 def test_a_label_that_names_a_count_names_the_one_that_was_measured(
-    sets: FeatureSets, suffix: str, n: int, partial: bool, label: str
+    features: Rows, registry: Registry, *, suffix: str, n: int, partial: bool, label: str
 ) -> None:
-    suite = sets.suite.model_copy(update={"label_suffix": suffix})
-    own = replace(sets, suite=suite, prompts=Prompts(tuple("x" * n)), partial=partial)
-    assert own.value("FID", 1.0, "lower", "features").label == label
+    assert Labels(suffix, n, partial).label("FID") == label
+    rows = replace(features, generated=np.resize(features.pair()[0], (n, 8)))
+    if n < 100:
+        assert block(registry, "fid", rows, labels=Labels(suffix, n, partial))["fid"].label == label
 
 
 def test_labels_of_plugins_and_of_stored_files_name_their_own_count() -> None:
@@ -253,122 +274,121 @@ def test_labels_of_plugins_and_of_stored_files_name_their_own_count() -> None:
         assert MetricValue(label=label, n_generated=48, **fields).label == label
 
 
-def test_latency_is_labelled_quick(sets: FeatureSets) -> None:
-    with pytest.raises(InputError, match="latency"):
-        scoring.latency(sets)
+def test_latency_is_labelled_quick(registry: Registry) -> None:
     timed = {"median_ms": 12.5, "p5_ms": 11.0, "p95_ms": 20.0, "stages_ms": {"denoise": 10.0}, "runs": 7}
-    found = scoring.latency(replace(sets, latency=timed))["latency_ms"]
+    found = block(registry, "latency", Rows(latency=timed))["latency_ms"]
     assert (found.value, found.unit, found.label, found.n_generated) == (12.5, "ms", "latency (quick)", 7)
+    assert found.repeats == () and found.ci95 is None
     assert found.details is not None
     assert found.details["stages_ms"] == {"denoise": 10.0}
     assert timed["median_ms"] == 12.5  # the input is as it was
 
 
-def shifted(sets: FeatureSets, by: float) -> FeatureSets:
-    moved = {**sets.generated, "clip": sets.generated["clip"] + by, "hps": sets.generated["hps"] + 10 * by}
-    return replace(sets, generated=moved)
-
-
-def test_repeats_are_a_mean_with_an_interval_over_seeds(sets: FeatureSets, registry: Registry) -> None:
-    seeds = [shifted(sets, by) for by in (0.0, 0.1, 0.5)]
-    block = score([registry.metric("clip"), registry.metric("hps")], seeds)
-    each = [scoring.clip(one)["clip_score"].value for one in seeds]
-    clip = block["clip_score"]
+def test_repeats_are_a_mean_with_an_interval_over_seeds(cosines: NDArray[np.float64], registry: Registry) -> None:
+    seeds = [replace(paired(cosines + by), styles=STYLES) for by in (0.0, 0.1, 0.5)]
+    clip = block(registry, "clip", *seeds)["clip_score"]
+    each = [block(registry, "clip", one)["clip_score"].value for one in seeds]
     assert clip.repeats == tuple(each)
     assert clip.value == pytest.approx(np.mean(each))
     std_err = np.std(each, ddof=1) / np.sqrt(3)
     assert clip.std_err == pytest.approx(std_err)
     assert clip.ci95 == pytest.approx((np.mean(each) - 4.302653 * std_err, np.mean(each) + 4.302653 * std_err), rel=1e-6)
     assert clip.uncertainty == "t interval over generation seeds (generation noise only)"
-    one_run = scoring.clip(sets)["clip_score"]  # a shift changes no error
+    one_run = block(registry, "clip", seeds[0])["clip_score"]  # a shift changes no error
     assert clip.details == {"one_run_std_err": pytest.approx(one_run.std_err), "one_run_method": "standard error over prompts"}
-    styles = block["hps"].styles
+    styles = block(registry, "hps", *seeds)["hps"].styles
     assert styles is not None
-    neon = [scoring.hps(one)["hps"].styles["neon"]["value"] for one in seeds]  # type: ignore[index]
+    neon = [block(registry, "hps", one)["hps"].styles["neon"]["value"] for one in seeds]  # type: ignore[index]
     assert styles["neon"]["value"] == pytest.approx(np.mean(neon))
     assert styles["neon"]["std_err"] == pytest.approx(np.std(neon, ddof=1) / np.sqrt(3))
     assert styles["neon"]["n"] == 10
 
 
-def test_one_seed_has_no_repeats(sets: FeatureSets, registry: Registry) -> None:
-    block = score([registry.metric("clip"), registry.metric("fid")], [sets])
-    assert list(block) == ["clip_score", "fid"]
-    assert block["clip_score"].repeats == ()
-    clip = block["clip_score"]
+def test_one_seed_has_no_repeats(cosines: NDArray[np.float64], registry: Registry) -> None:
+    clip = block(registry, "clip", paired(cosines))["clip_score"]
+    assert clip.repeats == ()
     assert clip.uncertainty == "standard error over prompts"
     assert clip.details is None
     assert clip.std_err is not None
     assert clip.ci95 == pytest.approx((clip.value - 1.959964 * clip.std_err, clip.value + 1.959964 * clip.std_err), rel=1e-6)
 
 
-def test_seeds_that_gave_the_same_images_count_once(sets: FeatureSets, registry: Registry) -> None:
-    """But for what a GPU may differ by: no repeats, and the error that one run has."""
-    moved = {name: array * (1 + 1e-5) if array.dtype.kind == "f" else array for name, array in sets.generated.items()}
-    metrics = [registry.metric("clip"), registry.metric("kid")]
-    assert score(metrics, [sets, sets, replace(sets, generated=moved)]) == score(metrics, [sets])
-    assert score(metrics, [sets, shifted(sets, 0.1)])["clip_score"].repeats
+def test_what_each_caption_scored_is_kept_for_every_seed(cosines: NDArray[np.float64], registry: Registry) -> None:
+    metric = registry.suite("tiny").changed(registry.metric("clip"))
+    seeds = [replace(paired(cosines + by), extractor=registry.extractor("tiny-clip")) for by in (0.0, 0.1)]
+    found, values = score([Measured(metric, "f", seeds)], LABELS)
+    assert values["clip_score"].shape == (2, N) and values["clip_score"].dtype == np.float32
+    np.testing.assert_allclose(values["clip_score"][1], cosines + 0.1, rtol=1e-5)
+    assert found["clip_score"].each is None
 
 
-def test_a_share_at_its_limit_has_no_interval_over_seeds(sets: FeatureSets, registry: Registry) -> None:
+def test_seeds_that_gave_the_same_images_are_told() -> None:
+    """But for what a GPU may differ by."""
+    rows = {"a": np.random.default_rng(0).normal(size=(N, 3)), "b": np.arange(N)}
+    moved = {"a": rows["a"] * (1 + 1e-5), "b": rows["b"]}
+    assert are_alike([rows, rows, moved])
+    assert not are_alike([rows, {**rows, "a": rows["a"] + 0.1}])
+    assert not are_alike([rows]) and not are_alike([{}, {}])
+
+
+def test_a_share_at_its_limit_has_no_interval_over_seeds(registry: Registry) -> None:
     """The images differ and the numbers do not: nothing is known of how far they scatter."""
-    rng = np.random.default_rng(0)
-    right = {**sets.generated, "attributes": np.ones_like(sets.generated["attributes"])}
-    seeds = [replace(sets, generated={**right, "clip": rng.normal(size=N)}) for _ in range(3)]
-    found = score([registry.metric("attributes")], seeds)["attribute_accuracy"]
-    one_run = scoring.attributes(seeds[0])["attribute_accuracy"]
+    right = Rows(generated=np.full((N, 9), 2), attributes=np.full((N, 9), 2))
+    found = block(registry, "attributes", right, right, right)["attribute_accuracy"]
+    one_run = block(registry, "attributes", right)["attribute_accuracy"]
     assert found.repeats == (1.0, 1.0, 1.0)
     assert (found.ci95, found.uncertainty) == (one_run.ci95, one_run.uncertainty)
     assert found.ci95 is not None and found.ci95[0] < 0.95
 
 
-def test_a_mean_of_values_that_are_all_the_same_has_no_interval(sets: FeatureSets) -> None:
-    found = scoring.clip(replace(sets, generated={**sets.generated, "clip": np.full(N, 0.25)}))["clip_score"]
-    assert (found.value, found.std_err, found.ci95) == (0.25, None, None)
+def test_a_mean_of_values_that_are_all_the_same_has_no_interval(registry: Registry) -> None:
+    found = block(registry, "clip", paired(np.full(N, 0.25)))["clip_score"]
+    assert (found.value, found.std_err, found.ci95) == (pytest.approx(0.25), None, None)
     assert found.uncertainty.startswith("none")
 
 
-def test_latency_is_taken_once_whatever_the_repeats(sets: FeatureSets, registry: Registry) -> None:
-    timed = replace(sets, latency={"median_ms": 12.5, "runs": 7})
-    found = score([registry.metric("latency")], [timed, timed, timed])["latency_ms"]
-    assert found.repeats == ()
-    assert found.ci95 is None
+def own(rows: Rows) -> dict[str, MetricValue]:
+    assert rows.generated is not None
+    return {"own": MetricValue(value=float(len(rows.generated)))}
 
 
-def metric(target: str, keys: tuple[str, ...] = ("own",)) -> MetricSpec:
-    return MetricSpec(id="own", target=target, keys=keys, needs=("features",), higher_is_better=True)
+def scored(target: str, rows: Rows, keys: tuple[str, ...] = ("own",)) -> MetricValue:
+    metric = MetricSpec(
+        id="own", target=target, keys=keys, reads="features", extractor="x", higher_is_better=True, title="one's own"
+    )
+    return score([Measured(metric, "f", [rows])], LABELS)[0]["own"]
 
 
-def own(sets: FeatureSets) -> dict[str, Any]:
-    return {"own": sets.value("own", float(len(sets.prompts)), "higher", "features")}
-
-
-def test_a_metric_of_ones_own(sets: FeatureSets, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_metric_of_ones_own(features: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What its function does not say of a value, a run fills in."""
     monkeypatch.setattr(scoring, "own", own, raising=False)
-    assert score([metric("sbv2bench.evaluation.score:own")], [sets])["own"].value == N
+    found = scored("sbv2bench.evaluation.score:own", features)
+    assert (found.value, found.label, found.direction, found.n_generated, found.n_reference) == (
+        N,
+        "one's own-mini",
+        "higher",
+        N,
+        60,
+    )
     with pytest.raises(InputError, match="expected own, more"):
-        score([metric("sbv2bench.evaluation.score:own", ("own", "more"))], [sets])
+        scored("sbv2bench.evaluation.score:own", features, ("own", "more"))
     for target in ("sbv2bench.evaluation.score:nothing", "nowhere:own", "nocolon"):
         with pytest.raises(InputError, match="cannot be imported"):
-            score([metric(target)], [sets])
+            scored(target, features)
 
 
-def test_catalog_and_functions_agree(sets: FeatureSets, registry: Registry) -> None:
+def test_catalog_and_functions_agree(features: Rows, cosines: NDArray[np.float64], registry: Registry) -> None:
     """Every built-in metric gives the keys that it declares, in the direction that it declares."""
-    sets = few_features(sets, 6)
-    assert sets.reference is not None
-    timed = replace(
-        sets,
-        latency={"median_ms": 12.5, "runs": 7},
-        generated={**sets.generated, "pr_paper": sets.generated["features"], "hps_v21": sets.generated["hps"]},
-        reference={**sets.reference, "pr_paper": sets.reference["features"]},
-        extractors={**sets.extractors, "pr_paper": sets.extractors["features"], "hps_v21": sets.extractors["hps"]},
-    )
-    for spec in registry.metrics.values():
-        if spec.target.startswith("sbv2bench."):
-            for value in score([spec], [timed]).values():
-                assert value.direction == ("higher" if spec.higher_is_better else "lower")
-
-
-def test_no_reference_is_an_error(sets: FeatureSets) -> None:
-    with pytest.raises(InputError, match="no reference"):
-        scoring.fid(replace(sets, reference=None))
+    named = np.full((N, 9), 2)
+    by_reads: dict[str, Rows] = {
+        "features": of_dimension(features, 6),
+        "paired": paired(cosines),
+        "attributes": Rows(generated=named, attributes=named),
+        "latency": Rows(latency={"median_ms": 12.5, "runs": 7}),
+    }
+    built_in: Sequence[MetricSpec] = [spec for spec in registry.metrics.values() if spec.target.startswith("sbv2bench.")]
+    assert len(built_in) >= 10
+    for spec in built_in:
+        extractor = {"features": "tiny-world", "paired": "tiny-clip", "attributes": "tiny-attributes"}.get(spec.reads)
+        for value in block(registry, spec.id, by_reads[spec.reads], extractor=extractor).values():
+            assert value.direction == spec.direction

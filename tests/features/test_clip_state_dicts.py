@@ -75,13 +75,13 @@ def hps_transform(antialias: bool) -> transforms.Compose:
 
 
 @pytest.mark.parametrize("size", [64, 28, 20])
-@pytest.mark.parametrize("preprocessing", ["legacy_no_antialias", "antialias"])
+@pytest.mark.parametrize("preparation", ["legacy_no_antialias", "antialias"])
 def test_hps_is_the_named_network_after_hpsv2s_transform(
-    network: torch.nn.Module, checkpoint: Path, monkeypatch: pytest.MonkeyPatch, preprocessing: str, size: int
+    network: torch.nn.Module, checkpoint: Path, monkeypatch: pytest.MonkeyPatch, preparation: str, size: int
 ) -> None:
     monkeypatch.setenv("SBV2BENCH_ALLOW_PICKLE", "1")
-    scorer = OpenClipScorer(spec(checkpoint, preprocessing=preprocessing))
-    transform = hps_transform(preprocessing == "antialias")
+    scorer = OpenClipScorer(spec(checkpoint, preparation=preparation))
+    transform = hps_transform(preparation == "antialias")
     pixels = torch.stack([transform(Image.fromarray(image)) for image in images(3, size)])
     prompts = ["A cat with two horns on its head", "a man"]
     with torch.no_grad():
@@ -92,9 +92,9 @@ def test_hps_is_the_named_network_after_hpsv2s_transform(
     assert np.abs(theirs[0] - theirs[1]).max() > 1e-3
 
 
-def test_the_three_preprocessings_differ(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_three_preparations_differ(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SBV2BENCH_ALLOW_PICKLE", "1")
-    specs = [spec(checkpoint, preprocessing=way) for way in ("", "antialias", "legacy_no_antialias")]
+    specs = [spec(checkpoint, preparation=way) for way in ("", "antialias", "legacy_no_antialias")]
     pil, antialias, legacy = (OpenClipScorer(one).embed_images(images(1)) for one in specs)
     assert np.abs(antialias - legacy).max() > 0.01
     assert 1e-5 < np.abs(antialias - pil).max() < 0.05  # uint8 rounding between, and nothing more
@@ -102,10 +102,10 @@ def test_the_three_preprocessings_differ(checkpoint: Path, monkeypatch: pytest.M
 
 
 def test_training_losses_see_what_the_spec_says(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """embed_pixels: the metric's own preprocessing, with gradient."""
+    """embed_pixels: the metric's own preparation, with gradient."""
     monkeypatch.setenv("SBV2BENCH_ALLOW_PICKLE", "1")
     for way in ("antialias", "legacy_no_antialias"):
-        scorer = OpenClipScorer(spec(checkpoint, preprocessing=way))
+        scorer = OpenClipScorer(spec(checkpoint, preparation=way))
         pixels = (torch.from_numpy(images(2)).permute(0, 3, 1, 2).float() / 255).requires_grad_()
         embeds = scorer.embed_pixels(pixels)
         np.testing.assert_allclose(embeds.detach().numpy(), scorer.embed_images(images(2)), rtol=0, atol=1e-6)
@@ -116,7 +116,7 @@ def test_training_losses_see_what_the_spec_says(checkpoint: Path, monkeypatch: p
 
 def test_pictures_that_are_not_square_are_refused(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SBV2BENCH_ALLOW_PICKLE", "1")
-    scorer = OpenClipScorer(spec(checkpoint, preprocessing="antialias"))
+    scorer = OpenClipScorer(spec(checkpoint, preparation="antialias"))
     with pytest.raises(ValueError, match="expected square pictures"):
         scorer.embed_images(np.zeros((1, 32, 40, 3), np.uint8))
 
@@ -136,7 +136,7 @@ def test_a_pickled_checkpoint_needs_the_flag_or_a_known_hash(checkpoint: Path, m
 def test_a_safetensors_copy_gives_the_same_scores(network: torch.nn.Module, tmp_path: Path) -> None:
     half = tmp_path / "hps.safetensors"
     save_file({name: value.half().contiguous() for name, value in network.state_dict().items()}, half)
-    scorer = OpenClipScorer(spec(half, preprocessing="antialias"))
+    scorer = OpenClipScorer(spec(half, preparation="antialias"))
     assert {parameter.dtype for parameter in scorer.model.parameters()} == {torch.float32}
     assert not any(parameter.requires_grad for parameter in scorer.model.parameters())
 
@@ -153,7 +153,7 @@ def test_half_the_keys_are_refused(network: torch.nn.Module, tmp_path: Path) -> 
 
 @pytest.mark.parametrize(
     ("change", "words"),
-    [({"architecture": "ViT-Z-14"}, "ViT-Z-14"), ({"preprocessing": "clean299"}, "found preprocessing 'clean299'")],
+    [({"architecture": "ViT-Z-14"}, "ViT-Z-14"), ({"preparation": "clean299"}, "found preparation 'clean299'")],
 )
 def test_unknown_names_are_refused(checkpoint: Path, change: dict[str, str], words: str) -> None:
     with pytest.raises(InputError, match=words):
@@ -208,7 +208,7 @@ def test_built_in_ids() -> None:
     assert "open_clip_model.safetensors" in str(caught.value.fix)
     for name, way in (("hpsv2-v2.0", "antialias"), ("hpsv2-v2.1", "antialias"), ("hpsv2-v2.1-legacy", "legacy_no_antialias")):
         hps = registry.extractor(name)
-        assert (hps.architecture, hps.preprocessing, hps.scale, hps.prefix) == ("ViT-H-14", way, 100.0, "")
+        assert (hps.architecture, hps.preparation, hps.scale, hps.prefix) == ("ViT-H-14", way, 100.0, "")
         with pytest.raises(PrerequisiteError, match="hpsv2"):
             with_weights(hps)
 

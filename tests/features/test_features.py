@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from sbv2bench.errors import InputError, IntegrityError, SBV2BenchError
 from sbv2bench.features.base import load_extractor, to_tensor
 from sbv2bench.features.clip import OpenClipScorer
-from sbv2bench.features.world import WorldExtractor, attributes_right
+from sbv2bench.features.world import WorldAttributes, WorldExtractor
 from sbv2bench.features.world_network import WorldNetwork
 from sbv2bench.mini import rendering, world
 from sbv2bench.specs import ExtractorSpec
@@ -142,6 +142,7 @@ def test_world_extractor_is_the_network_in_evaluation_mode(tmp_path: Path) -> No
     for column, name in enumerate(world.ATTRIBUTES):
         assert np.array_equal(read[:, column], logits[name].argmax(1).numpy())
     assert np.array_equal(extractor(images(5)), features)
+    assert np.array_equal(WorldAttributes(world_spec(folder))(images(5)), read)
 
 
 def test_world_extractor_refuses_other_weights(tmp_path: Path) -> None:
@@ -153,13 +154,6 @@ def test_world_extractor_refuses_other_weights(tmp_path: Path) -> None:
     weights.write_bytes(b"not weights")
     with pytest.raises(SBV2BenchError):
         WorldExtractor(world_spec(folder))
-
-
-def test_attributes_right_counts_only_what_is_named() -> None:
-    named = np.array([[0, 2, world.FREE], [1, world.FREE, 4]])
-    read = np.array([[0, 1, 5], [1, 3, 4]])
-    assert attributes_right(read, named).tolist() == [[1, 0, -1], [1, -1, 1]]
-    assert attributes_right(read, named).dtype == np.int8
 
 
 def test_load_extractor_by_kind(tmp_path: Path) -> None:

@@ -28,8 +28,8 @@ def images(count: int, height: int = 256, width: int = 256) -> np.ndarray:
     return ((noise + (x + 2 * y + 60 * c) % 256) // 2).astype(np.uint8)
 
 
-def spec(location: Path, preprocessing: str = "tf1", **more: object) -> ExtractorSpec:
-    fields = {"id": "tiny", "kind": "inception", "location": str(location), "preprocessing": preprocessing, **more}
+def spec(location: Path, preparation: str = "tf1", **more: object) -> ExtractorSpec:
+    fields = {"id": "tiny", "kind": "inception", "location": str(location), "preparation": preparation, **more}
     return ExtractorSpec.model_validate(fields)
 
 
@@ -71,7 +71,7 @@ def test_clean299_without_resize_equals_torch_fidelity(weights: tuple[Path, Stat
     assert_same(extractor(images(2, 299, 299)), fidelity(oracle, images(2, 299, 299)))
 
 
-def test_the_two_preprocessings_and_channel_orders_differ(weights: tuple[Path, State]) -> None:
+def test_the_two_preparations_and_channel_orders_differ(weights: tuple[Path, State]) -> None:
     found = [InceptionExtractor(spec(weights[0], way))(images(1)) for way in ("clean299", "tf1")]
     found.append(InceptionExtractor(spec(weights[0], channels="bgr"))(images(1)))
     for i, j in ((0, 1), (1, 2), (0, 2)):
@@ -208,6 +208,6 @@ def test_built_in_ids(tmp_path: Path) -> None:
         assert "sbv2bench download inception-2015-12-05" in caught.value.fix
 
 
-def test_a_preprocessing_must_be_said(weights: tuple[Path, State]) -> None:
+def test_a_preparation_must_be_said(weights: tuple[Path, State]) -> None:
     with pytest.raises(InputError, match="expected clean299 or tf1"):
         InceptionExtractor(spec(weights[0], ""))

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from sample_latency import sample_latency
-from sample_results import metric, sample_result
+from sample_results import metric, sample_result, with_protocols
 
 from sbv2bench.boards import boards
 from sbv2bench.boards import text as leaderboard
@@ -92,7 +92,7 @@ def test_the_newest_row_is_shown_and_devices_are_never_mixed(tmp_path: Path) -> 
     faster = sample_latency((15.0, 15.0), model="mini/sbv2-a", guidance=1.0)
     elsewhere = sample_latency((1.0, 1.0), device_name="Card", device="cuda", dtype="float16")
     full = sample_latency((19.0, 19.0), protocol="full")
-    compiled = sample_latency((5.0, 5.0), compiled=True)
+    compiled = sample_latency((5.0, 5.0), compiled=("denoiser",))
     put(tmp_path, new, old, faster, elsewhere, full, compiled)
     leaderboard.build(tmp_path)
     # before they are resolved to files the two students are one declaration, and so one row
@@ -153,7 +153,8 @@ def test_rows_take_the_paper_latency_of_their_model(tmp_path: Path) -> None:
     for guidance in (2.0, 4.5):
         store.write(sample_result(9.0, suite="coco2014-30k", model="full/sd21", guidance=guidance), tmp_path / "results")
         result = sample_result(None, suite="hpsv2", model="full/sd21", guidance=guidance)
-        store.write(result.model_copy(update={"metrics": {"hps": metric(26.5, "hpsv2", "higher")}}), tmp_path / "results")
+        made = with_protocols(result.model_copy(update={"metrics": {"hps": metric(26.5, "hpsv2", "higher")}}))
+        store.write(made, tmp_path / "results")
     model = sample_result(9.0, model="full/sd21", guidance=4.5).model
     put(tmp_path, sample_latency((130.0, 132.0), model="full/sd21").model_copy(update={"model": model}))
     put(tmp_path, sample_latency((1.0, 1.0), model="full/sd21", protocol="full").model_copy(update={"model": model}))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from paper_results import REGISTRY, cell, fid_of, paper_result, table
-from sample_results import metric, sample_result
+from sample_results import metric, sample_result, with_protocols, with_these
 
 from sbv2bench.errors import InputError, PrerequisiteError, ToleranceError
 from sbv2bench.reproduce.miniature import Miniature, stand_in
@@ -17,7 +17,7 @@ from sbv2bench.reproduce.search import Search
 from sbv2bench.reproduce.table import WITHIN, Cell
 from sbv2bench.results import published, store
 from sbv2bench.results.records import EvalResult
-from sbv2bench.specs import WeightsFile, fingerprint
+from sbv2bench.specs import WeightsFile
 
 
 @pytest.fixture(autouse=True)
@@ -56,7 +56,7 @@ def test_another_protocol_is_named_and_never_an_exit_5(tmp_path: Path) -> None:
     found = table("table3", tmp_path, paper_result("full/sbv2-merged-reg", fid_of(20.0), preparation=None))
     one = cell(found, "SBv2*")
     assert (one.verdict, one.comparable) == ("outside", False)
-    assert found.differing == {"coco2014-30k": ("suite.preparation",)}
+    assert found.differing == {"coco2014-30k": ("preparation",)}
     require_tolerance(found)
 
 
@@ -69,11 +69,10 @@ def test_the_declared_protocol_is_taken_before_a_newer_other_one(tmp_path: Path)
 
 def test_weights_of_an_extractor_with_a_known_hash_must_have_it(tmp_path: Path) -> None:
     result = paper_result("full/sbv2-merged-reg", fid_of(20.0))
-    protocol = {**result.suite.protocol, "extractors": {**result.suite.protocol["extractors"]}}
-    protocol["extractors"]["features"] = {**protocol["extractors"]["features"], "weights": [{"path": "x", "sha256": "00"}]}
-    suite = result.suite.model_copy(update={"protocol": protocol, "fingerprint": fingerprint(protocol)})
-    found = table("table3", tmp_path, result.model_copy(update={"suite": suite}))
-    assert found.differing == {"coco2014-30k": ("extractors.features.weights",)}
+    own = result.protocol("fid")
+    other = {**own, "extractor": {**own["extractor"], "weights": [{"path": "x", "sha256": "00"}]}}
+    found = table("table3", tmp_path, with_these(result, {"fid": other}))
+    assert found.differing == {"coco2014-30k": ("fid.extractor.weights",)}
 
 
 def test_a_row_is_its_model_as_it_is_sampled_whatever_its_name(tmp_path: Path) -> None:
@@ -131,7 +130,7 @@ def ladder(name: str, fids: Sequence[float]) -> EvalResult:
     made = sample_result(model=name, guidance=1.0)
     value = metric(sum(fids) / len(fids), "FID-mini", repeats=tuple(fids))
     own = {"nfe": 1, "weights": (WeightsFile(path="w", sha256=name),)}  # else all of them are one model under several ids
-    return made.model_copy(update={"metrics": {"fid": value}, "model": made.model.model_copy(update=own)})
+    return with_protocols(made.model_copy(update={"metrics": {"fid": value}, "model": made.model.model_copy(update=own)}))
 
 
 def test_in_miniature_only_orders_are_judged(tmp_path: Path) -> None:

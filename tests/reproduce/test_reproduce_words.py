@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from paper_results import REGISTRY, cell, fid_of, paper_result, table
 from rich.console import Console
-from sample_results import metric
+from sample_results import metric, with_these
 
 from sbv2bench.errors import ToleranceError
 from sbv2bench.registry import Registry
@@ -19,7 +19,6 @@ from sbv2bench.reproduce.table import WITHIN, Reproduction
 from sbv2bench.results import store
 from sbv2bench.results.published import declared, published_models, published_numbers
 from sbv2bench.results.records import EvalResult
-from sbv2bench.specs import fingerprint
 
 TEACHER = "SDv2.1 cfg=2"  # printed with FID 9.64, and no word of its scheduler
 
@@ -37,7 +36,7 @@ def said(found: Reproduction) -> str:
 
 
 def in_dtype(result: EvalResult, dtype: str) -> EvalResult:
-    return result.model_copy(update={"provenance": {**result.provenance, "dtype": dtype}})
+    return result.model_copy(update={"conditions": result.conditions.model_copy(update={"dtype": dtype})})
 
 
 def test_the_papers_protocol_is_claimed_only_where_it_is_stated(tmp_path: Path) -> None:
@@ -149,15 +148,14 @@ def declared_anew(**fields: Any) -> Registry:
 
 def test_an_extractor_declared_anew_is_another_metric(tmp_path: Path) -> None:
     """Both where its declaration differs, and where only its weights may: the result says that it was declared anew."""
-    registry = declared_anew(preprocessing="tf1")
+    registry = declared_anew(preparation="tf1")
     result = paper_result("full/sd-turbo", fid_of(20.0))
-    protocol = {**result.suite.protocol, "extractors": {**result.suite.protocol["extractors"]}}
-    protocol["extractors"]["features"] = {**protocol["extractors"]["features"], "preprocessing": "tf1"}
-    suite = result.suite.model_copy(update={"protocol": protocol, "fingerprint": fingerprint(protocol)})
-    store.write(result.model_copy(update={"suite": suite}), tmp_path)
+    own = result.protocol("fid")
+    other = {**own, "extractor": {**own["extractor"], "preparation": "tf1"}}
+    store.write(with_these(result, {"fid": other}), tmp_path)
     found = carry_out(Request.checked("table3", "paper", tmp_path, registry))
     assert isinstance(found, Reproduction)
-    assert found.differing == {"coco2014-30k": ("extractors.features.preprocessing",)}
+    assert found.differing == {"coco2014-30k": ("fid.extractor.preparation",)}
     assert not cell(found, "SD Turbo").comparable
     require_tolerance(found)
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import csv
 import io
 from pathlib import Path
-from typing import Any
 
 import pytest
-from sample_results import metric, sample_result
+from sample_results import metric, sample_result, with_protocols
 
 from sbv2bench.boards import claims
 from sbv2bench.boards import page as board_page
@@ -20,7 +19,7 @@ from sbv2bench.compare.compare import compare
 from sbv2bench.registry import Registry
 from sbv2bench.results import store
 from sbv2bench.results.conditions import differing_versions, dtype_of, usual_dtype
-from sbv2bench.results.records import EvalResult
+from sbv2bench.results.records import Conditions, EvalResult
 from sbv2bench.specs import WeightsFile
 
 VERSIONS = {"torch": "2.14.1", "diffusers": "0.42.1", "numpy": "2.4.6"}
@@ -28,9 +27,9 @@ VERSIONS = {"torch": "2.14.1", "diffusers": "0.42.1", "numpy": "2.4.6"}
 
 def made(fid: float, dtype: str | None = "float32", model: str = "mini/a", **libraries: str) -> EvalResult:
     result = sample_result(fid, model=model)
-    conditions: dict[str, Any] = {"dtype": dtype, "libraries": VERSIONS | libraries}
+    conditions = Conditions(dtype=dtype, device="cpu", libraries={**VERSIONS, **libraries})
     own = result.model.model_copy(update={"weights": (WeightsFile(path="w", sha256=model),)})
-    return result.model_copy(update={"provenance": result.provenance | conditions, "model": own})
+    return result.model_copy(update={"conditions": conditions, "model": own})
 
 
 def board(*results: EvalResult) -> Board:
@@ -64,7 +63,7 @@ def test_versions_that_differ_are_shown_and_are_no_identity() -> None:
     assert [row["libraries"] for row in rows(found)] == ["torch 2.12.0", "torch 2.13.0"]
     assert "library versions differ (torch 2.12.0 / 2.13.0)" in to_markdown(found)
     silent = made(7.0, model="mini/c")
-    silent = silent.model_copy(update={"provenance": {**silent.provenance, "libraries": None}})
+    silent = silent.model_copy(update={"conditions": Conditions(dtype=None, device=None, libraries={})})
     assert differing_versions([made(8.0), silent, made(8.0, peft="0.21")]) == {}
 
 
@@ -92,7 +91,7 @@ def test_a_group_is_joined_within_a_dtype() -> None:
     def part(suite: str, dtype: str) -> Board:
         result = made(8.0, dtype, model="full/a")
         own = result.suite.model_copy(update={"id": suite})
-        return Board(suite, f"{suite}@v1", "", ((f"{suite}.json", result.model_copy(update={"suite": own})),))
+        return Board(suite, f"{suite}@v1", ((f"{suite}.json", result.model_copy(update={"suite": own})),))
 
     assert joined([part(first, "float32"), part(second, "float16")]) == []
     assert len(joined([part(first, "float16"), part(second, "float16")])) == 1
@@ -113,7 +112,9 @@ def test_compare_says_what_differs(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.chdir(tmp_path)
     value = metric(8.0, "FID-mini", n_reference=5000, std_err=0.1)
     results = [made(8.0), made(8.26, "bfloat16", torch="2.13.0")]
-    paths = [store.write(one.model_copy(update={"metrics": {"fid": value}}), tmp_path / "results") for one in results]
+    paths = [
+        store.write(with_protocols(one.model_copy(update={"metrics": {"fid": value}})), tmp_path / "results") for one in results
+    ]
     for names in (paths, [tmp_path / "results"]):
         found = compare(names, "mini-5k")
         assert "dtype differs (float32 / bfloat16), which changes numbers by itself" in found.notes

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from sample_results import sample_result
 
 from sbv2bench.boards import text as leaderboard
@@ -16,31 +13,30 @@ from sbv2bench.errors import IntegrityError
 from sbv2bench.results import prompt_values, store
 from sbv2bench.results.records import EvalResult
 
-ROWS: list[Mapping[str, NDArray[Any]]] = [
-    {"clip": np.linspace(seed, seed + 1, 5000), "attributes": np.array([[1, -1], [0, 1]] * 2500, dtype=np.int8)}
-    for seed in range(3)
-]
+VALUES = {
+    "clip_score": np.stack([np.linspace(seed, seed + 1, 5000) for seed in range(3)]).astype(np.float32),
+    "attribute_accuracy": np.zeros((3, 5000), np.uint8),
+}
 
 
 def stored(folder: Path) -> tuple[EvalResult, Path]:
-    result, content = prompt_values.attach(sample_result(), prompt_values.of_rows(ROWS))
+    result, content = prompt_values.attach(sample_result(), VALUES)
     assert content is not None
     return result, store.write(result, folder, content)
 
 
-def test_values_are_those_whose_means_are_the_metrics(tmp_path: Path) -> None:
+def test_values_are_those_of_the_results_metrics(tmp_path: Path) -> None:
     result, path = stored(tmp_path)
     assert store.load(path) == result
     values = prompt_values.read(result, path)
     assert list(values) == ["clip_score"]  # the sample has no attribute_accuracy, so its values are not kept
-    np.testing.assert_allclose(values["clip_score"], [rows["clip"] for rows in ROWS], rtol=1e-7)
-    whole = prompt_values.of_rows(ROWS)["attribute_accuracy"]
-    assert whole.shape == (3, 5000) and whole[0, :4].tolist() == [1, 0, 1, 0]
+    np.testing.assert_array_equal(values["clip_score"], VALUES["clip_score"])
+    assert result.metrics["clip_score"].prompt_values and result.metrics["fid"].prompt_values is None
 
 
 def test_a_result_without_values_of_captions_has_no_file(tmp_path: Path) -> None:
     result, content = prompt_values.attach(sample_result(), {})
-    assert content is None and result.prompt_values is None
+    assert content is None and result.metrics["clip_score"].prompt_values is None
     path = store.write(result, tmp_path)
     assert prompt_values.read(result, path) == {}
     assert [found.name for found in path.parent.iterdir()] == [path.name]

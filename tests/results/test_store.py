@@ -68,7 +68,7 @@ def test_a_number_that_is_not_finite_is_refused_and_named(tmp_path: Path) -> Non
     ("damage", "error"),
     [
         (lambda content: content[: len(content) // 2], IntegrityError),
-        (lambda content: content.replace('"schema_version": 1', '"schema_version": 99'), InputError),
+        (lambda content: content.replace('"schema_version": 2', '"schema_version": 99'), InputError),
         (lambda content: content.replace('"resumed_images"', '"resumed_pictures"'), IntegrityError),
         (lambda content: "[]", InputError),
     ],
@@ -94,6 +94,6 @@ def test_the_fingerprint_in_the_name_says_what_was_asked() -> None:
 
 def test_the_file_is_plain_json(tmp_path: Path) -> None:
     content = json.loads(store.write(sample_result(), tmp_path).read_text())
-    assert content["schema_version"] == 1
+    assert content["schema_version"] == 2
     assert content["model"]["nfe"] == 25
     assert content["suite"]["seeds"] == [0, 1, 2]

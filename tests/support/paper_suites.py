@@ -41,7 +41,7 @@ def write_paper_suites(folder: Path) -> Path:
     for i in range(len(STYLES) * EACH):
         (folder / "hps-images" / f"{i:08d}.png").write_bytes((images / f"{i:08d}.png").read_bytes())
     path = folder / "catalog.yaml"
-    path.write_text(yaml.safe_dump(catalog(folder)))
+    path.write_text(yaml.safe_dump(catalog(folder), sort_keys=False))
     return path
 
 
@@ -49,18 +49,24 @@ def catalog(folder: Path) -> dict[str, Any]:
     extractors: dict[str, Any] = {}
     for seed, (name, kind) in enumerate(EXTRACTORS.items()):
         write_standin(folder / name, seed=1 if name == "pr-bgr" else seed)  # the same weights as pr
-        extractors[f"s-{name}"] = {"kind": f"standin_networks:{kind}", "location": name, "label": f"s-{name}"}
+        extractors[f"s-{name}"] = {
+            "kind": f"standin_networks:{kind}", "gives": "paired" if kind == "Scorer" else "features",
+            "location": name, "label": f"s-{name}",
+        }  # fmt: skip
     extractors["s-pr-bgr"]["channels"] = "bgr"
     extractors["s-v20"]["scale"] = extractors["s-v21"]["scale"] = 100.0
     prompts = {"location": "dataset.json", "captions_sha256": captions_sha256(CAPTIONS[:GENERATED])}
     coco = {
         "extends": "coco2014-30k", "num_generated": GENERATED, "num_reference": REFERENCE, "block_size": BLOCK,
         "prompts": prompts, "reference": {"location": "val2014.zip"}, "label_suffix": "-tiny",
-        "features": "s-fid", "pr": "s-pr", "pr_paper": "s-pr-bgr", "clip": "s-clip",
+        "metrics": {
+            "fid": {"extractor": "s-fid"}, "pr": {"extractor": "s-pr"}, "pr-paper": {"extractor": "s-pr-bgr"},
+            "clip": {"extractor": "s-clip"}, "latency": {}, "kid": {"extractor": "s-fid", "on_request": True},
+        },
     }  # fmt: skip
     hps = {
         "extends": "hpsv2", "num_generated": len(STYLES) * EACH, "block_size": BLOCK, "prompts": {"location": "."},
-        "hps": "s-v20", "hps_v21": "s-v21",
+        "metrics": {"hps": {"extractor": "s-v20"}, "hps-v21": {"extractor": "s-v21"}},
     }  # fmt: skip
     return {
         "extractors": extractors,

@@ -16,8 +16,9 @@ from sbv2bench.samplers.base import PromptBlock, Sampler, Stopwatch
 
 
 def block_of(result: EvalResult) -> str:
-    """The metrics block as text: equal text is equal bits."""
-    return json.dumps({key: value.model_dump() for key, value in result.metrics.items()}, sort_keys=True)
+    """The metrics block as text, but for the name of the file of captions' values: equal text is equal bits."""
+    metrics = {key: value.model_dump(exclude={"prompt_values"}) for key, value in result.metrics.items()}
+    return json.dumps(metrics, sort_keys=True)
 
 
 def run(registry: Registry, model: str = "teacher", **options: Any) -> EvalResult:

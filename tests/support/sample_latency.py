@@ -45,7 +45,7 @@ def sample_latency(
         "protocol": PROTOCOLS[protocol], "protocol_fingerprint": PROTOCOLS[protocol].fingerprint(),
         "model": ModelRecord(**spec.model_dump(), nfe=spec.network_evaluations()), "decoder": "AutoencoderKL",
         "denoiser_calls": 1, "parameters": {"unet": 100}, "weights_bytes": 13_000_000, "device": "cpu", "dtype": "float32",
-        "threads": 2, "compiled": False, "load_s": 1.5, "first_run_s": 0.25, "ceiling": Ceiling(matmul=4e10, conv=5e10),
+        "threads": 2, "compiled": (), "load_s": 1.5, "first_run_s": 0.25, "ceiling": Ceiling(matmul=4e10, conv=5e10),
         "memory_method": "peak RSS", "prompts_sha256": "ab", "batches": tuple(batches),
         "provenance": {"date_utc": date, "git_commit": "0123456789abcdef", "git_dirty": False, "device_name": device_name},
     }  # fmt: skip

@@ -10,7 +10,7 @@ from typing import Any
 
 from reference_trainer.ladder import RUNGS
 from sbv2bench.registry import Registry
-from sbv2bench.results.records import EvalResult, MetricValue, ModelRecord, SuiteRecord
+from sbv2bench.results.records import Conditions, EvalResult, MetricValue, ModelRecord, SuiteRecord
 from sbv2bench.specs import fingerprint
 
 NETWORKS = tuple(rung.name for rung in RUNGS if rung.shipped)
@@ -32,25 +32,41 @@ def sample_result(
     status: str = "complete",
     split: str = "reporting",
 ) -> EvalResult:
-    """A result whose suite fingerprint is that of its protocol."""
+    """A result whose metrics' fingerprints are those of their protocols. split: of the captions, told by their hash too."""
     registry = Registry.load()
     spec = registry.model("sd21").model_copy(update={"guidance_scale": guidance, "id": model, "family": model.partition("/")[0]})
-    protocol = {"suite": {"id": suite, "version": version, "prompts": {"split": split}}, "prompts_sha256": "ab"}
     metrics = {"clip_score": metric(0.875, "CLIP-mini", "higher", std_err=0.00123, uncertainty="standard error over prompts")}
     if fid is not None:
         metrics["fid"] = metric(fid, "FID-mini", n_reference=5000, extractor="world-128", ci95=(fid - 0.5, fid + 0.5))
-    return EvalResult(
+    made = EvalResult(
         status=status,  # type: ignore[arg-type]
         model=ModelRecord(**spec.model_dump(), nfe=25),
         suite=SuiteRecord(
-            id=suite, version=version, fingerprint=fingerprint(protocol), prompts_sha256="ab", reference_fingerprint="cd",
-            num_generated=5000, num_reference=5000, seeds=(0, 1, 2), block_size=50, protocol=protocol,
+            id=suite, version=version, prompts_sha256="ab", reference={"fingerprint": "cd"},
+            num_generated=5000, num_reference=5000, seeds=(0, 1, 2), block_sizes=(50,),
         ),
+        conditions=Conditions(dtype=None, device="cpu", libraries={}),
         metrics=metrics,
         seconds={"generate": 1.5, "total": 2.0},
         provenance={"date_utc": date, "git_commit": "0123456789abcdef", "git_dirty": False, "device": "cpu",
-                    "device_name": "Chip | 9", "cores": 2, "cache": {"generated": "miss", "reference": "hit", "notes": []}},
+                    "device_name": "Chip | 9", "cores": 2, "cache": {"generated": "miss", "reference": "hit", "notes": []},
+                    "suite": {"id": suite, "version": version, "prompts": {"split": split}}},
     )  # fmt: skip
+    return with_protocols(made)
+
+
+def with_protocols(result: EvalResult, **changes: Any) -> EvalResult:
+    """The result with every metric's protocol, of which some fields may be changed, and its fingerprint."""
+    common = {"prompts_sha256": result.suite.prompts_sha256, "num_generated": result.suite.num_generated, **changes}
+    protocols = {key: {"metric": {"id": key}, **common} for key in result.metrics}
+    return with_these(result, protocols)
+
+
+def with_these(result: EvalResult, protocols: dict[str, Any]) -> EvalResult:
+    """The result with these protocols of its metrics, by key."""
+    marked = {key: one.model_copy(update={"fingerprint": fingerprint(protocols[key])}) for key, one in result.metrics.items()}
+    kept = {fingerprint(protocols[key]): protocols[key] for key in result.metrics}
+    return result.model_copy(update={"metrics": marked, "provenance": {**result.provenance, "protocols": kept}})
 
 
 def write_safetensors(path: Path, payload: bytes = b"\0" * 8) -> Path:

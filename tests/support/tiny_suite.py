@@ -9,7 +9,12 @@ from tiny_clip import write_tiny_clip, write_tiny_extractor
 from tiny_models import write_tiny_pipeline
 
 GENERATED, REFERENCE, BLOCK = 26, 40, 6  # five blocks, the last with two images and four rows of padding
-METRICS = ("fid", "pr", "kid", "clip", "hps", "attributes")
+METRICS = {
+    **{name: {"extractor": "tiny-world"} for name in ("fid", "pr", "kid")},
+    "clip": {"extractor": "tiny-clip"},
+    "hps": {"extractor": "tiny-hps"},
+    "attributes": {"extractor": "tiny-attributes"},
+}
 
 
 def write_tiny_suite(folder: Path, seed: int = 0) -> Path:
@@ -24,6 +29,7 @@ def write_tiny_suite(folder: Path, seed: int = 0) -> Path:
     catalog = {
         "extractors": {
             "tiny-world": {"kind": "world_network", "location": str(folder / "extractor")},
+            "tiny-attributes": {"kind": "world_attributes", "location": str(folder / "extractor")},
             "tiny-clip": {"kind": "open_clip", "location": str(folder / "clip")},
             "tiny-hps": {"kind": "open_clip", "location": str(folder / "hps"), "scale": 100.0},
         },
@@ -37,14 +43,11 @@ def write_tiny_suite(folder: Path, seed: int = 0) -> Path:
                 "caption_offset": 700_000,
                 "num_generated": GENERATED,
                 "num_reference": REFERENCE,
-                "features": "tiny-world",
-                "clip": "tiny-clip",
-                "hps": "tiny-hps",
                 "block_size": BLOCK,
-                "metrics": list(METRICS),
+                "metrics": METRICS,
             }
         },
     }
     path = folder / "catalog.yaml"
-    path.write_text(yaml.safe_dump(catalog))
+    path.write_text(yaml.safe_dump(catalog, sort_keys=False))
     return path

@@ -185,7 +185,7 @@ BREAKS: list[tuple[str, Break, str]] = [
     ("two processes", _other_losses, "step 1: lora_teacher_loss is"),
     ("stock diffusers", _teachers_scheduler, "grey levels from sbv2bench's of the same export"),
     ("stock diffusers", _another_grid, "from the trainer's last grid"),
-    ("merge", _flip("run/measured/unet_lora/adapter_config.json"), "adapter_config.json"),
+    ("merge", _flip("run/export/unet/config.json"), "config.json"),
     ("sbv2bench eval", lambda _, stage: shutil.rmtree(stage.merged / "vae"), "vae"),
 ]
 

@@ -74,7 +74,7 @@ def test_a_sweep_of_three_weights(registry: Registry, other: str, tmp_path: Path
         assert row["metrics"]["fid"]["value"] == result.metrics["fid"].value
         assert row["metrics"].keys() == result.metrics.keys()
     suite = found.first.suite
-    assert (content["suite"]["fingerprint"], content["suite"]["seeds"]) == (suite.fingerprint, [0, 1])
+    assert (content["suite"]["reference_fingerprint"], content["suite"]["seeds"]) == (suite.reference["fingerprint"], [0, 1])
     assert content["suite"]["num_generated"] == GENERATED
     unets = {end: content[end]["weights"]["unet/diffusion_pytorch_model.safetensors"] for end in ("a", "b")}
     hashes = {file.path: file.sha256 for file in found.first.model.weights}
