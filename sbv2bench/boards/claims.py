@@ -212,7 +212,7 @@ def _ladder_row(row: Row, shown: Sequence[str], results: Sequence[EvalResult]) -
     name = row.model + (f" ({row.note})" if row.note else "")
     guidance = "" if row.guidance_scale is None else f"{row.guidance_scale:g}"
     numbers = ["" if number is None else f"{number:g}" for number in printed]
-    return [name, guidance, over, *(_cell(value) for value in found.values()), f"Table {row.table}, {row.method}", *numbers]
+    return [name, guidance, over, *(cell(value) for value in found.values()), f"Table {row.table}, {row.method}", *numbers]
 
 
 def _claim_row(found: Measured, labels: dict[str, MetricValue]) -> list[str]:
@@ -230,9 +230,7 @@ def _claim_row(found: Measured, labels: dict[str, MetricValue]) -> list[str]:
         low, high = found.difference.interval
         digits = _digits((high - low) / 2)
         difference = f"{found.difference.value:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
-    sides = [
-        f"{_name(side)} {_cell(value)}".strip() for side, value in ((claim.better, found.better), (claim.worse, found.worse))
-    ]
+    sides = [f"{_name(side)} {cell(value)}".strip() for side, value in ((claim.better, found.better), (claim.worse, found.worse))]
     over = " / ".join(dict.fromkeys(value.over for value in (found.better, found.worse) if value))
     return [claim.says, label, printed, *sides, difference, over, found.verdict]
 
@@ -242,7 +240,8 @@ def _name(side: Side) -> str:
     return short if side.guidance_scale is None else f"{short} at {side.guidance_scale:g}"
 
 
-def _cell(value: Estimate | None) -> str:
+def cell(value: Estimate | None) -> str:
+    """A mean and its error, rounded to the error's second digit; nothing for None."""
     if value is None:
         return ""
     digits = _digits(value.mean.std_err)
