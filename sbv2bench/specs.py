@@ -1,6 +1,6 @@
 """What is evaluated and how, as frozen declarations. No torch here: a spec says, other rooms do.
 
-What they have in common is in declaration.py.
+What they have in common is in spec_base.py.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from sbv2bench.spec_base import fingerprint as fingerprint  # noqa: PLC0414
 Family = Literal["mini", "full", "local"]
 PredictionType = Literal["epsilon", "v_prediction", "sample"]
 Holds = Literal["model", "unet", "lora"]
-# From uint8 pixels to a network's input, where that is part of a metric's name (protocols.md 2, 3, 5).
+# From uint8 pixels to a network's input, where that is part of a metric's name.
 Preprocessing = Literal["", "clean299", "tf1", "legacy_no_antialias", "antialias"]
 
 
@@ -236,7 +236,7 @@ class SuiteSpec(Spec):
     reference: None is fresh renderings of the world, of the captions `rendered` where the prompts are others. preparation: what
     is done to every image, generated or real, before a network sees it. label_suffix: after every metric's name; a count in it
     ("-30k") becomes that of the images that were measured, so write a size as "-256px". pr, pr_paper: extractors of precision
-    and recall where they are not `features`, in the two modes of protocols.md 3. hps_v21: HPS by the later weights, beside
+    and recall where they are not `features`, as they should be and as the paper's script computes them. hps_v21: HPS by the later weights, beside
     `hps`. inherited: what a catalog or `own` took from another suite, in words.
     """
 

@@ -38,7 +38,7 @@ MEANINGS = (
     ("±", "one standard error, obtained as the row's provenance says; the 95 % interval is there too"),
     ("NFE", "evaluations of the denoising network for one image; the two halves of guidance are not counted twice"),
     ("guidance", "the usual scale: 1 is none"),
-    ("more", "numbers.md, beside this page in the repository, says what else goes by each of these names"),
+    ("more", "sbv2bench/README.md in the repository explains every number and names the other numbers called by the same name"),
     ("protocol", "a hash of captions, reference, extractors, metrics and sample counts; only rows of one protocol share a table"),
 )
 

@@ -15,7 +15,7 @@ from sbv2bench.errors import InputError
 FORMATS = ("table", "md", "csv", "latex", "html", "json")
 
 
-def compare(  # noqa: PLR0917  # the options of design.md
+def compare(  # noqa: PLR0917  # the command line's options
     models: Annotated[
         list[str], typer.Argument(metavar="A B [C ...]", help="Ids, folders of models, images or results, or result files.")
     ],

@@ -16,7 +16,7 @@ from sbv2bench.errors import PrerequisiteError, SBV2BenchError
 from sbv2bench.shell import print_json
 
 
-def evaluate_models(  # noqa: PLR0917  # the options of design.md
+def evaluate_models(  # noqa: PLR0917  # the command line's options
     context: typer.Context,
     model: Models,
     suite: Suite = DEFAULT_SUITE,

@@ -1,4 +1,4 @@
-"""`sbv2bench latency`: what was typed, and what is printed; `runs.latency` does the work."""
+"""`sbv2bench latency`: what was typed, and what is printed; the room `latency` does the work."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sbv2bench.cli.arguments import Catalog, Json, Models
 from sbv2bench.shell import print_json
 
 
-def latency(  # noqa: PLR0917  # the options of design.md
+def latency(  # noqa: PLR0917  # the command line's options
     model: Models,
     protocol: Annotated[str, typer.Option(help="paper (section 7.5) or full.")] = "full",
     batch_size: Annotated[list[int] | None, typer.Option(help="Images a call; may be repeated. Default: 1.")] = None,

@@ -11,7 +11,7 @@ from sbv2bench.cli.arguments import DEFAULT_SUITE, Catalog, Json, Prompts, Refer
 from sbv2bench.cli.eval import carry_out, suites_asked
 
 
-def score(  # noqa: PLR0917  # the options of design.md
+def score(  # noqa: PLR0917  # the command line's options
     context: typer.Context,
     images: Annotated[Path, typer.Option(help="A folder of images; in natural order the i-th belongs to the i-th caption.")],
     suite: Suite = DEFAULT_SUITE,

@@ -135,7 +135,7 @@ def pr(sets: FeatureSets) -> dict[str, MetricValue]:
 
 
 def pr_paper(sets: FeatureSets) -> dict[str, MetricValue]:
-    """Precision and recall as the paper's script computes them: BGR features, float16 distances (protocols.md 3)."""
+    """Precision and recall as the paper's script computes them: BGR features, float16 distances."""
 
     def statistic(generated: Features, reference: Features) -> tuple[float, float]:
         found = paper_precision_recall(generated, reference, NEIGHBOURS)
@@ -176,7 +176,7 @@ def kid(sets: FeatureSets) -> dict[str, MetricValue]:
 
 
 def clip(sets: FeatureSets) -> dict[str, MetricValue]:
-    """CLIP score: the mean cosine, neither scaled nor clipped at zero (protocols.md 4).
+    """CLIP score: the mean cosine, neither scaled nor clipped at zero.
 
     details, where captions have hard negatives: "margin", the mean cosine with the caption less that with its negative.
     """
@@ -190,7 +190,7 @@ def clip(sets: FeatureSets) -> dict[str, MetricValue]:
 
 
 def hps(sets: FeatureSets) -> dict[str, MetricValue]:
-    """Human preference score: 100 times the mean cosine over all images, and by style (protocols.md 5).
+    """Human preference score: 100 times the mean cosine over all images, and by style.
 
     group_deviation of a style: population deviation of the means of ten consecutive groups of its images.
     """

@@ -1,4 +1,4 @@
-"""The result file: a number must be explainable from it alone (design 1.1). Schema 1."""
+"""The result file: a number must be explainable from it alone. Schema 1."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Nothing done twice, nothing lost, nothing stale (design 1.6, 1.7, 5)."""
+"""Nothing done twice, nothing lost, nothing stale."""
 
 from __future__ import annotations
 
