@@ -236,7 +236,7 @@ class SuiteSpec(Spec):
     reference: None is fresh renderings of the world, of the captions `rendered` where the prompts are others. preparation: what
     is done to every image, generated or real, before a network sees it. label_suffix: after every metric's name; a count in it
     ("-30k") becomes that of the images that were measured, so write a size as "-256px". pr, pr_paper: extractors of precision
-    and recall where they are not `features`, as they should be and as the paper's script computes them. hps_v21: HPS by the later weights, beside
+    and recall where they are not `features`, ours and those of the paper's script. hps_v21: HPS by the later weights, beside
     `hps`. inherited: what a catalog or `own` took from another suite, in words.
     """
 

@@ -1,4 +1,4 @@
-"""Rooms import downwards only: the rule, read from the imports themselves, lazy ones included (but for cli, whose point they are)."""
+"""Rooms import downwards only, as read from the imports themselves, lazy ones included (but for cli, whose point they are)."""
 
 from __future__ import annotations
 
