@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -36,6 +37,8 @@ SIX = (
     ("`sbv2-merged`, SwiftBrush v2: 1 step", Side(model="mini/sbv2-merged")),
     ("`clip-naive-reg-unequal`, our own best: 1 step", Side(model="mini/clip-naive-reg-unequal")),
 )
+VERDICTS = (("agrees", "hold here"), ("disagrees", "do not"), ("not separated", "are not separated"), ("not run", "were not run"))
+_RETRAINED = re.compile(r"-seed\d+$")
 _PART = re.compile(r"(<!-- built by sbv2bench leaderboard: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -82,10 +85,12 @@ def _six_rows(folder: Path, board: Board) -> list[str]:
 
 
 def _ladder(folder: Path, board: Board) -> list[str]:
-    """Every row of the board, the best first, without what only files need."""
+    """Every row of the board, the best first, without what only files need and without repeated trainings."""
     models = Registry.built_in().models
     rows = []
     for result in board.results:
+        if _RETRAINED.search(result.model.id):
+            continue
         model = models.get(result.model.id, result.model)
         several = f", {result.model.nfe} steps" if result.model.nfe > 1 else ", 1 step" if model.steps > 1 else ""
         guided = f", guidance {result.model.guidance_scale:g}" if result.model.guidance_scale != 1 or several else ""
@@ -106,11 +111,20 @@ def _training_seeds(folder: Path, board: Board) -> list[str]:
     return markdown_table([f"{board.metric('fid').label} by training seed", "0 (shipped)", "1", "2", "mean"], rows)
 
 
+def _verdicts(folder: Path, board: Board) -> list[str]:
+    """How many of the claims hold here."""
+    found = Counter(claims.measure(claim, board.results).verdict for claim in claims.declared().claims)
+    *first, last = [f"{found[verdict]} {words}" for verdict, words in VERDICTS if found[verdict]]
+    counts = f"{', '.join(first)} and {last}" if first else last
+    return [f"Of {found.total()} orders of two models that the paper claims or that we hoped for, {counts}."]
+
+
 PARTS: dict[str, Callable[[Path, Board], list[str]]] = {
     "main-run": _main_run,
     "six-rows": _six_rows,
     "ladder": _ladder,
     "training-seeds": _training_seeds,
+    "verdicts": _verdicts,
 }
 
 
