@@ -160,8 +160,8 @@ def to_markdown(mark: str, suite: str, results: Sequence[EvalResult]) -> str:
     labels = {key: value for result in results for key, value in result.metrics.items()}
     lines = [mark, f"# The ladder and the paper's claims on {suite}", ""]
     lines += [
-        "± is one standard error over what the column `over` says. The paper's numbers are of other models, data and extractors:"
-        " only orders can be compared, and the claims below are such orders.",
+        "± is one standard error over what the column `over` says. The paper's numbers come from other models, data and"
+        " extractors: only orders can be compared, and the claims below are such orders.",
         "",
     ]
     shown = [key for key in SHOWN if key in labels]
@@ -174,7 +174,7 @@ def to_markdown(mark: str, suite: str, results: Sequence[EvalResult]) -> str:
         *(f"paper's {_plain(key)}" for key in PUBLISHED),
     ]
     lines += _table(heads, [_ladder_row(row, shown, results) for row in declared().ladder])
-    lines += ["", "## Claims", "", "difference: the first less the second, with its 95 % interval (Welch).", ""]
+    lines += ["", "## Claims", "", "difference: first minus second, with its 95 % interval (Welch).", ""]
     lines += _table(HEADS, [[*cells[:-1], f"**{cells[-1]}**"] for cells in table(results)])
     return "\n".join(lines) + "\n"
 
