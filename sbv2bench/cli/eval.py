@@ -84,7 +84,7 @@ def carry_out(models: list[str], names: Any, options: Any, registry: Any, as_jso
     for model, suite in {model: (model, suite) for model, suite in reversed(pairs)}.values():
         terminal.say(console, terminal.model_line(registry.model(model, suite)))
     if besides:
-        terminal.say(console, f"latency of the same leaderboard row is measured apart: {besides}")
+        terminal.say(console, f"latency of the same leaderboard row is measured separately: {besides}")
     with redirect_stdout(sys.stderr):  # nothing that a library prints may get into the JSON
         from sbv2bench.evaluation.plan import plan
 

@@ -41,6 +41,6 @@ def leaderboard(
     written = whole_folder.check(folder) if check else whole_folder.build(folder)
     for board in boards(folder):
         print_board(console, board)
-    terminal.say(console, f"{'as built' if check else 'written'}: {', '.join(map(str, written))}")
+    terminal.say(console, f"{'up to date' if check else 'written'}: {', '.join(map(str, written))}")
     if lacking := whole_folder.lacks_page():
-        terminal.say(console, f"without a page: {lacking}")
+        terminal.say(console, f"no page was built: {lacking}")

@@ -99,7 +99,7 @@ def test_leaderboard(run: Callable[..., Done]) -> None:
     done = run("leaderboard", "--add", *paths_)
     assert (done.code, done.out) == (0, "")
     assert "FID-mini" in done.err
-    assert "leaderboards/index.html" in done.err and "without a page" not in done.err
+    assert "leaderboards/index.html" in done.err and "no page was built" not in done.err
     assert run("leaderboard", "--check").code == 0
     table = Path("leaderboards/mini-5k.csv")
     table.write_text(table.read_text().replace("3.0", "2.0"))
