@@ -20,7 +20,7 @@ def leaderboard(
         Path, typer.Option("--dir", help="The leaderboards' folder; everything is built from its results/.")
     ] = Path("leaderboards"),
 ) -> None:
-    """Build the leaderboards from the committed result files and the published numbers."""
+    """Build the leaderboards, and the tables of the READMEs, from committed result files and published numbers."""
     from sbv2bench.boards import files as whole_folder
     from sbv2bench.boards import text as built
     from sbv2bench.boards.boards import boards

@@ -27,7 +27,7 @@ def _cell(value: Any) -> str:
 
 
 def list_things(
-    what: Annotated[str, typer.Argument(help=", ".join(LISTED), autocompletion=_complete_listed)],
+    what: Annotated[str, typer.Argument(metavar="KIND", help=", ".join(LISTED), autocompletion=_complete_listed)],
     catalog: Catalog = None,
     as_json: Json = False,
 ) -> None:
