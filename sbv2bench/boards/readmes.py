@@ -51,7 +51,10 @@ def rendered(folder: Path, boards: Sequence[Board]) -> dict[str, str]:
     for name in READMES:
         path = folder / name
         if path.is_file() and _PART.search(text := path.read_text("utf-8")):
-            texts[name] = _PART.sub(lambda found, path=path: found[1] + _part(found[2], path, folder, boards) + found[3], text)
+            pieces = _PART.split(text)  # text, first mark, part, last mark, text, ...
+            for place in range(2, len(pieces), 4):
+                pieces[place] = _part(pieces[place], path, folder, boards)
+            texts[name] = "".join(pieces)
     return texts
 
 
@@ -113,7 +116,7 @@ def _training_seeds(folder: Path, board: Board) -> list[str]:
 
 def _verdicts(folder: Path, board: Board) -> list[str]:
     """How many of the claims hold here."""
-    found = Counter(claims.measure(claim, board.results).verdict for claim in claims.declared().claims)
+    found: Counter[str] = Counter(claims.measure(claim, board.results).verdict for claim in claims.declared().claims)
     *first, last = [f"{found[verdict]} {words}" for verdict, words in VERDICTS if found[verdict]]
     counts = f"{', '.join(first)} and {last}" if first else last
     return [f"Of {found.total()} orders of two models that the paper claims or that we hoped for, {counts}."]
