@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 app = typer.Typer(cls=Shell, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
-prompts_app = typer.Typer(no_args_is_help=True, help="Lists of captions to train on.")
+prompts_app = typer.Typer(no_args_is_help=True, help="Make lists of captions to train on.")
 app.add_typer(prompts_app, name="prompts")
 
 
 BudgetHours = Annotated[float | None, typer.Option(help="shorten the recipe to this many hours, by estimate")]
 TflopPerSecond = Annotated[
     float | None,
-    typer.Option(min=0.001, max=1e6, help="that a device really does; by default 125, 40 % of an A100's bfloat16 peak"),
+    typer.Option(min=0.001, max=1e6, help="sustained TFLOP/s of one device; default: 125, 40 % of an A100's bfloat16 peak"),
 ]
 
 
@@ -61,7 +61,7 @@ def ladder(
         float | None, typer.Option(help="stop after so many minutes; run again to resume", min=0.1, metavar="MINUTES")
     ] = None,
 ) -> None:
-    """Train a family from nothing but seeds, rung by rung; run again to resume."""
+    """Train a whole family from seeds alone, rung by rung; run again to resume."""
     from reference_trainer.ladder import climb
 
     if not climb(family, runs, until, processes or os.cpu_count() or 1, stop_after, start=start):
@@ -90,15 +90,15 @@ def train(
     tflop_per_second: TflopPerSecond = None,
     continue_with: Annotated[
         list[str] | None,
-        typer.Option(help="key=value, from here on: steps, a learning rate, micro_batch_size, precision, teacher_dtype"),
+        typer.Option(help="key=value from here on: steps, a learning rate, micro_batch_size, precision, teacher_dtype"),
     ] = None,
-    deterministic: Annotated[bool, typer.Option("--deterministic", help="on a GPU too, resume to the same bits; slower")] = False,
+    deterministic: Annotated[bool, typer.Option("--deterministic", help="resume to the same bits on a GPU too; slower")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="one true step, grid and checkpoint on this device: memory, speed, hours")
     ] = False,
     json_output: Annotated[bool, typer.Option("--json", help="with --dry-run: one JSON document on stdout")] = False,
 ) -> None:
-    """Train a student by a recipe; run again to resume. Several processes: torchrun or accelerate launch -m reference_trainer."""
+    """Train a student from a recipe; run again to resume. On several GPUs: torchrun or accelerate launch -m reference_trainer."""
     from reference_trainer.recipe_files import read_recipe
 
     if budget_hours is None:
@@ -179,7 +179,7 @@ def show(
     tflop_per_second: TflopPerSecond = None,
     json_output: Annotated[bool, typer.Option("--json", help="one JSON document on stdout")] = False,
 ) -> None:
-    """What a recipe means, by estimate: settings, parameters, memory by component, disk, work, hours. Nothing is loaded."""
+    """Estimate what a recipe needs: settings, parameters, memory by component, disk, work, hours. Nothing is loaded."""
     from reference_trainer.recipe_files import read_recipe
     from reference_trainer.show import A100_TFLOP_PER_SECOND, describe, print_description
 
@@ -217,22 +217,24 @@ def _fitted(recipe: Recipe, hours: float | None, processes: int | None, tflop_pe
 
 @prompts_app.callback()
 def prompts() -> None:
-    """Lists of captions to train on."""
+    """Make lists of captions to train on."""
 
 
 @prompts_app.command("build")
 def prompts_build(
-    sources: Annotated[list[Path], _option("txt, jsonl, csv, parquet, json, or a folder of them; again for more", "--from")],
+    sources: Annotated[
+        list[Path], _option("txt, jsonl, csv, parquet or json file, or a folder of them; may be repeated", "--from")
+    ],
     *,
     output: Annotated[Path, _option("folder of the list and its manifest")] = Path("prompts"),
     exclude: Annotated[str, typer.Option(help="suites and files whose captions are left out, or none")] = "coco2014,hpsv2",
-    name: Annotated[str | None, typer.Option(help="of the file; by default the first source's")] = None,
-    column: Annotated[str | None, typer.Option(help="where captions stand; by default prompt, caption or text")] = None,
+    name: Annotated[str | None, typer.Option(help="name of the list; default: the first source's")] = None,
+    column: Annotated[str | None, typer.Option(help="column of the captions; default: prompt, caption or text")] = None,
     licence: Annotated[str | None, typer.Option(help="the sources' licence, for the manifest")] = None,
-    seed: Annotated[int, typer.Option(help="of the order", min=0)] = 0,
-    limit: Annotated[int | None, typer.Option(help="at most so many captions", min=1)] = None,
+    seed: Annotated[int, typer.Option(help="seed of the order", min=0)] = 0,
+    limit: Annotated[int | None, typer.Option(help="maximum number of captions", min=1)] = None,
 ) -> None:
-    """Make a list to train on: cleaned, without repeats and evaluation captions, shuffled; with a manifest."""
+    """Make a list to train on: cleaned, shuffled, without repeats or evaluation captions, and with a manifest."""
     from reference_trainer.prompts.build import build_prompts
     from reference_trainer.prompts.evaluation import names_in
 
@@ -253,7 +255,7 @@ def rehearse(
     *,
     json_output: Annotated[bool, typer.Option("--json", help="one JSON document on stdout")] = False,
 ) -> None:
-    """A recipe from warm-up to evaluation on small copies of its base, as a laptop can run it: a line for each leg.
+    """Rehearse a recipe from warm-up to evaluation on small copies of its base, on a laptop: one line per leg.
 
     It trains, draws, measures, is killed, resumes, exports, merges and evaluates by the code of those commands. Exit 1 names
     the leg that failed.
@@ -278,7 +280,7 @@ def ship(
     runs: Annotated[Path, _option("finished runs of the ladder")] = Path("runs/mini"),
     output: Annotated[Path, _option("the package's weights folder")] = Path("sbv2bench/mini/weights"),
 ) -> None:
-    """Copy finished rungs as float16 safetensors, with hashes, figures, training time and logs, into the package."""
+    """Copy finished rungs into the package as float16 safetensors, with hashes, figures, training times and logs."""
     from reference_trainer.shipping import ship_family
 
     typer.echo(f"{output}: wrote {', '.join(ship_family(runs, output)) or 'nothing'}", err=True)

@@ -54,7 +54,7 @@ class Student(Frozen):
 
 
 class LoraTeacher(Frozen):
-    """The adapter on the frozen teacher that learns the score of the student's images (trainer's section 1.6)."""
+    """The adapter on the frozen teacher that learns the score of the student's images."""
 
     lora: Lora
     learning_rate: Positive

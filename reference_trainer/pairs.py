@@ -52,7 +52,7 @@ class Pairs:
         self._captions, make, identity = source(self.settings, networks, prompts)
         self.count = len(self._captions)
         identity |= {"precision": recipe.precision, "teacher_dtype": recipe.teacher_dtype, "shape": networks.latent_shape}
-        folder = paths.home() / "pairs" / fingerprint(identity)[:32]
+        folder = paths.pairs_dir() / fingerprint(identity)[:32]
         self._latents = all_latents(
             folder, self.count, networks.latent_shape, make, at_once=pairs_at_once(recipe), progress=progress
         )

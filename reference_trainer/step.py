@@ -121,7 +121,7 @@ class Trainer:
         return range(self.rank * share, (self.rank + 1) * share)
 
     def take_step(self) -> dict[str, float]:
-        """One iteration (trainer's section 1.1b), and the figures to log of it, the same on every process.
+        """One iteration, and the figures to log of it, the same on every process.
 
         A network whose gradient is not a number is left as it was. Raises IntegrityError where that has happened in more
         steps in a row than the recipe allows.

@@ -1,4 +1,4 @@
-"""sbv2bench: one-step and few-step text-to-image models, generated from, scored and compared."""
+"""sbv2bench: evaluate one-step and few-step text-to-image models."""
 
 from __future__ import annotations
 

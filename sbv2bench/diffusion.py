@@ -1,7 +1,7 @@
 """The maths that sampling and training share: noise schedule, noising, prediction types, guidance.
 
 Notation: x_t = alpha_t x_0 + sigma_t noise, alpha_t^2 = abar_t (`alphas_cumprod`), sigma_t^2 = 1 - abar_t (SwiftBrush v2,
-section 3; trainer constants: alpha_999 = 0.0683 for Stable Diffusion, so x_0 from epsilon is amplified 14.6 times).
+section 3; alpha_999 = 0.0683 for Stable Diffusion, so x_0 from epsilon is amplified 14.6 times).
 Everything is done in float32, or in float64 where an input has it; half-precision inputs are raised to float32 first.
 alpha and sigma are numbers, or one per image: tensors [B] that go with the first axis of [B, ...].
 """

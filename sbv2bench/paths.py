@@ -35,9 +35,9 @@ def features_dir() -> Path:
     return home() / "features"
 
 
-def images_dir() -> Path:
-    """Generated images that are kept."""
-    return home() / "images"
+def pairs_dir() -> Path:
+    """Noise and latents that the trainer made for image regularisation."""
+    return home() / "pairs"
 
 
 def assets_dir() -> Path:

@@ -195,7 +195,7 @@ class Registry:
         return found
 
     def rows(self, what: str) -> list[dict[str, Any]]:
-        """What `list models|suites|metrics|plugins` shows: id, family, kind, origin, licence, verified of each."""
+        """What every line of `list` has: id, family, kind, origin, licence, verified. what: a kind in the plural, or plugins."""
         if what == "plugins":
             found = [(p.name, "", p.error or "entry point", p.distribution, "", not p.error) for p in self.plugins]
         elif what == "models":
@@ -209,6 +209,7 @@ class Registry:
             families = {name: suite.family for name, suite in self.suites.items()} if kind == "suite" else {}
             kinds: dict[str, str] = {name: suite.prompts.kind for name, suite in self.suites.items()}
             kinds |= {name: " ".join(metric.keys) for name, metric in self.metrics.items()} if kind == "metric" else {}
+            kinds |= {name: extractor.kind for name, extractor in self.extractors.items()} if kind == "extractor" else {}
             found = [(name, families.get(name, ""), kinds[name], source, "", source == BUILT_IN) for name, source in own.items()]
             groups = self.groups.values() if kind == "suite" else ()
             for group in groups:

@@ -1,4 +1,4 @@
-"""The layer rule of design.md 2, read from the imports themselves, lazy ones included (but for cli, whose point they are)."""
+"""Rooms import downwards only, as read from the imports themselves, lazy ones included (but for cli, whose point they are)."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def inside(name: str) -> str:
 def layer(name: str) -> int:
     parts = inside(name).split(".")
     known = next(key for count in range(len(parts), -1, -1) if (key := ".".join(parts[:count])) in LAYERS)
-    assert known or not inside(name), f"{name} is in no room of design.md 2"
+    assert known or not inside(name), f"{name} is in no room of ROOMS"
     return LAYERS[known]
 
 

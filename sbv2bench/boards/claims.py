@@ -157,12 +157,12 @@ def to_markdown(mark: str, suite: str, results: Sequence[EvalResult]) -> str:
     """The ladder beside the paper's, then every claim: a page built from the board's rows."""
     lines = [mark, f"# The ladder and the paper's claims on {suite}", ""]
     lines += [
-        "± is one standard error over what the column `over` says. The paper's numbers are of other models, data and extractors:"
-        " only orders can be compared, and the claims below are such orders.",
+        "± is one standard error over what the column `over` says. The paper's numbers come from other models, data and"
+        " extractors: only orders can be compared, and the claims below are such orders.",
         "",
     ]
     lines += markdown_lines(ladder_columns(results), declared().ladder)
-    lines += ["", "## Claims", "", "difference: the first less the second, with its 95 % interval (Welch).", ""]
+    lines += ["", "## Claims", "", "difference: first minus second, with its 95 % interval (Welch).", ""]
     lines += markdown_lines(columns(results), measured(results))
     return "\n".join(lines) + "\n"
 
@@ -201,7 +201,7 @@ def _side_columns(
         return lambda row: None if (value := found(row)) is None else part(value)
 
     return [
-        Column("", heading, lambda row: f"{_name(side(row))} {_cell(found(row))}".strip()),
+        Column("", heading, lambda row: f"{_name(side(row))} {cell(found(row))}".strip()),
         Column(f"{key}_model", "", lambda row: side(row).model),
         Column(f"{key}_mean", "", number(lambda value: value.mean.value)),
         Column(f"{key}_std_err", "", number(lambda value: value.mean.std_err)),
@@ -219,7 +219,7 @@ def ladder_columns(results: Sequence[EvalResult]) -> list[Column[Row]]:
         return next((value.over for value in found if value), "not run")
 
     def own(key: str) -> Column[Row]:
-        return Column(key, labels[key], lambda row: _cell(estimate(row, key, results)))
+        return Column(key, labels[key], lambda row: cell(estimate(row, key, results)))
 
     def papers(key: str) -> Column[Row]:
         name = {"fid": "FID", "clip_score": "CLIP"}.get(key, key)
@@ -261,7 +261,8 @@ def _name(side: Side) -> str:
     return short if side.guidance_scale is None else f"{short} at {side.guidance_scale:g}"
 
 
-def _cell(value: Estimate | None) -> str:
+def cell(value: Estimate | None) -> str:
+    """A mean and its error, rounded to the error's second digit; "" for None."""
     return "" if value is None else with_error(value.mean.value, value.mean.std_err)
 
 

@@ -33,16 +33,16 @@ from sbv2bench.specs import ModelSpec
 GAIN = "clip_gain"
 FAMILIES = {
     "mini": "The mini family: 32 px pictures of a captioned world, measured by small networks that were trained for it. Every"
-    " label ends in -mini, and none of these numbers is comparable with a paper's.",
+    " label ends in -mini, and none of these numbers can be compared with a paper's.",
     "full": "Models at the paper's scale, measured by the networks of the field.",
 }
 MEANINGS = (
-    ("-mini", "measured by the small networks that ship with the package: not the number of that name in a paper"),
-    ("±", "one standard error, obtained as the row's provenance says; the 95 % interval is there too"),
-    ("NFE", "evaluations of the denoising network for one image; the two halves of guidance are not counted twice"),
-    ("guidance", "the usual scale: 1 is none"),
-    ("more", "numbers.md, beside this page in the repository, says what else goes by each of these names"),
-    ("protocol", "a hash of metric, extractor, preparation, captions, reference and numbers of images; a column has one only"),
+    ("-mini", "measured by the small networks that ship with the package, and not what a paper calls by that name"),
+    ("±", "one standard error; the row's provenance names its method and has the 95 % interval"),
+    ("NFE", "evaluations of the denoising network for one image; the two halves of guidance count once"),
+    ("guidance", "the usual scale, where 1 means none"),
+    ("more", "sbv2bench/README.md in the repository explains every number and names the other numbers called by the same name"),
+    ("protocol", "a hash of metric, extractor, preparation, captions, reference and numbers of images; a column has only one"),
 )
 
 
@@ -78,8 +78,8 @@ def gathered(folder: Path) -> Content:
     return Content(
         title="sbv2bench leaderboards",
         about=(
-            "One-step and few-step text-to-image models, each generated, measured and ranked under one stated protocol a table."
-            " The numbers come from the result files beside this page, or are printed in a paper and marked as published.",
+            "One-step and few-step text-to-image models, all measured in the same way. Each table has one protocol."
+            " The numbers come from the result files beside this page; those that a paper prints are marked as published.",
         ),
         boards=(
             *(_board(board) for board in boards if board.rows),
@@ -88,9 +88,9 @@ def gathered(folder: Path) -> Content:
         sweeps=tuple(_sweep(path) for path in sorted((folder / "sweeps").rglob(sweeps.NAME))),
         pictures=tuple(_picture(path, boards) for path in sorted((folder / "grids").glob("*.png"))),
         claims=tuple(Claim(*(column.read(row) for column in claimed_columns)) for row in found),
-        claims_about=f"Each is an order of two models, which the paper prints and {claims.declared().suite} repeats in miniature."
-        " ± is one standard error over what the table says; a difference has Welch's 95 % interval, and where that holds 0 the"
-        " claim is not separated.",
+        claims_about=f"Each claim is an order of two models that the paper prints and {claims.declared().suite} repeats in"
+        " miniature. ± is one standard error over what the table says. Each difference has Welch's 95 % interval; where it"
+        " contains 0, the claim is not separated.",
         meanings=_meanings(boards),
         mark=MARK,
     )
@@ -118,13 +118,14 @@ def _published(board: measured.Board) -> Board:
             numbers={key: Number(number, row.text(key), method="none is printed") for key, number in row.numbers.items()},
             facts=(
                 ("printed in", f"arXiv 2408.14176, Table {row.table}"), ("model", models[row.name].id),
-                *((("no target, since", row.suspect),) if row.suspect else ()),
+                *((("no target, because it is", row.suspect),) if row.suspect else ()),
             ),
         )
         for row in board.published
     )  # fmt: skip
-    about = "What SwiftBrush v2's tables print, in their order and without uncertainty: of other code and machines, never ranked"
-    return Board(f"{board.suite}, published", (f"{about} with measured rows.",), columns, rows)
+    about = "What SwiftBrush v2's tables print, in their order and without uncertainty. These numbers come from other code and"
+    about += " other machines and are never ranked with measured ones."
+    return Board(f"{board.suite}, published", (about,), columns, rows)
 
 
 def _about(board: measured.Board, ranked: bool) -> tuple[str, ...]:
@@ -233,7 +234,7 @@ def _meanings(boards: Sequence[measured.Board]) -> tuple[tuple[str, str], ...]:
         if names:
             found.append((", ".join(names), f"{metric.title}: {metric.description}"))
     if any(board.clip_gain(result) is not None for board in boards for _, result in board.rows):
-        text = "mean cosine with the caption less that with a false one, as a share of real pictures'"
+        text = "mean cosine with the caption minus that with a false one, as a share of the same for real pictures"
         found.append(("CLIP gain", text))
     if any(marked(board.results) for board in boards):
         found.append((NOT_HELD_OUT, NOT_HELD_OUT_MEANS))
@@ -272,8 +273,8 @@ def _picture(path: Path, boards: Sequence[measured.Board]) -> Picture:
         ) from error
     board = next((board for board in boards if board.name == suite), None)
     alt = f"Images of {', '.join(model.id for model in models)}, a row each, for captions of {suite}: {'; '.join(captions)}."
-    text = f"A row a model, a column a caption of {suite} and a seed; every model has the same noise."
-    text += " Scores are those of the whole board, sampled in the same way from the same weights." if board else ""
+    text = f"One row per model, one column per caption of {suite} and seed; every model gets the same noise."
+    text += " Scores are those of the whole board, for the same weights sampled in the same way." if board else ""
     return Picture(path.stem, text, alt, data, width, height, _scores(models, board))
 
 

@@ -192,14 +192,14 @@ def to_markdown(board: Board) -> str:
     lines = [MARK, f"# {board.suite}", "", *_measured_page(board)]
     if board.published:
         lines += ["", "## Published", ""]
-        lines += [f"What {published.PAPER} prints, each number in every table that has it. Not measured here, and not ranked."]
+        lines += [f"What {published.PAPER} prints, in every table that has the number. Not measured here, and not ranked."]
         lines += ["", *markdown_lines(published_columns(board), board.published)]
     return "\n".join(lines) + "\n"
 
 
 def _measured_page(board: Board) -> list[str]:
     if not board.rows:
-        return ["Nothing was measured on this suite yet: its numbers need weights, data and a GPU that were not at hand."]
+        return ["Nothing has been measured on this suite yet: that takes weights, data and a GPU that were not available."]
     lines = ["Ranked by FID; ± is one standard error. Each column is of one protocol, of which the first digits are given:", ""]
     for key in board.keys:
         values = [result.metrics[key] for result in board.results if key in result.metrics]
@@ -207,7 +207,9 @@ def _measured_page(board: Board) -> list[str]:
         extractors = sorted({str(value.extractor) for value in values} - {"None"})
         seen = f"; features of {', '.join(extractors)}" if extractors else ""
         lines.append(f"- {board.metric(key).label}: {' / '.join(methods)}{seen}; protocol `{board.metric(key).fingerprint[:8]}`")
-    lines.append("- CLIP gain: mean cosine with the caption less that with a false one, as a share of real pictures'")
+    lines.append(
+        "- CLIP gain: mean cosine with the caption minus that with a false one, as a share of the same for real pictures"
+    )
     if _timed(board):
         lines.append("- Pareto: no row on the same hardware is as good in both FID and latency, and better in one")
     lines += [f"- {note}" for note in notes(board.results)]

@@ -6,7 +6,7 @@ import shlex
 from pathlib import Path
 
 from sbv2bench.atomic import write_whole
-from sbv2bench.boards import claims
+from sbv2bench.boards import claims, readmes
 from sbv2bench.boards.boards import admit, boards
 from sbv2bench.boards.tables import MARK, to_csv, to_markdown
 from sbv2bench.errors import IntegrityError
@@ -51,17 +51,18 @@ def _values(path: Path) -> bytes | None:
 def rendered(folder: Path, page: str | None = None) -> dict[str, str]:
     """The text of every leaderboard file by its name: what `build` writes and `check` expects. page: that of PAGE, if any."""
     texts = {} if page is None else {PAGE: page}
-    for board in boards(folder):
+    found = boards(folder)
+    for board in found:
         texts[f"{board.name}.csv"] = to_csv(board)
         texts[f"{board.name}.md"] = to_markdown(board)
         if board.name == claims.declared().suite and claims.any_measured(board.results):
             texts[f"{board.name}-claims.csv"] = claims.to_csv(board.results)
             texts[f"{board.name}-claims.md"] = claims.to_markdown(MARK, board.suite, board.results)
-    return texts | latency_board.rendered(folder, MARK)
+    return texts | latency_board.rendered(folder, MARK) | readmes.rendered(folder, found)
 
 
 def build(folder: Path, page: str | None = None) -> list[Path]:
-    """Write a CSV and a Markdown file for each board into the folder, and remove boards that are none any more."""
+    """Write every file of `rendered`, and delete the files of boards that have no results any more."""
     texts = rendered(folder, page)
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -29,7 +29,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="One-step and few-step text-to-image models: generated from, scored and compared.",
+    help="Evaluate one-step and few-step text-to-image models: generate, measure, compare.",
 )
 app.command("eval")(evaluate_models)
 app.command()(score)
@@ -58,6 +58,8 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def root(
-    version: Annotated[bool, typer.Option("--version", help="The version.", callback=_print_version, is_eager=True)] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
+    ] = False,
 ) -> None:
-    """One-step and few-step text-to-image models: generated from, scored and compared."""
+    """Evaluate one-step and few-step text-to-image models: generate, measure, compare."""

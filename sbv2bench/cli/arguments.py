@@ -36,7 +36,7 @@ def completing(kind: str) -> Callable[[str], list[str]]:
 
 
 def loaded_registry(catalog: Path | None = None) -> Registry:
-    """Everything that has a name, with a word about plugins that did not load."""
+    """Everything that has a name, with a warning for each plugin that did not load."""
     from sbv2bench.registry import Registry
 
     registry = Registry.load(catalog)
@@ -46,18 +46,21 @@ def loaded_registry(catalog: Path | None = None) -> Registry:
     return registry
 
 
-Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout and nothing else.")]
-Catalog = Annotated[Path | None, typer.Option(help="Your YAML catalog (default: $SBV2BENCH_CATALOG or ./sbv2bench.yaml).")]
+Json = Annotated[bool, typer.Option("--json", help="Write one JSON document to stdout, everything else to stderr.")]
+Catalog = Annotated[Path | None, typer.Option(help="Your YAML catalog. Default: $SBV2BENCH_CATALOG or ./sbv2bench.yaml.")]
 Models = Annotated[
     list[str],
-    typer.Option("--model", help="A model's id, folder or hub id; may be repeated.", autocompletion=completing("model")),
+    typer.Option("--model", help="Id, folder or hub id of a model; may be repeated.", autocompletion=completing("model")),
 ]
-Metrics = Annotated[str | None, typer.Option(help="Flags with commas (fid,pr,clip), or all that can be had; else the suite's.")]
+Metrics = Annotated[
+    str | None,
+    typer.Option(help="A comma-separated list (fid,pr,clip), or all that this machine can measure. Default: the suite's."),
+]
 Prompts = Annotated[
     Path | None,
-    typer.Option(help="Your captions: .txt, .json; .csv, .jsonl or .parquet with a column caption (score: and file)."),
+    typer.Option(help="Your captions: .txt, .json, or .csv, .jsonl, .parquet with a column caption (for score also file)."),
 ]
 Reference = Annotated[
-    str | None, typer.Option(metavar="DIR|ZIP|TAR|none", help="Your photographs, or none. Default: the suite's.")
+    str | None, typer.Option(metavar="DIR|ZIP|TAR|none", help="Your photographs, or none. Default: the suite's reference.")
 ]
-Suite = Annotated[str, typer.Option(help="What to measure against.", envvar=SUITE_VARIABLE, autocompletion=completing("suite"))]
+Suite = Annotated[str, typer.Option(help="Suite to evaluate on.", envvar=SUITE_VARIABLE, autocompletion=completing("suite"))]

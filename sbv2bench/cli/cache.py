@@ -1,4 +1,4 @@
-"""`sbv2bench cache`: what is kept between runs, looked at, thinned and proved."""
+"""`sbv2bench cache`: inspect, prune and verify what is kept between runs."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from sbv2bench.cli.arguments import Json
 from sbv2bench.errors import IntegrityError
 from sbv2bench.shell import print_json
 
-cache_app = typer.Typer(no_args_is_help=True, help="What is kept between runs. Everything there may be deleted.")
+cache_app = typer.Typer(no_args_is_help=True, help="Inspect, prune or verify what is kept between runs.")
 
 
 @cache_app.command("path")
 def cache_path() -> None:
-    """The cache's folder, on stdout."""
+    """Print the cache's folder."""
     from sbv2bench import paths
 
     print(paths.home())
@@ -24,7 +24,7 @@ def cache_path() -> None:
 
 @cache_app.command("info")
 def cache_info(as_json: Json = False) -> None:
-    """What is in the cache, and how much of it."""
+    """List the parts of the cache and their sizes."""
     from sbv2bench import paths
     from sbv2bench.machine import doctor as checks
     from sbv2bench.report import terminal
@@ -42,8 +42,10 @@ def cache_info(as_json: Json = False) -> None:
 
 
 @cache_app.command("prune")
-def cache_prune(everything: Annotated[bool, typer.Option("--all", help="Downloads too.")] = False) -> None:
-    """Delete features and kept images; they are made again when they are needed."""
+def cache_prune(
+    everything: Annotated[bool, typer.Option("--all", help="Delete downloads and the trainer's pairs too.")] = False,
+) -> None:
+    """Delete cached features, which are made again when needed. Your own weights in models/ are never touched."""
     from sbv2bench.machine import doctor as checks
 
     print(f"freed {checks.prune(everything) / 1e6:.1f} MB", file=sys.stderr)
@@ -51,7 +53,7 @@ def cache_prune(everything: Annotated[bool, typer.Option("--all", help="Download
 
 @cache_app.command("verify")
 def cache_verify() -> None:
-    """Compare every entry with its hash; exit 4 if one is broken."""
+    """Check every entry against its hash; exit 4 if one is broken."""
     from sbv2bench.machine import doctor as checks
 
     whole, broken = checks.verify_cache()
@@ -60,4 +62,4 @@ def cache_verify() -> None:
             f"cache: {len(broken)} of {whole + len(broken)} entries are broken, the first is {broken[0].parent}",
             "sbv2bench cache prune",
         )
-    print(f"{whole} entries, all whole", file=sys.stderr)
+    print(f"{whole} entries, all intact", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""`sbv2bench compare`: models side by side, with what separates them and what is noise."""
+"""`sbv2bench compare`: models side by side, what separates them and what is noise."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from sbv2bench.errors import InputError
 FORMATS = ("table", "md", "csv", "latex", "html", "json")
 
 
-def compare(  # noqa: PLR0917  # the options of design.md
+def compare(  # noqa: PLR0917  # the command line's options
     models: Annotated[
-        list[str], typer.Argument(metavar="A B [C ...]", help="Ids, folders of models, images or results, or result files.")
+        list[str], typer.Argument(metavar="A B [C ...]", help="Ids, result files, or folders of models, images or results.")
     ],
     suite: Suite = DEFAULT_SUITE,
-    results: Annotated[Path, typer.Option(help="Folder of the result files; leaderboards/results is looked at next.")] = Path(
+    results: Annotated[Path, typer.Option(help="Folder of result files; leaderboards/results is searched next.")] = Path(
         "results"
     ),
     run: Annotated[bool, typer.Option("--run", help="Evaluate models that have no result yet.")] = False,
-    all_pairs: Annotated[bool, typer.Option("--all-pairs", help="Every two, not each against the first.")] = False,
+    all_pairs: Annotated[bool, typer.Option("--all-pairs", help="Compare every pair, not each model with the first.")] = False,
     form: Annotated[str, typer.Option("--format", help="table, md, csv, latex, html or json.")] = "table",
-    output: Annotated[Path | None, typer.Option(help="A file to write to. Default: stdout.")] = None,
+    output: Annotated[Path | None, typer.Option(help="File to write to. Default: stdout.")] = None,
     catalog: Catalog = None,
     as_json: Json = False,
 ) -> None:

@@ -10,7 +10,7 @@ from sbv2bench.shell import print_json
 
 
 def doctor(as_json: Json = False) -> None:
-    """What this machine has, what it lacks, and the command that fixes it."""
+    """Check what this machine has and lacks, with the command that fixes each problem."""
     from sbv2bench.machine import doctor as checks
     from sbv2bench.report import terminal
 

@@ -16,14 +16,18 @@ from sbv2bench.shell import print_json
 
 def download(
     name: Annotated[
-        list[str], typer.Argument(metavar="SUITE|ID|ASSET...", help="Suites, groups, models, extractors, assets or hub:ID.")
+        list[str], typer.Argument(metavar="SUITE|ID|ASSET...", help="Suites, groups, models, extractors, assets or hub:ORG/NAME.")
     ],
-    source: Annotated[Path | None, typer.Option("--from", help="A file that you have already; taken if it hashes right.")] = None,
-    dtype: Annotated[str, typer.Option(help="What models will run in: its variant of their weights is fetched.")] = "auto",
+    source: Annotated[
+        Path | None, typer.Option("--from", help="A file that you already have, accepted if its hash is right.")
+    ] = None,
+    dtype: Annotated[
+        str, typer.Option(help="Precision that models will run in; its variant of the weights is fetched.")
+    ] = "auto",
     catalog: Catalog = None,
     as_json: Json = False,
 ) -> None:
-    """Fetch what a suite or a model needs, verified by hash; run again, it goes on from what is there."""
+    """Download what suites or models need and verify it by hash; run again to continue from the files that are there."""
     from sbv2bench.evaluation import download as downloads
     from sbv2bench.evaluation.options import EvalOptions
     from sbv2bench.report import terminal

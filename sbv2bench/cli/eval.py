@@ -16,30 +16,32 @@ from sbv2bench.errors import PrerequisiteError, SBV2BenchError
 from sbv2bench.shell import print_json
 
 
-def evaluate_models(  # noqa: PLR0917  # the options of design.md
+def evaluate_models(  # noqa: PLR0917  # the command line's options
     context: typer.Context,
     model: Models,
     suite: Suite = DEFAULT_SUITE,
     metrics: Metrics = None,
-    limit: Annotated[int | None, typer.Option(help="The first N images only; the result is marked partial.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Use the first N images only; the result is marked partial.")] = None,
     seed: Annotated[int, typer.Option(help="Generation seed of the first repeat.")] = 0,
-    repeats: Annotated[int, typer.Option(help="Generation seeds: seed, seed + 1, ...")] = 1,
+    repeats: Annotated[int, typer.Option(help="Number of generation seeds: seed, seed + 1, ...")] = 1,
     prompts: Prompts = None,
     reference: Reference = None,
-    resolution: Annotated[str | None, typer.Option(metavar="N|HxW", help="Pixels, instead of the model's own.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Denoising steps, instead of the model's own.")] = None,
-    guidance_scale: Annotated[float | None, typer.Option(help="Guidance, instead of the model's own; 1 is none.")] = None,
+    resolution: Annotated[
+        str | None, typer.Option(metavar="N|HxW", help="Image size in pixels. Default: the model's own.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Denoising steps. Default: the model's own.")] = None,
+    guidance_scale: Annotated[float | None, typer.Option(help="Guidance scale; 1 means none. Default: the model's own.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto, float32, float16 or bfloat16.")] = "auto",
-    batch_size: Annotated[str, typer.Option(help="Images in a compute block, or auto: the suite's own.")] = "auto",
-    results: Annotated[Path, typer.Option(help="Folder of the result files.")] = Path("results"),
-    save_images: Annotated[str, typer.Option(help="none, sample or all: which generated images are kept.")] = "none",
+    batch_size: Annotated[str, typer.Option(help="Images per compute block; auto takes the suite's.")] = "auto",
+    results: Annotated[Path, typer.Option(help="Folder for result files.")] = Path("results"),
+    save_images: Annotated[str, typer.Option(help="Which generated images to keep: none, sample or all.")] = "none",
     catalog: Catalog = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop before the first image.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and its cost, then stop.")] = False,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Neither read nor write the cache.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Generate a suite's images with a model, measure them, and store the result."""
+    """Generate a suite's images with a model, measure them and store the result."""
     from sbv2bench.evaluation.options import EvalOptions
 
     options = EvalOptions.validated(
@@ -82,7 +84,7 @@ def carry_out(models: list[str], names: Any, options: Any, registry: Any, as_jso
     for model, suite in {model: (model, suite) for model, suite in reversed(pairs)}.values():
         terminal.say(console, terminal.model_line(registry.model(model, suite)))
     if besides:
-        terminal.say(console, f"latency of the same leaderboard row is measured apart: {besides}")
+        terminal.say(console, f"latency of the same leaderboard row is measured separately: {besides}")
     with redirect_stdout(sys.stderr):  # nothing that a library prints may get into the JSON
         from sbv2bench.evaluation.plan import plan
 

@@ -14,17 +14,19 @@ from sbv2bench.errors import InputError
 
 
 def grid(
-    models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="Ids, folders or hub ids: a row each.")],
+    models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="Ids, folders or hub ids; one row each.")],
     *,
     suite: Suite = DEFAULT_SUITE,
-    captions: Annotated[str, typer.Option(help="Numbers of the suite's captions, with commas: a column each.")] = "0,1,2,3,4,5",
-    seeds: Annotated[str, typer.Option(help="Generation seeds, with commas: each caption is shown with every one.")] = "0",
-    output: Annotated[Path, typer.Option(help="The PNG file.")] = Path("grid.png"),
+    captions: Annotated[
+        str, typer.Option(help="Comma-separated numbers of the suite's captions; one column each.")
+    ] = "0,1,2,3,4,5",
+    seeds: Annotated[str, typer.Option(help="Comma-separated generation seeds; each caption is drawn with every seed.")] = "0",
+    output: Annotated[Path, typer.Option(help="PNG file to write.")] = Path("grid.png"),
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto, float32, float16 or bfloat16.")] = "auto",
     catalog: Catalog = None,
 ) -> None:
-    """A labelled picture of several models' images for the same captions and noise."""
+    """Draw several models' images for the same captions and noise as one labelled picture."""
     from sbv2bench.evaluation.grid import sample_grid
     from sbv2bench.report import picture, terminal
 
@@ -40,4 +42,4 @@ def _whole_numbers(option: str, text: str) -> list[int]:
     try:
         return [int(part) for part in text.split(",")]
     except ValueError as error:
-        raise InputError(f"{option}: found {text!r}, expected whole numbers with commas between", f"{option} 0,1,2") from error
+        raise InputError(f"{option}: found {text!r}, expected comma-separated whole numbers", f"{option} 0,1,2") from error

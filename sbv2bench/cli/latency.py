@@ -1,4 +1,4 @@
-"""`sbv2bench latency`: what was typed, and what is printed; `runs.latency` does the work."""
+"""`sbv2bench latency`: what was typed, and what is printed; the room `latency` does the work."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from sbv2bench.cli.arguments import Catalog, Json, Models
 from sbv2bench.shell import print_json
 
 
-def latency(  # noqa: PLR0917  # the options of design.md
+def latency(  # noqa: PLR0917  # the command line's options
     model: Models,
-    protocol: Annotated[str, typer.Option(help="paper (section 7.5) or full.")] = "full",
-    batch_size: Annotated[list[int] | None, typer.Option(help="Images a call; may be repeated. Default: 1.")] = None,
-    compiled: Annotated[bool, typer.Option("--compile", help="Put the denoiser through torch.compile.")] = False,
+    protocol: Annotated[str, typer.Option(help="paper (arXiv 2408.14176, section 7.5) or full.")] = "full",
+    batch_size: Annotated[list[int] | None, typer.Option(help="Images per call; may be repeated. Default: 1.")] = None,
+    compiled: Annotated[bool, typer.Option("--compile", help="Run the denoiser through torch.compile.")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto, float32, float16 or bfloat16.")] = "auto",
-    results: Annotated[Path, typer.Option(help="Folder of the result files.")] = Path("results"),
+    results: Annotated[Path, typer.Option(help="Folder for result files.")] = Path("results"),
     catalog: Catalog = None,
     as_json: Json = False,
 ) -> None:
-    """Time models from caption to pixels, by stage, in turn; memory, arithmetic and the share of what the device can do."""
+    """Time models from caption to pixels, stage by stage, with memory, FLOPs and the share of the device's peak."""
     from sbv2bench.latency import table as latency_table
     from sbv2bench.latency.plan import LatencyOptions, plan_latency
     from sbv2bench.registry import Registry

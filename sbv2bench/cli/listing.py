@@ -1,9 +1,9 @@
-"""`sbv2bench list` and `sbv2bench show`: what can be named, and how it is declared."""
+"""`sbv2bench list` and `sbv2bench show`: everything that has an id, and how it is declared."""
 
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -11,40 +11,50 @@ from sbv2bench.cli.arguments import Catalog, Json, completing, loaded_registry
 from sbv2bench.errors import InputError
 from sbv2bench.shell import print_json
 
-LISTED = ("models", "suites", "metrics", "plugins")
+LISTED = ("models", "suites", "metrics", "extractors", "plugins")
 
 
 def _complete_listed(incomplete: str) -> list[str]:
     return [word for word in LISTED if word.startswith(incomplete)]
 
 
+def _cell(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return ", ".join(value)
+    return f"{value:,}" if isinstance(value, int) else f"{value:g}" if isinstance(value, float) else str(value or "")
+
+
 def list_things(
-    what: Annotated[str, typer.Argument(help=", ".join(LISTED), autocompletion=_complete_listed)],
+    what: Annotated[str, typer.Argument(metavar="KIND", help=", ".join(LISTED), autocompletion=_complete_listed)],
     catalog: Catalog = None,
     as_json: Json = False,
 ) -> None:
-    """What can be named: models, suites, metrics or plugins."""
+    """List the models, suites, metrics, extractors or plugins, with what you choose them by."""
+    from sbv2bench.machine.inventory import COLUMNS, listed
     from sbv2bench.registry import suggestion
     from sbv2bench.report import terminal
 
     if what not in LISTED:
         close = suggestion(what, LISTED)
         raise InputError(f"list: found {what!r}, expected {', '.join(LISTED)}", f"sbv2bench list {close}" if close else None)
-    rows = loaded_registry(catalog).rows(what)
+    rows = listed(loaded_registry(catalog), what)
     if as_json:
         print_json(rows)
         return
-    headings = list(rows[0]) if rows else ["id"]
-    table = [["yes" if cell is True else "no" if cell is False else str(cell or "") for cell in row.values()] for row in rows]
-    terminal.print_table(terminal.stdout_console(), headings, table)
+    headings = ["on this machine" if key == "here" else key.replace("_", " ") for key in COLUMNS[what]]
+    terminal.print_table(terminal.stdout_console(), headings, [[_cell(row[key]) for key in COLUMNS[what]] for row in rows])
 
 
 def show(
-    name: Annotated[str, typer.Argument(metavar="ID", help="A model, suite or metric.", autocompletion=completing("model"))],
+    name: Annotated[
+        str, typer.Argument(metavar="ID", help="A model, suite, metric, extractor or asset.", autocompletion=completing("model"))
+    ],
     catalog: Catalog = None,
     as_json: Json = False,
 ) -> None:
-    """The whole declaration of a model, a suite or a metric, on stdout."""
+    """Print the whole declaration of a model, suite, metric, extractor or asset."""
     found = loaded_registry(catalog).show(name)
     if as_json:
         print_json(found)

@@ -17,17 +17,19 @@ def reproduce(
     target: Annotated[str, typer.Argument(metavar="TABLE|FIGURE", help="table1 to table9, fig3 or fig7.")],
     *,
     suite: Annotated[
-        str, typer.Option(help="paper, one of its suites, or a mini suite, in which only orders are judged.")
+        str, typer.Option(help="paper, one of its suites, or a mini suite, where only the order of rows is judged.")
     ] = "paper",
     results: Annotated[
         Path | None,
-        typer.Option(help="More results (of a figure: sweeps) than leaderboards/ has. Default: ./results, ./sweeps."),
+        typer.Option(help="Further results (for a figure: sweeps) besides leaderboards/. Default: ./results, ./sweeps."),
     ] = None,
-    plan: Annotated[bool, typer.Option("--plan", help="Every method with what it costs and lacks; nothing is run.")] = False,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Print every method with its cost and what it lacks; run nothing.")
+    ] = False,
     catalog: Catalog = None,
     as_json: Json = False,
 ) -> None:
-    """A table or figure of the paper: published and measured numbers, their difference, and a verdict on each."""
+    """Set a table or figure of the paper beside what was measured, with a verdict on each number."""
     from sbv2bench.registry import Registry
     from sbv2bench.report import terminal
     from sbv2bench.reproduce import report as reproduction

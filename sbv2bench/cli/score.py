@@ -11,20 +11,20 @@ from sbv2bench.cli.arguments import DEFAULT_SUITE, Catalog, Json, Metrics, Promp
 from sbv2bench.cli.eval import carry_out, suites_asked
 
 
-def score(  # noqa: PLR0917  # the options of design.md
+def score(  # noqa: PLR0917  # the command line's options
     context: typer.Context,
-    images: Annotated[Path, typer.Option(help="A folder of images; in natural order the i-th belongs to the i-th caption.")],
+    images: Annotated[Path, typer.Option(help="Folder of images; in natural order, image i belongs to caption i.")],
     suite: Suite = DEFAULT_SUITE,
     prompts: Prompts = None,
     reference: Reference = None,
     metrics: Metrics = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
-    results: Annotated[Path, typer.Option(help="Folder of the result files.")] = Path("results"),
+    results: Annotated[Path, typer.Option(help="Folder for result files.")] = Path("results"),
     catalog: Catalog = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop before the first image.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and its cost, then stop.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Score images that somebody else made, against a suite or against captions and photographs of your own."""
+    """Score existing images against a suite, or against your own captions and photographs."""
     from sbv2bench.evaluation.options import EvalOptions
 
     options = EvalOptions.validated(

@@ -173,7 +173,7 @@ def _notes(contestants: Sequence[Contestant]) -> list[str]:
             notes.append(f"{key} is not compared with {other.name}'s: {_differing(key, contestants[0], other)}")
     without = [c.name for c in contestants if not c.values]
     if without:
-        notes.append(f"no values of single captions beside the result of {', '.join(without)}: compared as independent means")
+        notes.append(f"no values per caption beside the result of {', '.join(without)}: means are compared as independent")
     return notes
 
 

@@ -124,7 +124,7 @@ def fetch(asset: AssetSpec, told: Told | None = None, pause: float = 1.0) -> Pat
                 part.replace(target)
                 return target
     if not failures:
-        raise PrerequisiteError(f"asset {asset.id}: no URL of it is known", f"sbv2bench download {asset.id} --from FILE")
+        raise PrerequisiteError(f"asset {asset.id}: no URL is known", f"sbv2bench download {asset.id} --from FILE")
     raise next((failure for failure in failures if isinstance(failure, IntegrityError)), failures[0])
 
 
@@ -139,7 +139,7 @@ def adopt(asset: AssetSpec, path: Path, content: bytes | None = None) -> Path:
     an asset that lies in the hub's cache), IntegrityError (another file).
     """
     if asset.hub:
-        raise InputError(f"asset {asset.id}: it lies in the hub's cache, --from is for files of URLs", command(asset))
+        raise InputError(f"asset {asset.id}: its files are in the hub's cache, --from is for assets with a URL", command(asset))
     if not path.is_file():
         raise InputError(f"--from: {path} is not a file, expected {asset.filename}")
     target = place(asset)

@@ -1,6 +1,6 @@
 """Captions that lie in files: the released evaluation's list, COCO's own annotations, Karpathy's split, HPSv2's prompts.
 
-Text is kept as it is, spaces and newlines too: 5,802 of the 40,504 captions have some at an end (protocols.md 1.2).
+Text is kept as it is, spaces and newlines too: 5,802 of the 40,504 captions have some at an end.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _EXPECTED = "dataset.json ('labels'), captions_val2014.json ('annotations'), dat
 
 
 def captions_sha256(captions: Iterable[str]) -> str:
-    """SHA-256 (64 hex digits) of raw captions joined with newlines, UTF-8 (protocols.md 1.2)."""
+    """SHA-256 (64 hex digits) of raw captions joined with newlines, UTF-8."""
     return hashlib.sha256("\n".join(captions).encode()).hexdigest()
 
 

@@ -93,7 +93,7 @@ def hub_folder(
     except PrerequisiteError as error:
         if here is None or lacking or not is_a_broken_connection(error.__cause__):
             raise
-        say_once(f"{address(repository, revision)}: the hub does not answer; what is on this machine is used")
+        say_once(f"{address(repository, revision)}: the hub does not answer; using the files on this machine")
         return here
     place = _cache(repository, kind) / "snapshots" / listing.commit
     if place.is_dir() and of_a_model and not _lacking(place, unused, configs_only) and _serves(place, dtype, unused):
@@ -273,7 +273,7 @@ def _present_name(repository: str, revision: str | None, kind: str) -> str:
     copy = WITHDRAWN.get(repository)
     if copy is None or kind != "model" or snapshot(repository, revision, kind) is not None:
         return repository
-    say_once(f"hub:{repository} was withdrawn from the hub; its copy hub:{copy} is taken")
+    say_once(f"hub:{repository} was withdrawn from the hub; using its copy hub:{copy}")
     return copy
 
 

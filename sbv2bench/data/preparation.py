@@ -1,4 +1,4 @@
-"""The released evaluation's image preparation, in memory: centre crop, then PIL's Lanczos to 256 px (protocols.md 1.4).
+"""The released evaluation's image preparation, in memory: centre crop, then PIL's Lanczos to 256 px.
 
 A suite may say another side.
 Its script writes a PNG and reads it back, which changes no byte; so this is the same numbers in one pass.

@@ -37,7 +37,7 @@ class Prompts:
 
     @property
     def sha256(self) -> str:
-        """SHA-256 (64 hex digits) of the raw captions joined with newlines, UTF-8 (protocols.md 1.2)."""
+        """SHA-256 (64 hex digits) of the raw captions joined with newlines, UTF-8."""
         return caption_files.captions_sha256(self.captions) if self.unread is None else self.unread
 
 

@@ -44,7 +44,7 @@ class BlockSize:
                 raise too_little_memory(self._device, "for one image", kept) from error
             before, self.size = self.size, self.size // 2
         free_memory()
-        say_once(f"{self._device}: too little memory for {before} images at a time; going on with {self.size}")
+        say_once(f"{self._device}: too little memory for {before} images at a time; continuing with {self.size}")
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -1,4 +1,4 @@
-"""Prompts to blocks to images: which captions are sampled together, and with which noise (design 1.5, 1.6)."""
+"""Prompts to blocks to images: which captions are sampled together, and with which noise."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Everything that is decided before the first forward pass, and everything cheap that can go wrong (design 1.8)."""
+"""Everything that is decided before the first forward pass, and everything cheap that can go wrong."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""OpenCLIP towers: CLIP score and, with fine-tuned weights, HPS (protocols.md 4, 5).
+"""OpenCLIP towers: CLIP score and, with fine-tuned weights, HPS.
 
 From a folder in OpenCLIP's own layout, or, where the spec names an architecture of OpenCLIP's, from a bare state dict.
 """

@@ -1,4 +1,4 @@
-"""The Inception of every FID (inception-2015-12-05), pool3, from uint8 images prepared in one of two ways (protocols.md 2, 3).
+"""The Inception of every FID (inception-2015-12-05), pool3, from uint8 images prepared in one of two ways.
 
 clean299: clean-fid's resize, each channel as float32 by Pillow's antialiased bicubic, clipped to [0, 255], not rounded.
 tf1: the bilinear resize of TensorFlow 1, no antialiasing, corners and pixel centres not aligned.
@@ -86,7 +86,7 @@ class InceptionExtractor:
     """pool3 of the network with the state dict of the spec's location: features [B, 2048] float32, >= 0.
 
     spec.preparation: "clean299" or "tf1"; spec.channels: "bgr" shows it the channels in reverse, as the paper's
-    precision/recall did (protocols.md 3).
+    precision/recall did.
     """
 
     image_size = None

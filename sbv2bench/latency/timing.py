@@ -16,7 +16,7 @@ from sbv2bench.results.records import LatencyProtocol, Timing
 from sbv2bench.samplers.base import Stage, Stopwatch, wait_for
 
 Clock = Callable[[], float]
-# Stages may be more than the whole by a clock's resolution; less than half of it, and most of a call is nobody's.
+# Stages may exceed the whole by a clock's resolution. Below half of it, most of a call belongs to no stage.
 _MOST_STAGES, _LEAST_STAGES, _NEGLIGIBLE = 1.05, 0.5, 2e-3
 
 
@@ -77,7 +77,7 @@ def interleaved(
     before_each: Callable[[], None] = lambda: None,
     told: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Repeats]:
-    """Every call by the protocol, one repeat of each in turn, to and fro, so that drift hits all alike.
+    """Every call by the protocol, one repeat of each in turn, in alternating order, so that drift hits all alike.
 
     A call is asked for its 0th, 1st, ... run in each repeat. before_each: done before each round of repeats. told: repeats
     that are finished, of how many. With a limit of seconds at least one run is a warm-up and at least one is timed.

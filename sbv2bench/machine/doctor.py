@@ -134,7 +134,7 @@ def _disk() -> Iterator[Check]:
             "home folder",
             "broken",
             f"{home} cannot be written ({error.strerror})",
-            "export SBV2BENCH_HOME=~/sbv2bench, or another folder that you may write",
+            "export SBV2BENCH_HOME=~/sbv2bench, or another writable folder",
         )
         return
     yield Check("home folder", "ok", f"{home} can be written")
@@ -153,12 +153,12 @@ def _weights() -> Check:
     except SBV2BenchError as error:
         return Check("package weights", "broken", error.message, error.fix)
     size = sum(entry["bytes"] for entry in shipped.values())
-    return Check("package weights", "ok", f"{len(shipped)} files, {size / 1e6:.1f} MB, all hashes right")
+    return Check("package weights", "ok", f"{len(shipped)} files, {size / 1e6:.1f} MB, all hashes correct")
 
 
 def _plugins(registry: Registry) -> Iterator[Check]:
     for plugin in registry.plugins:
-        fix = f"pip uninstall {plugin.distribution.split()[0]}, or mend it" if plugin.error else None
+        fix = f"pip uninstall {plugin.distribution.split()[0]}, or repair it" if plugin.error else None
         yield Check(f"plugin {plugin.name}", "broken" if plugin.error else "ok", plugin.error or plugin.distribution, fix)
 
 
@@ -197,15 +197,15 @@ def _missing(registry: Registry, suite: SuiteSpec) -> tuple[list[str], list[str]
 
 def cache_sizes() -> list[tuple[str, int, int]]:
     """(folder, files, bytes) of each part of the cache."""
-    parts = (paths.features_dir(), paths.images_dir(), paths.assets_dir())
+    parts = (paths.features_dir(), paths.pairs_dir(), paths.assets_dir())
     files = [(part.name, [path for path in part.rglob("*") if path.is_file()]) for part in parts]
     return [(name, len(found), sum(path.stat().st_size for path in found)) for name, found in files]
 
 
 def prune(everything: bool = False) -> int:
-    """Delete features and kept images, and downloads too if `everything`. Returns the bytes that were freed."""
+    """Delete features, and if `everything` the trainer's pairs and downloads too. Returns the bytes that were freed."""
     before = sum(size for _, _, size in cache_sizes())
-    for folder in (paths.features_dir(), paths.images_dir(), *([paths.assets_dir()] if everything else [])):
+    for folder in (paths.features_dir(), *([paths.pairs_dir(), paths.assets_dir()] if everything else [])):
         shutil.rmtree(folder, ignore_errors=True)
     return before - sum(size for _, _, size in cache_sizes())
 

@@ -1,4 +1,4 @@
-"""Threads and processes, kept so that no number depends on how many of them there are (design 1.6)."""
+"""Threads and processes, kept so that no number depends on how many of them there are."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Precision and recall as the paper's script computes them (protocols.md 3): distances in float16, block by block.
+"""Precision and recall as the paper's script computes them: distances in float16, block by block.
 
 That evaluator casts both sides of a block of 10,000 x 10,000 features to float16 and forms max(|u|^2 - 2 u.v + |v|^2, 0)
 there; only where a block has a value that is not finite is that block computed again in float32 (twice a product that

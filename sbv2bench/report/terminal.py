@@ -132,14 +132,14 @@ def print_result(console: Console, result: EvalResult, path: Path | None, out: C
     for line in cut_lines(result):
         say(console, line)
     if result.provenance.get("seeds_alike"):
-        say(console, "every seed gave the same images, which count once: no number has an interval over seeds")
+        say(console, "every seed gave the same images, so they count once and no number has an interval over seeds")
     say(console, "seconds: " + ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in result.seconds.items()))
     say(console, f"cache: {cache_line(result)}")
     if path is not None:
         say(console, f"result: {path}")
         grid = path.with_name(f"{path.stem}-grid.png")
         if grid.is_file():
-            say(console, f"a first look, not a leaderboard's numbers: {grid}")
+            say(console, f"a first look, not for a leaderboard: {grid}")
         elif result.status == "complete" and result.suite.id != OWN_SUITE:
             say(console, f"to put it on a leaderboard: sbv2bench leaderboard --add {path}")
 

@@ -1,7 +1,7 @@
 """A table of the paper in the mini family: its layout with our numbers, and whether its rows come in the same order.
 
 Numbers of other models, data and extractors cannot be compared, orders can. Every two rows that the paper prints different
-numbers of are one order; it is judged as the claims are (results/claims.py: Welch's difference over training or generation
+numbers of are one order; it is judged as the claims are (boards/claims.py: Welch's difference over training or generation
 seeds), with p-values corrected for the number of orders in the column (Holm), so that a few do not agree by chance.
 """
 

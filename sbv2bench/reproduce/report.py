@@ -64,7 +64,7 @@ def _remarks(found: Reproduction) -> list[str]:
         if cell.inferred:
             stated = f"the paper does not state {', '.join(cell.inferred)}, so these are inferred"
         if not cell.comparable:
-            stated = "not under the paper's protocol" + (f"; besides, {stated}" if cell.inferred else "")
+            stated = "not under the paper's protocol" + (f"; also, {stated}" if cell.inferred else "")
         stated += f"; provisional: {cell.provisional}" if cell.provisional else ""
         said.setdefault(f"{line.printed.method} ({line.model}): {stated}", []).append(cell.metric)
         if cell.like:
@@ -164,7 +164,7 @@ def print_plan(console: Console, plan: Mapping[str, Any]) -> None:
         images = sum(cost["images"] for cost in costs)
         passes = sum(cost["forward_passes"].get("denoise", 0) for cost in costs)
         cells = [f"{images:,}", f"{passes:,}", _tflop([cost["tflop"] for cost in costs])] if costs else ["", "", ""]
-        weights = "at hand" if method["at_hand"] else method["lacking"]
+        weights = "available" if method["at_hand"] else method["lacking"]
         measured = ", ".join(method["measured"]) or "no"
         shown.add_row(*map(escape, [method["method"], method["model"], weights, measured, *cells]))
     console.print(shown)
@@ -180,7 +180,7 @@ def _tflop(costs: Sequence[Mapping[str, float]]) -> str:
     total = sum(sum(cost.values()) for cost in costs)
     if not total:
         return "unknown"
-    return f"{total:,.0f}" + ("" if all("denoise" in cost for cost in costs) else " besides the model's own")
+    return f"{total:,.0f}" + ("" if all("denoise" in cost for cost in costs) else " without the model's own")
 
 
 def _table(title: str) -> Table:

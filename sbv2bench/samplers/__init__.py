@@ -1,4 +1,8 @@
-"""Generating images: one file for each way to sample a model. `load_sampler` is the door."""
+"""Generating images: one file for each way to sample a model.
+
+In: a ModelSpec, captions and noise. Out: uint8 images [B, H, W, 3]. `load_sampler` is the door. A newcomer may add a way to
+sample: a class with the protocol of base, and an entry under `samplers` in catalog/models.yaml.
+"""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ def test_every_published_number_is_on_a_board_without_any_result(tmp_path: Path)
     )
     assert numbers == 219
     page = (tmp_path / "coco2014-30k.md").read_text("utf-8")
-    assert "Nothing was measured" in page and "| 3 | SBv2* | full/sbv2-merged-reg | 1 | 8.14 | 0.32 |" in page
+    assert "Nothing has been measured" in page and "| 3 | SBv2* | full/sbv2-merged-reg | 1 | 8.14 | 0.32 |" in page
     assert "| 16.10 |" in page and "| 0.30 |" in page  # the digits that the paper prints
     (suspect,) = [row for row in rows["hpsv2"] if row["note"]]
     assert (suspect["method"], suspect["note"][:7]) == ("SDv2.1", "suspect")

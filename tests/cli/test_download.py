@@ -46,7 +46,7 @@ def test_bad_names_and_bytes(run: Callable[..., Done], declared: Path, server: S
     refused(run("download", "thinng", "--catalog", str(declared)), 2, "thinng")
     server.content = CONTENT[:-1] + b"x"
     refused(run("download", "thing", "--catalog", str(declared)), 4, "found sha256", "sbv2bench download thing")
-    refused(run("download", "captions", "--catalog", str(declared)), 3, "no URL of it is known", "--from")
+    refused(run("download", "captions", "--catalog", str(declared)), 3, "no URL is known", "--from")
     refused(run("download", "mini/sd21", "--from", "x"), 2, "not an asset")
 
 
@@ -69,4 +69,4 @@ def test_offline_lists_all_that_is_missing(run: Callable[..., Done], monkeypatch
         refused(done, 3, "offline", "asset:coco2014-captions", "asset:coco2014-val", "asset:inception-2015-12-05",
                 "hub:laion/CLIP-ViT-g-14", "sbv2bench download coco2014-30k")  # fmt: skip
     refused(run("download", "paper"), 3, "asset:hpsv2-prompts", "asset:hpsv2-v2.1", "sbv2bench download paper")
-    assert "coco2014-30k + hpsv2" in run("list", "suites").out
+    assert "coco2014-30k and hpsv2 as one leaderboard row" in run("list", "suites").out

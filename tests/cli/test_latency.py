@@ -93,6 +93,6 @@ def test_a_group_names_the_latency_that_completes_its_row(run: Callable[..., Don
     command = "sbv2bench latency --protocol paper --model sd21"
     planned = run("eval", "--model", "sd21", "--suite", "mine", "--dry-run", "--json")
     assert json.loads(planned.out)["besides"] == command
-    assert f"measured apart: {command}" in run("eval", "--model", "sd21", "--suite", "mine").err
+    assert f"measured separately: {command}" in run("eval", "--model", "sd21", "--suite", "mine").err
     assert "besides" not in json.loads(run("eval", "--model", "sd21", "--suite", "mini", "--dry-run", "--json").out)
     assert json.loads(run("show", "paper", "--json").out)["latency"] == "paper"

@@ -15,16 +15,34 @@ from sbv2bench.results import store
 
 
 def test_list(run: Callable[..., Done]) -> None:
-    for what, first in (("models", "mini/sd21"), ("suites", "mini"), ("metrics", "fid")):
+    for what, first in (("models", "mini/sd21"), ("suites", "mini"), ("metrics", "fid"), ("extractors", "world-128")):
         rows = json.loads(run("list", what, "--json").out)
         assert rows[0]["id"] == first
-        assert set(rows[0]) == {"id", "family", "kind", "origin", "licence", "verified"}
+        assert {"id", "family", "kind", "origin", "licence", "verified", "what_it_is"} <= set(rows[0])
         shown = run("list", what)
         assert (shown.code, shown.err) == (0, "")
-        lines = [line for row in rows for line in shown.out.splitlines() if row["id"] in line and row["origin"] in line]
-        assert {row["id"] for row in rows} == {row["id"] for row in rows for line in lines if row["id"] in line}
+        lines = shown.out.splitlines()
+        assert not [row["id"] for row in rows if not any(row["id"] in line and row["what_it_is"] in line for line in lines)]
     assert json.loads(run("list", "plugins", "--json").out) == []
     refused(run("list", "modles"), 2, "modles", "fix: sbv2bench list models")
+
+
+def test_list_says_what_a_person_chooses_by(run: Callable[..., Done]) -> None:
+    rows = {
+        what: {row["id"]: row for row in json.loads(run("list", what, "--json").out)} for what in ("models", "suites", "metrics")
+    }
+    teacher, published = rows["models"]["mini/sd21"], rows["models"]["full/dmd"]
+    assert (teacher["steps"], teacher["guidance_scale"], teacher["here"]) == (25, 3.0, True)
+    assert (published["steps"], published["here"]) == (None, False)
+    assert rows["models"]["full/sd-turbo"]["here"] is False
+    assert rows["models"]["mini/sbv2-merged"]["here"] is True  # by its two ends
+    group = rows["suites"]["paper"]
+    assert (group["captions"], group["reference"], group["here"]) == (33200, 40504, False)
+    assert (rows["suites"]["mini"]["captions"], rows["suites"]["mini"]["here"]) == (1000, True)
+    fid, clip = rows["metrics"]["fid"], rows["metrics"]["clip"]
+    assert (fid["better"], fid["reads_captions"], "mini" in fid["suites"]) == ("lower", False, True)
+    assert (clip["better"], clip["reads_captions"]) == ("higher", True)
+    assert "on this machine" in run("list", "suites").out
 
 
 def test_show(run: Callable[..., Done]) -> None:
@@ -83,7 +101,7 @@ def test_leaderboard(run: Callable[..., Done]) -> None:
     done = run("leaderboard", "--add", *paths_)
     assert done.code == 0
     assert "FID-mini" in done.out
-    assert "leaderboards/index.html" in done.err and "without a page" not in done.err
+    assert "leaderboards/index.html" in done.err and "no page was built" not in done.err
     assert run("leaderboard", "--check").code == 0
     table = Path("leaderboards/mini-5k.csv")
     table.write_text(table.read_text().replace("3.0", "2.0"))

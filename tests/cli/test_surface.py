@@ -1,4 +1,4 @@
-"""The command line is a contract (design.md 3): it changes by an issue, and then here."""
+"""The command line is a contract: it changes on purpose, and then here."""
 
 from __future__ import annotations
 

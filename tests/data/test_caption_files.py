@@ -139,7 +139,7 @@ def test_wrong_styles(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(REAL is None, reason="the released caption list is no part of the project; it is fetched by hash")
 def test_the_released_list_is_what_the_suite_says() -> None:
-    """Count, order, both hashes, the statistics of protocols.md 1.2, and that the file can be rebuilt byte for byte."""
+    """Count, order, both hashes, the list's known statistics, and that the file can be rebuilt byte for byte."""
     assert REAL is not None
     suite, asset = Registry.load().suites["coco2014-30k"], Registry.load().assets["coco2014-captions"]
     captions = read_captions(REAL, suite.num_generated, suite.prompts.captions_sha256)

@@ -275,7 +275,7 @@ def test_a_hub_that_does_not_answer_in_time(standin: StandinHub, plain: Path, mo
 def test_a_withdrawn_id_is_followed_to_its_copy(standin: StandinHub, plain: Path, capsys: pytest.CaptureFixture[str]) -> None:
     standin.repositories["stable-diffusion-v1-5/stable-diffusion-v1-5"] = plain
     assert assets.resolve_location("hub:runwayml/stable-diffusion-v1-5").is_dir()
-    assert "hub:runwayml/stable-diffusion-v1-5 was withdrawn from the hub; its copy" in capsys.readouterr().err
+    assert "hub:runwayml/stable-diffusion-v1-5 was withdrawn from the hub; using its copy" in capsys.readouterr().err
 
 
 def test_an_incomplete_copy_offline_says_what_is_missing(

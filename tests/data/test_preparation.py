@@ -1,4 +1,4 @@
-"""Image preparation: the vectors of protocols.md 9.5, and our one pass against the released evaluation's own steps."""
+"""Image preparation: vectors computed apart, and our one pass against the released evaluation's own steps."""
 
 from __future__ import annotations
 

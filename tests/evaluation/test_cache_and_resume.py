@@ -1,4 +1,4 @@
-"""Nothing done twice, nothing lost, nothing stale (design 1.6, 1.7, 5)."""
+"""Nothing done twice, nothing lost, nothing stale."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_out_of_memory_halves_the_block_and_keeps_what_was_made(
     watch(too_small_for(2))
     found = run(registry)
     assert found.suite.block_sizes == (1,)
-    assert "too little memory for 6 images at a time; going on with 3" in capsys.readouterr().err
+    assert "too little memory for 6 images at a time; continuing with 3" in capsys.readouterr().err
     assert found.metrics["fid"].value == pytest.approx(expected.metrics["fid"].value, rel=1e-3)
     watch(nothing)
     again = run(registry)  # the size of a block is no part of the key

@@ -31,7 +31,7 @@ def spec_of(folder: Path, resolution: int | None = None) -> ModelSpec:
 
 
 def test_sd21_costs_what_others_have_counted(sd21_configs: Path) -> None:
-    """performance.md, from its architecture: 804 GFLOP a UNet call at 512 px, 2,515 the decoder, 45 the text encoder."""
+    """Counted from its architecture: 804 GFLOP a UNet call at 512 px, 2,515 the decoder, 45 the text encoder."""
     found = stage_gflop(spec_of(sd21_configs), Registry.load())
     assert found == pytest.approx(costs.SD21_512, rel=0.01)
     smaller = stage_gflop(spec_of(sd21_configs, 256), Registry.load())

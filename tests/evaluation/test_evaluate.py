@@ -1,4 +1,4 @@
-"""The spine: the same bits whatever the road, and a result that says what it is (design 1.6, 1.7)."""
+"""The spine: the same bits whatever the road, and a result that says what it is."""
 
 from __future__ import annotations
 

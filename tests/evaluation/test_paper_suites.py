@@ -1,4 +1,4 @@
-"""The paper's suites through the same spine as mini, on stand-ins of the same kinds (protocols.md 9.7)."""
+"""The paper's suites through the same spine as mini, on stand-ins of the same kinds."""
 
 from __future__ import annotations
 

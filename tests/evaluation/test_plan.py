@@ -1,4 +1,4 @@
-"""Whatever is cheap to find wrong is found before the first forward pass (design 1.8)."""
+"""Whatever is cheap to find wrong is found before the first forward pass."""
 
 from __future__ import annotations
 

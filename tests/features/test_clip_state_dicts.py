@@ -65,7 +65,7 @@ def checkpoint(network: torch.nn.Module, tmp_path: Path) -> Path:
 
 
 def hps_transform(antialias: bool) -> transforms.Compose:
-    """HPSv2's steps (protocols.md 5), with torchvision's default of one version or of the other said aloud."""
+    """HPSv2's steps, with torchvision's default of one version or of the other said aloud."""
     return transforms.Compose([
         transforms.ToTensor(),
         transforms.Resize(28, transforms.InterpolationMode.BICUBIC, antialias=antialias),
@@ -237,7 +237,7 @@ CAPTION_IDS = [
 
 
 def test_tokens_of_the_prefixed_caption() -> None:
-    """protocols.md 9.4.2: CLIP's vocabulary as open_clip ships it, the prefix, and the first caption of the list."""
+    """CLIP's vocabulary as open_clip ships it, the prefix, and the first caption of the list."""
     assert hashlib.sha256(Path(default_bpe()).read_bytes()).hexdigest() == (
         "924691ac288e54409236115652ad4aa250f48203de50a9e4722a6ecd48d6804a"
     )

@@ -93,7 +93,7 @@ def test_clean_resize_is_clean_fids(height: int, width: int) -> None:
         assert np.array_equal(ours.numpy(), images(2, 299, 299).transpose(0, 3, 1, 2))
 
 
-# protocols.md 9.5: I[y, x, c] = (7 x + 13 y + 50 c + x y // 5) mod 256, cropped, resized to 256 by Lanczos, then clean299
+# I[y, x, c] = (7 x + 13 y + 50 c + x y // 5) mod 256, cropped, resized to 256 by Lanczos, then clean299
 SYNTHETIC = [
     ((640, 480), (80, 0, 480), (133.0242, 130.3911, 125.1167)),
     ((640, 427), (106, 0, 427), (117.6263, 99.8182, 106.3297)),

@@ -16,7 +16,7 @@ Sets = tuple[np.ndarray, np.ndarray]
 
 
 def block_by_torch(u: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-    """The formula of protocols.md 3 on half tensors, and on float32 ones where the result is not finite."""
+    """The script's formula on half tensors, and on float32 ones where the result is not finite."""
     for dtype in (torch.float16, torch.float32):
         a, b = u.to(dtype), v.to(dtype)
         norms = (a * a).sum(1), (b * b).sum(1)
@@ -71,7 +71,7 @@ def test_a_point_is_not_always_nearest_to_itself() -> None:
 
 @pytest.mark.parametrize("k", [3, 5])
 def test_close_to_float64_at_the_norms_of_inception(golden: Sets, k: int) -> None:
-    """protocols.md 9.2.6: |f|^2 near 500."""
+    """|f|^2 near 500, which float16 holds."""
     generated, reference = (rows * np.sqrt(500 / 16) for rows in golden)
     exact = precision_recall(generated, reference, k)
     found = paper_precision_recall(generated, reference, k)
@@ -80,7 +80,7 @@ def test_close_to_float64_at_the_norms_of_inception(golden: Sets, k: int) -> Non
 
 
 def test_a_block_that_is_not_finite_is_computed_in_float32(golden: Sets) -> None:
-    """protocols.md 9.2.6: |f|^2 > 65504 in a block; the other blocks stay in float16."""
+    """|f|^2 > 65504 in a block; the other blocks stay in float16."""
     generated, reference = (rows.astype(np.float32) * np.float32(np.sqrt(500 / 16)) for rows in golden)
     huge = reference.copy()
     huge[7] *= 30
@@ -112,7 +112,7 @@ def test_an_overflowing_product_is_distance_0_and_no_fallback() -> None:
 
 
 def test_conventions() -> None:
-    """The hand set of protocols.md 9.2.1, exact in float16; and a tight cluster: precise, with little recall."""
+    """A set by hand, exact in float16; and a tight cluster: precise, with little recall."""
     reference, generated = np.array([0.0, 1, 2, 3, 10])[:, None], np.array([1.0, 4, 6, 30])[:, None]
     for k in (1, 2, 3):
         found = paper_precision_recall(generated, reference, k)

@@ -242,7 +242,7 @@ def test_a_scheduler_with_hidden_randomness_or_an_unknown_one_is_refused(v_folde
 
 
 def nearly_equal(a: np.ndarray, b: np.ndarray) -> bool:
-    """At most 1 level in at most 0.1 % of values (design.md, section 1.6)."""
+    """At most 1 level in at most 0.1 % of values."""
     difference = np.abs(a.astype(int) - b.astype(int))
     return bool(difference.max() <= 1 and (difference > 0).mean() <= 1e-3)
 

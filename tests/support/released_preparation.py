@@ -9,7 +9,7 @@ from PIL import Image
 
 
 def released_resize(image: Image.Image) -> Image.Image:
-    """The released resize pass, from the description in protocols.md 1.4."""
+    """The released resize pass, written anew from a description of it."""
     pixels = np.array(image)  # no change of mode
     height, width = pixels.shape[:2]
     side = min(height, width)

