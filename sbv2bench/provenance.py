@@ -45,7 +45,7 @@ def code_fingerprint() -> str:
 
 # The modules that sample, prepare and extract: an edit of one of these may change pixels or features, one of others does not.
 MEASURING = (
-    "samplers", "features", "mini", "diffusion", "weights", "runs.generate",
+    "samplers", "features", "mini", "diffusion", "weights", "evaluation.generate",
     "data.preparation", "data.images", "data.archive", "data.members", "data.reference",
 )  # fmt: skip
 
