@@ -1,6 +1,8 @@
-"""The captions to train on: `source` has them by number in an order that needs no memory (`order`), from files that are kept
-in the cache (`mapped`); `build` makes such a file from public lists, without what a model is evaluated on (`cleaning`,
-`evaluation`); `public_lists` says where a list comes from that is not there, and `manifest` what a built file is.
+"""Captions to train on.
+
+In: a recipe's prompt files. Out: captions by number, in a shuffled order that needs no memory. `source` reads, `order` shuffles,
+`mapped` keeps large files as memory maps in the cache. `build` makes a prompt file from public lists (`public_lists` knows
+them) without the captions that models are evaluated on (`cleaning`, `evaluation`), and `manifest` describes it.
 """
 
 from reference_trainer.prompts.order import shuffled_index

@@ -7,6 +7,8 @@ kernel           kernel distance (KID), the full U-statistic and the subset form
 paired_cosine    cosine of each image with its caption (CLIP score, HPS)
 uncertainty      standard errors and intervals; blocks: of numbers that have no formula for it
 comparison       differences, paired or not, one or many
+
+A newcomer may add a file with a function of arrays; nothing here knows networks, suites or files.
 """
 
 from sbv2bench.metrics.frechet import frechet_distance
