@@ -28,7 +28,7 @@ from sbv2bench.results.records import EvalResult
 
 READMES = ("README.md", "../README.md", "../sbv2bench/README.md")  # seen from the leaderboards' folder
 MAIN_RUN = "main-run.json"  # the result of `sbv2bench eval --model sd21` that the README shows
-WIDTH = 150  # columns of a printed run
+WIDTH = 160  # columns of a printed run
 SIX = (
     ("real pictures: the floor", Side(model="mini/real", nfe=0)),
     ("`sd21`, the teacher: 25 steps, guidance 3", Side(model="mini/sd21", nfe=25, guidance_scale=3.0)),
