@@ -26,10 +26,10 @@ def blocked_std_errs(statistic: Statistic, generated: ArrayLike, reference: Arra
     balls, D = 128.)
     Raises InputError as statistic does, or unless blocks >= 2 and each block has a row of either set.
     """
-    fakes, reals = as_feature_pair(generated, reference, 2)
-    if not 2 <= blocks <= min(len(fakes), len(reals)):
-        raise InputError(f"found {blocks} blocks of {len(fakes)} and {len(reals)} rows, expected at least 2, none of them empty")
-    found = np.array([statistic(fakes[start::blocks], reals[start::blocks]) for start in range(blocks)], dtype=np.float64)
+    gen, ref = as_feature_pair(generated, reference, 2)
+    if not 2 <= blocks <= min(len(gen), len(ref)):
+        raise InputError(f"found {blocks} blocks of {len(gen)} and {len(ref)} rows, expected at least 2, none of them empty")
+    found = np.array([statistic(gen[start::blocks], ref[start::blocks]) for start in range(blocks)], dtype=np.float64)
     std_errs: Float64 = found.std(axis=0, ddof=1) / math.sqrt(blocks)
     return std_errs
 

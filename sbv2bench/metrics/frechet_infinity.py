@@ -48,18 +48,18 @@ def frechet_infinity(generated: ArrayLike, reference: ArrayLike, seed: int = 0) 
     from 2 to 5: 1 + the sum of w_k^2 (k - 1) is 2), and twice is how often frechet_statistics counts it.
     Raises InputError as frechet_distance does, or for sets with fewer than 6 D rows.
     """
-    fakes, reals = as_feature_pair(generated, reference, 2)
-    smaller, dimension = min(len(fakes), len(reals)), fakes.shape[1]
+    gen, ref = as_feature_pair(generated, reference, 2)
+    smaller, dimension = min(len(gen), len(ref)), gen.shape[1]
     parts = min(MOST_PARTS, smaller // (ROWS_PER_DIMENSION * dimension))
-    whole, std_err = frechet_statistics(fakes, reals)
+    whole, std_err = frechet_statistics(gen, ref)
     if parts < 2 or std_err is None:
         least = 2 * ROWS_PER_DIMENSION * dimension
         raise InputError(f"FID-infinity of D = {dimension} features: found {smaller} rows, at least {least} expected", "use fid")
     random = np.random.RandomState(seed)
-    distances = {len(fakes): whole}
+    distances = {len(gen): whole}
     for count in range(2, parts + 1):
-        rows = [random.permutation(len(features))[: len(features) // count * count] for features in (fakes, reals)]
+        rows = [random.permutation(len(features))[: len(features) // count * count] for features in (gen, ref)]
         pairs = zip(*(np.split(order, count) for order in rows), strict=True)
-        distances[len(fakes) // count] = float(np.mean([frechet_distance(fakes[left], reals[right]) for left, right in pairs]))
-    value, slope = extrapolate([len(fakes) / count for count in range(1, parts + 1)], list(distances.values()))
+        distances[len(gen) // count] = float(np.mean([frechet_distance(gen[left], ref[right]) for left, right in pairs]))
+    value, slope = extrapolate([len(gen) / count for count in range(1, parts + 1)], list(distances.values()))
     return FrechetInfinity(value, std_err, slope, distances)

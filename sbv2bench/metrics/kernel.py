@@ -73,10 +73,10 @@ def kernel_statistics(generated: ArrayLike, reference: ArrayLike) -> tuple[float
     too large, by about sqrt 2; so it says how exact a distance clearly above zero is, and is no test of equality.
     Raises InputError for wrong shapes, values that are not finite, or fewer than two rows.
     """
-    fakes, reals = as_feature_pair(generated, reference, _MIN_SAMPLES)
-    n, m = len(fakes), len(reals)
-    within_fakes, within_reals = _sums_within(fakes) / (n - 1), _sums_within(reals) / (m - 1)
-    to_reals, to_fakes = _sums_across(fakes, reals)
+    gen, ref = as_feature_pair(generated, reference, _MIN_SAMPLES)
+    n, m = len(gen), len(ref)
+    within_fakes, within_reals = _sums_within(gen) / (n - 1), _sums_within(ref) / (m - 1)
+    to_reals, to_fakes = _sums_across(gen, ref)
     first, second = within_fakes - to_reals / m, within_reals - to_fakes / n
     # the cross mean sits once in each projection, so their means add up to the distance
     value = float(first.mean() + second.mean())
@@ -105,8 +105,8 @@ def kernel_distance_subsets(
     equal features both agree. The deviation tells the spread at subset_size; it is not the standard error of
     kernel_distance. Raises InputError as kernel_statistics does, or if a set is smaller than subset_size.
     """
-    fakes, reals = as_feature_pair(generated, reference, _MIN_SAMPLES)
-    smaller = min(len(fakes), len(reals))
+    gen, ref = as_feature_pair(generated, reference, _MIN_SAMPLES)
+    smaller = min(len(gen), len(ref))
     if subsets < 1 or not _MIN_SAMPLES <= subset_size <= smaller:
         raise InputError(
             f"expected subsets >= 1 and subset_size from 2 to {smaller}, the smaller set; "
@@ -116,7 +116,7 @@ def kernel_distance_subsets(
     random = np.random.RandomState(seed)
     values = []
     for _ in range(subsets):
-        chosen_fakes = fakes[random.choice(len(fakes), subset_size, replace=False)]
-        chosen_reals = reals[random.choice(len(reals), subset_size, replace=False)]
+        chosen_fakes = gen[random.choice(len(gen), subset_size, replace=False)]
+        chosen_reals = ref[random.choice(len(ref), subset_size, replace=False)]
         values.append(kernel_distance(chosen_fakes, chosen_reals))
     return float(np.mean(values)), float(np.std(values))

@@ -105,21 +105,21 @@ def paper_precision_recall(
     hand [M]. All pairs are computed, as rounding makes distances unsymmetric: about four times the cost of
     `precision_recall`, and at most 300 MB beyond the features. Raises InputError as `precision_recall` does.
     """
-    fakes, reals = (rows.astype(np.float32, copy=False) for rows in as_feature_pair(generated, reference))
-    _check(len(fakes), "generated", k, block_size)
-    _check(len(reals), "reference", k, block_size)
-    fake_radii = paper_radii(fakes, k, block_size)
+    gen, ref = (rows.astype(np.float32, copy=False) for rows in as_feature_pair(generated, reference))
+    _check(len(gen), "generated", k, block_size)
+    _check(len(ref), "reference", k, block_size)
+    fake_radii = paper_radii(gen, k, block_size)
     given = reference_radii is not None
-    real_radii = np.asarray(reference_radii, dtype=np.float32) if given else paper_radii(reals, k, block_size)
-    if real_radii.shape != (len(reals),):
+    real_radii = np.asarray(reference_radii, dtype=np.float32) if given else paper_radii(ref, k, block_size)
+    if real_radii.shape != (len(ref),):
         raise InputError(
-            f"reference_radii must be {len(reals)} squared distances, found shape {list(real_radii.shape)}",
+            f"reference_radii must be {len(ref)} squared distances, found shape {list(real_radii.shape)}",
             fix="pass paper_radii(reference, k)",
         )
-    precise, recalled = np.zeros(len(fakes), bool), np.zeros(len(reals), bool)
-    for span in _spans(len(reals), block_size):
-        for other in _spans(len(fakes), block_size):
-            for tile, distances in _block(reals[span], fakes[other]):  # the reference's rows first, as there
+    precise, recalled = np.zeros(len(gen), bool), np.zeros(len(ref), bool)
+    for span in _spans(len(ref), block_size):
+        for other in _spans(len(gen), block_size):
+            for tile, distances in _block(ref[span], gen[other]):  # the reference's rows first, as there
                 recalled[span][tile] |= (distances <= fake_radii[other]).any(axis=1)
                 precise[other] |= (distances <= real_radii[span][tile, None]).any(axis=0)
     return PaperPrecisionRecall(precision=float(precise.mean()), recall=float(recalled.mean()))

@@ -281,24 +281,24 @@ def precision_recall(
     generated_half = radii(rows[0], k, block_size) / 2
 
     mean = rows[1].mean(axis=0, dtype=_working_dtype(*rows))
-    fakes, reals = (_Blocks(features, mean, block_size) for features in rows)
+    gen, ref = (_Blocks(features, mean, block_size) for features in rows)
     # rounding a radius moves it by less than the slack, so no pair inside is lost
     reach_fakes, reach_reals = generated_half.astype(mean.dtype)[:, None], reference_half.astype(mean.dtype)[None, :]
     precise, covered, recalled = np.zeros(len(rows[0]), bool), np.zeros(len(rows[1]), bool), np.zeros(len(rows[1]), bool)
     held = 0
-    for start in fakes.starts:
-        block = fakes.block(start)
-        for other_start in reals.starts:
-            other = reals.block(other_start)
+    for start in gen.starts:
+        block = gen.block(start)
+        for other_start in ref.starts:
+            other = ref.block(other_start)
             bounds = _lower_bounds(block, other)
             i, j, lower = _entries(bounds, bounds <= reach_reals[:, other.span])
             i, j = i + start, j + other_start
-            inside = _inside(fakes, reals, (i, j), lower, reference_half[j])
+            inside = _inside(gen, ref, (i, j), lower, reference_half[j])
             precise[i[inside]] = covered[j[inside]] = True
             held += int(np.count_nonzero(inside))
             i, j, lower = _entries(bounds, bounds <= reach_fakes[block.span])
             i, j = i + start, j + other_start
-            recalled[j[_inside(fakes, reals, (i, j), lower, generated_half[i])]] = True
+            recalled[j[_inside(gen, ref, (i, j), lower, generated_half[i])]] = True
     return PrecisionRecall(
         precision=float(precise.mean()),
         recall=float(recalled.mean()),

@@ -125,18 +125,18 @@ def frechet_statistics(generated: ArrayLike, reference: ArrayLike) -> tuple[floa
     D = 64; about 1.5 TFLOP, a minute on two slow cores, at N = 30,000, M = 40,504, D = 2048.
     Raises InputError as frechet_distance does.
     """
-    fakes, reals = as_feature_pair(generated, reference, 2)
-    if min(len(fakes), len(reals)) <= fakes.shape[1]:
-        return frechet_distance(fakes, reals), None
-    of_fakes, of_reals = Moments.of(fakes), Moments.of(reals)
-    root_fakes, root_reals = factor(of_fakes.covariance), factor(of_reals.covariance)
-    value = distance_of_roots((of_fakes.mean, of_reals.mean), (root_fakes, root_reals))
-    left, values, right = np.linalg.svd(root_fakes.T @ root_reals, full_matrices=False)
+    gen, ref = as_feature_pair(generated, reference, 2)
+    if min(len(gen), len(ref)) <= gen.shape[1]:
+        return frechet_distance(gen, ref), None
+    of_generated, of_reference = Moments.of(gen), Moments.of(ref)
+    root_generated, root_reference = factor(of_generated.covariance), factor(of_reference.covariance)
+    value = distance_of_roots((of_generated.mean, of_reference.mean), (root_generated, root_reference))
+    left, values, right = np.linalg.svd(root_generated.T @ root_reference, full_matrices=False)
     stretch = np.sqrt(values)[:, None]
-    push = of_fakes.mean - of_reals.mean
-    variance_fakes = _influence_variance(fakes, of_fakes, push, stretch * (left.T @ _whitening(root_fakes)))
-    variance_reals = _influence_variance(reals, of_reals, -push, stretch * (right @ _whitening(root_reals)))
-    return value, math.sqrt(variance_fakes / len(fakes) + variance_reals / len(reals))
+    push = of_generated.mean - of_reference.mean
+    variance_generated = _influence_variance(gen, of_generated, push, stretch * (left.T @ _whitening(root_generated)))
+    variance_reference = _influence_variance(ref, of_reference, -push, stretch * (right @ _whitening(root_reference)))
+    return value, math.sqrt(variance_generated / len(gen) + variance_reference / len(ref))
 
 
 def frechet_std_err(generated: ArrayLike, reference: ArrayLike) -> float:
@@ -144,11 +144,11 @@ def frechet_std_err(generated: ArrayLike, reference: ArrayLike) -> float:
 
     Raises InputError as frechet_distance does, or unless N and M exceed D.
     """
-    fakes, reals = as_feature_pair(generated, reference, 2)
-    std_err = frechet_statistics(fakes, reals)[1]
+    gen, ref = as_feature_pair(generated, reference, 2)
+    std_err = frechet_statistics(gen, ref)[1]
     if std_err is None:
         raise InputError(
-            f"the standard error of FD needs more rows than D = {fakes.shape[1]}; found {len(fakes)} and {len(reals)}",
+            f"the standard error of FD needs more rows than D = {gen.shape[1]}; found {len(gen)} and {len(ref)}",
             fix="use more images, or repeat with other seeds and use t_interval",
         )
     return std_err
