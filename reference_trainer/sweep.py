@@ -6,29 +6,29 @@ that was stopped, or that asks for more weights, goes on from there.
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 import json
 import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reference_trainer.curves import curves_page
 from reference_trainer.merge import End, check_weight, find_ends, merged_spec
 from sbv2bench import provenance
 from sbv2bench.atomic import write_whole
-from sbv2bench.errors import InputError, IntegrityError
+from sbv2bench.errors import InputError, IntegrityError, PrerequisiteError
 from sbv2bench.evaluation.evaluate import evaluate
 from sbv2bench.registry import Registry
+from sbv2bench.report import page_content as pages
+from sbv2bench.report.columns import Column, csv_text, markdown_lines
+from sbv2bench.report.page import page
+from sbv2bench.report.page_content import Content, Curve
 from sbv2bench.report.values import ARROWS
 from sbv2bench.results.records import EvalResult, MetricValue
 from sbv2bench.results.store import result_fingerprint
 from sbv2bench.specs import fingerprint
-
-FILES = ("sweep.json", "sweep.csv", "sweep.md", "sweep.html")
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def sweep(
     say: Callable[[str], None] = lambda line: None,
     **options: Any,
 ) -> Sweep:
-    """Evaluate w A + (1 - w) B for every weight and write FILES to output, anew after each weight.
+    """Evaluate w A + (1 - w) B for every weight and write sweep.json, .csv, .md and .html to output, anew after each weight.
 
     a, b: model ids or folders. seeds: generation seeds 0, 1, ... of each weight. say: is told each result as it comes.
     options: those of `sbv2bench.evaluate`. Raises InputError (names, weights, output, which may hold a sweep of the same
@@ -109,7 +109,7 @@ def parse_weights(text: str) -> tuple[float, ...]:
 
 def _check_output(output: Path, ends: tuple[End, End], suite: str) -> None:
     """Makes the folder; another sweep's tables are not written over."""
-    path = output / FILES[0]
+    path = output / "sweep.json"
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -128,9 +128,11 @@ def _check_output(output: Path, ends: tuple[End, End], suite: str) -> None:
 
 
 def _write(found: Sweep, output: Path) -> None:
-    contents = (_as_json(found), _as_csv(found), _as_markdown(found), curves_page(found))
+    texts = {"sweep.json": _as_json(found), "sweep.csv": _as_csv(found), "sweep.md": _as_markdown(found)}
+    with suppress(PrerequisiteError):  # no page without the [report] extra
+        texts["sweep.html"] = _as_page(found)
     try:
-        for name, text in zip(FILES, contents, strict=True):
+        for name, text in texts.items():
             write_whole(output / name, text)
     except OSError as error:
         raise IntegrityError(f"--output {output}: cannot be written ({error.strerror or error})", "free some space") from error
@@ -163,38 +165,57 @@ def _as_json(found: Sweep) -> str:
     return json.dumps(content, indent=1, allow_nan=False) + "\n"
 
 
+def _columns(found: Sweep) -> list[Column[float]]:
+    """The table, a row for each weight, with both ends' names in its file."""
+
+    def metric(key: str) -> list[Column[float]]:
+        first = found.first.metrics[key]
+        heading = f"{first.label} {ARROWS[first.direction]}"
+        values = {weight: result.metrics[key] for weight, result in found.results.items()}
+        best = found.best(key)
+        return [
+            Column(key, heading, lambda weight: values[weight].value, lambda weight: _cell(values[weight]),
+                   place=lambda weight: int(weight == best)),
+            Column(f"{key}_std_err", "", lambda weight: values[weight].std_err),
+        ]  # fmt: skip
+
+    return [
+        Column("a", "", lambda weight: found.a.name),
+        Column("b", "", lambda weight: found.b.name),
+        Column("weight_of_a", found.axis, lambda weight: weight, lambda weight: f"{weight:g}"),
+        Column("suite", "", lambda weight: found.first.suite.id),
+        *(column for key in found.first.metrics for column in metric(key)),
+    ]
+
+
 def _as_csv(found: Sweep) -> str:
-    """A row for each weight, with both ends' names in it; floats in full."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    keys = list(found.first.metrics)
-    writer.writerow(["a", "b", "weight_of_a", "suite", *(name for key in keys for name in (key, f"{key}_std_err"))])
-    for weight, result in found.results.items():
-        numbers = [number for key in keys for number in (result.metrics[key].value, result.metrics[key].std_err)]
-        writer.writerow([found.a.name, found.b.name, repr(weight), result.suite.id, *(_full(number) for number in numbers)])
-    return text.getvalue()
-
-
-def _full(number: float | None) -> str:
-    return "" if number is None else repr(number)
+    return csv_text((_columns(found), list(found.results)))
 
 
 def _as_markdown(found: Sweep) -> str:
-    suite, keys = found.first.suite, list(found.first.metrics)
-    best = {key: found.best(key) for key in keys}
     lines = [
         f"# {found.a.name} merged with {found.b.name}",
         "",
-        f"w A + (1 - w) B on {suite.id}@v{suite.version}: {suite.num_generated:,} images a seed, {len(suite.seeds)} seed(s),"
-        " ± one standard error where there is one. Bold is the best of a column.",
+        f"w A + (1 - w) B on {_about(found)}, ± one standard error where there is one. Bold is the best of a column.",
         "",
-        f"| {found.axis} | " + " | ".join(f"{m.label} {ARROWS[m.direction]}" for m in found.first.metrics.values()) + " |",
-        "| ---: |" + " ---: |" * len(keys),
+        *markdown_lines(_columns(found), list(found.results)),
     ]
-    for weight, result in found.results.items():
-        cells = [f"**{_cell(result.metrics[key])}**" if best[key] == weight else _cell(result.metrics[key]) for key in keys]
-        lines.append(f"| {weight:g} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+def _about(found: Sweep) -> str:
+    suite = found.first.suite
+    return f"{suite.id}@v{suite.version}: {suite.num_generated:,} images a seed, {len(suite.seeds)} seed(s)"
+
+
+def _as_page(found: Sweep) -> str:
+    """A panel for each metric. Raises PrerequisiteError where the [report] extra is not installed."""
+    curves = []
+    for key, first in found.first.metrics.items():
+        points = tuple((weight, metric.value, metric.ci95) for weight, metric in found.curve(key).items())
+        curves.append(Curve(first.label, first.direction, points))
+    name = f"{found.a.name} merged with {found.b.name}"
+    return page(Content(name, (), (), sweeps=(pages.Sweep(name, f"{_about(found)}.", found.axis, tuple(curves)),)))
 
 
 def _cell(metric: MetricValue) -> str:

