@@ -145,11 +145,11 @@ def find_ends(a: str, b: str, registry: Registry, suite: SuiteSpec | None = None
 
 def _end(name: str, registry: Registry, suite: SuiteSpec | None) -> End:
     spec = registry.model(name, suite)
-    if spec.sampler == "published":
+    if spec.images == "none":
         raise only_published(spec)
     if not (spec.location or spec.merge) or not spec.has_network():
         raise InputError(f"merge: {spec.id} ({spec.sampler}) has no network of its own, expected a one-step model")
-    if spec.sampler == "multi_step" and spec.steps > 1 and registry.models.get(spec.id) is spec:
+    if spec.network_evaluations() > 1 and registry.models.get(spec.id) is spec:
         raise InputError(f"merge: {spec.id} is sampled in {spec.steps} steps, expected a one-step model", "sbv2bench list models")
     stored = StoredModel.find(spec, registry)
     scheduler = stored.scheduler()

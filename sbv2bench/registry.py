@@ -181,7 +181,7 @@ class Registry:
         """
         wanted = self.suite(suite) if isinstance(suite, str) else suite
         found = self._model(reference, wanted.family if wanted is not None else "mini")
-        if wanted is not None and found.sampler == "published":
+        if wanted is not None and found.images == "none":
             raise only_published(found)
         if wanted is not None and found.family not in ("local", wanted.family):
             own = f"{wanted.family}/{found.id.partition('/')[2]}"
@@ -191,8 +191,10 @@ class Registry:
             raise InputError(
                 f"model {found.id} is of family {found.family}, expected family {wanted.family} for suite {wanted.id}", fix
             )
-        self.sampler(found.sampler)
-        return found
+        sampler = self.sampler(found.sampler)
+        if (found.images, found.one_step) == (sampler.images, sampler.one_step):
+            return found
+        return found.model_copy(update={"images": sampler.images, "one_step": sampler.one_step})
 
     def rows(self, what: str) -> list[dict[str, Any]]:
         """What every line of `list` has: id, family, kind, origin, licence, verified. what: a kind in the plural, or plugins."""

@@ -21,6 +21,18 @@ from sbv2bench.spec_base import fingerprint as fingerprint  # noqa: PLC0414
 PredictionType = Literal["epsilon", "v_prediction", "sample"]
 IN_MEMORY = "in_memory"  # the sampler of a model that somebody else holds and draws from, as a training loop does
 Holds = Literal["model", "unet", "lora"]
+# Where a model's images come from: a network, files that exist, the mini world itself, or nowhere (published numbers only).
+Images = Literal["network", "files", "world", "none"]
+_TRAITS: dict[str, dict[str, Any]] = {  # of the built-in samplers that differ from most
+    "one_step": {"one_step": True},
+    "image_folder": {"images": "files"},
+    "renderings": {"images": "world"},
+    "published": {"images": "none"},
+}
+
+
+def _with_traits(said: Any, sampler: str) -> Any:
+    return {**_TRAITS.get(said.get(sampler, ""), {}), **said} if isinstance(said, dict) else said
 
 
 class MergeSpec(Spec):
@@ -66,6 +78,7 @@ class ModelSpec(Spec):
         {
             *("id", "family", "location", "base", "mirrors", "description", "origin", "licence", "verified"),
             *("aliases", "published_as", "inferred", "provisional", "guidance", "vae_scaling", "trained_with", "unstated"),
+            *("images", "one_step"),  # the sampler's
         }
     )
     later = frozenset({"holds", "vae", "timesteps", "timestep_spacing", "input_scaling", "width", "dtype"})
@@ -105,6 +118,13 @@ class ModelSpec(Spec):
     aliases: tuple[str, ...] = ()
     trained_with: TrainedWith | None = None  # None: nobody has said
     published_as: tuple[str, ...] = ()  # rows of catalog/published.csv, "table/method"
+    images: Images = "network"  # its sampler's, as the next
+    one_step: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _traits_of_the_sampler(cls, said: Any) -> Any:
+        return _with_traits(said, "sampler")
 
     @model_validator(mode="after")
     def _fields_that_go_together(self) -> ModelSpec:
@@ -116,25 +136,40 @@ class ModelSpec(Spec):
 
     def has_network(self) -> bool:
         """Whether a network generates its images, so that steps, guidance and latency mean something."""
-        return self.sampler not in {"image_folder", "renderings", "published"}
+        return self.images == "network"
 
     def has_seeds(self) -> bool:
         """Whether another generation seed gives other images: those that exist already have none."""
-        return self.sampler not in {"image_folder", "published"}
+        return self.images in {"network", "world"}
 
     def network_evaluations(self) -> int:
         """NFE: network function evaluations of the denoiser for one image; guidance pairs are not counted twice."""
-        return {"one_step": 1, "image_folder": 0, "renderings": 0}.get(self.sampler, self.steps)
+        return {"files": 0, "world": 0}.get(self.images, 1 if self.one_step else self.steps)
+
+    def denoiser_calls(self) -> int:
+        """Forward passes of the denoiser for one image, those without the caption counted."""
+        guided = self.has_network() and self.guidance_scale > 1.0 and self.guidance != "embedded"
+        return self.network_evaluations() * (2 if guided else 1)
 
 
 class SamplerSpec(Spec):
-    """A way to sample a model. target: "module:function" taking (spec: ModelSpec, device: str, dtype: torch.dtype) -> Sampler."""
+    """A way to sample a model. target: "module:function" taking (spec: ModelSpec, device: str, dtype: torch.dtype) -> Sampler.
+
+    images: where they come from. one_step: steps and guidance cannot be chosen.
+    """
 
     remarks = frozenset({"description"})
 
     id: str
     target: str
     description: str = ""
+    images: Images = "network"
+    one_step: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _traits_of_the_built_in(cls, said: Any) -> Any:
+        return _with_traits(said, "id")
 
 
 class PromptSpec(Spec):

@@ -93,7 +93,7 @@ class Board:
 
     def clip_gain(self, result: EvalResult) -> float | None:
         """The margin as a share of real pictures', where the board has a row of real pictures."""
-        real = next((row for row in self.results if row.model.sampler == "renderings"), None)
+        real = next((row for row in self.results if row.model.images == "world"), None)
         own, theirs = self.clip_margin(result), None if real is None else self.clip_margin(real)
         return None if own is None or not theirs else own / theirs
 

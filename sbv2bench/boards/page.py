@@ -176,7 +176,8 @@ def _row(board: measured.Board, path: str, result: EvalResult, has_others: bool)
 
 
 def _kind(result: EvalResult) -> Kind:
-    return {"renderings": "real", "published": "published"}.get(result.model.sampler, "measured")  # type: ignore[return-value]
+    kinds: dict[str, Kind] = {"world": "real", "none": "published"}
+    return kinds.get(result.model.images, "measured")
 
 
 def _settings(model: ModelSpec) -> str:

@@ -121,7 +121,7 @@ def _made_by(name: str, wanted: tuple[str, SuiteSpec | None], spec: ModelSpec, f
 def _weights_of_now(spec: ModelSpec, registry: Registry) -> dict[str, str]:
     """Path -> SHA-256 of a model's files; empty where they are not at hand."""
     try:
-        if spec.sampler == "image_folder":
+        if spec.images == "files":
             return {file.path: file.sha256 for file in image_files(ImageFolder(resolve_location(spec.location)))}
         with nothing_fetched():
             return {file.path: file.sha256 for file in model_files(spec, registry.model)}

@@ -64,7 +64,7 @@ class Work:
             extractors=plan.extractors,
             captions=len(plan.prompts),
             images=len(plan.prompts) * sum(bool(plan.missing(*draw)) for draw in plan.draws),
-            calls_an_image=plan.denoiser_calls_an_image(),
+            calls_an_image=plan.model.denoiser_calls(),
             references=plan.missing_references(),
         )
 
@@ -140,7 +140,6 @@ def whole_work(model: ModelSpec, suite: SuiteSpec, options: EvalOptions, registr
     compared = {metric.extractor for metric in metrics if metric.reference == "suite"}
     extractors = registry.extractors_of(metrics)
     captions = min(suite.num_generated, options.limit or suite.num_generated)
-    guided = model.guidance_scale > 1.0 and model.guidance != "embedded"
     return Work(
         model=model,
         suite=suite,
@@ -148,7 +147,7 @@ def whole_work(model: ModelSpec, suite: SuiteSpec, options: EvalOptions, registr
         extractors=extractors,
         captions=captions,
         images=captions * options.repeats * max(metric.images_per_prompt for metric in metrics),
-        calls_an_image=model.network_evaluations() * (2 if guided else 1),
+        calls_an_image=model.denoiser_calls(),
         references=tuple(name for name in extractors if name in compared),
     )
 
@@ -156,7 +155,7 @@ def whole_work(model: ModelSpec, suite: SuiteSpec, options: EvalOptions, registr
 def _wanted(model: ModelSpec, needs: Sequence[Need], registry: Registry, dtype: str) -> list[Wanted]:
     """The locations that a run reads: the model's, and of the suite's those that are not here."""
     files = {spec.location: spec.files for spec in registry.extractors.values()}
-    own = [*of_model(registry, model, dtype)] if model.has_network() and model.sampler != "published" else []
+    own = [*of_model(registry, model, dtype)] if model.has_network() else []
     return own + [Wanted(need.location, files=files.get(need.location, ())) for need in needs if need.missing is not None]
 
 

@@ -43,7 +43,7 @@ def sample_grid(
     place = available_device(device)
     specs = [_hashed(registry.model(model, chosen), chosen, registry, place, dtype) for model in models]
     for spec in specs:
-        if spec.sampler == "image_folder":
+        if spec.images == "files":
             _check_images(spec, captions)
     prompts = load_prompts(chosen, max(2, max(captions) + 1))
     columns = tuple((number, seed) for number in captions for seed in seeds)
@@ -60,7 +60,7 @@ def sample_grid(
 
 def _hashed(spec: ModelSpec, suite: SuiteSpec, registry: Registry, device: str, dtype: str) -> ModelSpec:
     """The model with the hashes of its files, by which its images are known for those of a result."""
-    if spec.sampler == "image_folder" or not (spec.location or spec.merge):
+    if spec.images == "files" or not (spec.location or spec.merge):
         return spec
     from sbv2bench.samplers.defaults import settled
 

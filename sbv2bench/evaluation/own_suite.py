@@ -39,7 +39,7 @@ def suite_of_run(model_ref: str, suite: str | None, options: EvalOptions, regist
         raise InputError(f"--suite {suite}: it is {len(parts)} suites, expected one with data of your own", f"--suite {parts[0]}")
     base = registry.suite(suite if suite is not None else registry.default_suite(family))
     model = registry.model(model_ref, base)
-    images = ImageFolder(resolve_location(model.location)) if model.sampler == "image_folder" else None
+    images = ImageFolder(resolve_location(model.location)) if model.images == "files" else None
     if not options.has_own_data() and (images is None or _fits(images, base, options)):
         return base
     chosen = registry.metrics_of(base, options.named_metrics)

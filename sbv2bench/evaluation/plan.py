@@ -122,11 +122,6 @@ class EvalPlan:
         captions = [self.prompts.sha256, self.prompts.false_captions is not None and fingerprint(self.prompts.false_captions)]
         return fingerprint({**self._seen_by(extractor), "text": captions})
 
-    def denoiser_calls_an_image(self) -> int:
-        """Forward passes of the denoiser for one image, guidance pairs counted."""
-        guided = self.model.has_network() and self.model.guidance_scale > 1.0 and self.model.guidance != "embedded"
-        return self.model.network_evaluations() * (2 if guided else 1)
-
     def cache_bytes(self) -> int:
         """Bytes of cache that the run writes, at its fullest."""
         missing = [self.missing(seed, k) for seed, k in self.draws]
@@ -168,7 +163,7 @@ class EvalPlan:
             "weights": [file.model_dump() for file in self.model.weights],
             "suite": f"{self.suite.id}@v{self.suite.version}",
             "images": len(self.prompts) * len(self.seeds),
-            "denoiser_calls": len(self.prompts) * len(self.seeds) * self.denoiser_calls_an_image(),
+            "denoiser_calls": len(self.prompts) * len(self.seeds) * self.model.denoiser_calls(),
             "seeds_in_cache": [seed for seed in self.seeds if self.is_cached(seed)],
             "num_generated": len(self.prompts),
             "num_reference": self.suite.num_reference if self.references else None,
@@ -257,7 +252,7 @@ def _plan(model_ref: str | ModelSpec, suite_ref: str | SuiteSpec | None, options
 
 def needs_of_run(model: ModelSpec, suite: SuiteSpec, metrics: Sequence[MetricSpec], registry: Registry) -> list[Need]:
     """The files of a suite that a run of some metrics takes; captions are read by the model that draws them, and by metrics."""
-    captions = model.sampler != "image_folder" or bool(read_captions(metrics))
+    captions = model.images != "files" or bool(read_captions(metrics))
     return suite_needs(registry, suite, metrics, captions=captions)
 
 
@@ -287,7 +282,7 @@ def with_options(model: ModelSpec, options: EvalOptions) -> ModelSpec:
         )
     wanted = {"steps": options.steps, "guidance_scale": options.guidance_scale}
     changes: dict[str, Any] = {name: value for name, value in wanted.items() if value is not None}
-    if changes and (model.sampler == "one_step" or not model.has_network()):
+    if changes and (model.one_step or not model.has_network()):
         name = next(iter(changes))
         raise InputError(f"--{name.replace('_', '-')}: model {model.id} is sampled by {model.sampler}, which has no such setting")
     if "steps" in changes and model.timesteps:
@@ -313,7 +308,7 @@ def _model_weights(
     model: ModelSpec, suite: SuiteSpec, prompts: Prompts, registry: Registry, dtype: str
 ) -> tuple[WeightsFile, ...]:
     """Every file that decides the model's images, with its hash: its own, its bases', and of a merged model both its ends'."""
-    if model.sampler == "image_folder":
+    if model.images == "files":
         return _image_files(model, suite, prompts)
     if not model.location and model.merge is None:  # drawn by code alone: the world's renderings, a plugin's function
         return ()

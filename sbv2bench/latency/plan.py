@@ -109,7 +109,7 @@ def plan_latency(models: Sequence[str], options: LatencyOptions, registry: Regis
 
 
 def _timeable(spec: ModelSpec) -> ModelSpec:
-    if spec.sampler == "published":
+    if spec.images == "none":
         raise only_published(spec)
     if not spec.has_network():
         raise InputError(

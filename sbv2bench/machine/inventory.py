@@ -35,7 +35,7 @@ def _more(registry: Registry, kind: str, name: str) -> dict[str, Any]:
     if kind == "models":
         model = registry.models[name]
         return {
-            "what_it_is": model.description, "steps": model.network_evaluations() if model.sampler != "published" else None,
+            "what_it_is": model.description, "steps": model.network_evaluations() if model.images != "none" else None,
             "guidance_scale": model.guidance_scale if model.has_network() else None, "here": _model_is_here(registry, model),
         }  # fmt: skip
     if kind == "suites":
@@ -62,7 +62,7 @@ def _more(registry: Registry, kind: str, name: str) -> dict[str, Any]:
 
 def _model_is_here(registry: Registry, model: ModelSpec) -> bool:
     """Whether all that a model is made of is on this machine, its bases and the ends of a merge included."""
-    if model.sampler == "published":
+    if model.images == "none":
         return False
     try:
         with nothing_fetched():

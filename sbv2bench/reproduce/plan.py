@@ -110,7 +110,7 @@ def _lacking(model: ModelSpec | None, registry: Registry) -> str:
     """Why a model cannot be sampled here and now; "" if its files seem to be at hand."""
     if model is None:
         return "not in the catalog"
-    if model.sampler == "published":
+    if model.images == "none":
         return f"only published numbers exist ({model.origin})"
     places = [(model.location, *model.mirrors), (model.base,), (model.vae,)]
     for choices in places:

@@ -188,7 +188,7 @@ def _cell(row: PrintedRow, metric: str, model: ModelSpec, search: Search) -> Cel
     printed, value = declared().metrics[metric], row.numbers[metric]
     if row.suspect:
         return Cell(metric, value, "suspect", note=row.suspect)
-    if not printed.key or model.sampler == "published":
+    if not printed.key or model.images == "none":
         return Cell(metric, value, "published only", note=model.origin if printed.key else "")
     found = search.found.get(printed.suite)
     best = None if found is None else result_of(model, found.board, printed.dtypes)
