@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from sbv2bench.evaluation.evaluator import Evaluator
-
 from reference_trainer.config import Measure, Recipe
 from reference_trainer.devices import Place
 from reference_trainer.networks import Networks
 from reference_trainer.pictures import StudentSampler
 from sbv2bench.errors import InputError
+from sbv2bench.evaluation.evaluator import Evaluator
 from sbv2bench.evaluation.options import EvalOptions
 from sbv2bench.machine.processes import each, exact_arithmetic
 from sbv2bench.registry import Registry

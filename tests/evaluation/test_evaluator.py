@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 from running import block_of, run
-from sbv2bench.evaluation.evaluator import Evaluator
-from sbv2bench.evaluation.rows import Rows
 from tiny_suite import BLOCK, GENERATED
 
 import sbv2bench
 from sbv2bench.errors import InputError, IntegrityError
+from sbv2bench.evaluation.evaluator import Evaluator
+from sbv2bench.evaluation.rows import Rows
 from sbv2bench.machine.processes import Processes
 from sbv2bench.registry import Registry
 from sbv2bench.results.records import EvalResult

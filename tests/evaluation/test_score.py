@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from sbv2bench.evaluation.caption_metrics import attributes_right
-from sbv2bench.evaluation.rows import Rows
 
 from sbv2bench.errors import InputError
 from sbv2bench.evaluation import score as scoring
 from sbv2bench.evaluation import set_metrics
+from sbv2bench.evaluation.caption_metrics import attributes_right
+from sbv2bench.evaluation.rows import Rows
 from sbv2bench.evaluation.score import Labels, Measured, are_alike, score
 from sbv2bench.metrics import frechet_distance, kernel_distance, precision_recall
 from sbv2bench.metrics.blocks import least_share_std_err

@@ -15,8 +15,8 @@ from sbv2bench.specs import ExtractorSpec, MetricSpec, ModelSpec, SamplerSpec
 if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
-    from sbv2bench.evaluation.rows import Rows
 
+    from sbv2bench.evaluation.rows import Rows
     from sbv2bench.registry import Registry
     from sbv2bench.samplers.base import PromptBlock, Stopwatch
 

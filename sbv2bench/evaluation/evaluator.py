@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sbv2bench.evaluation.rows import Rows
 
 from sbv2bench import paths, provenance
 from sbv2bench.errors import InputError, IntegrityError
@@ -25,6 +24,7 @@ from sbv2bench.evaluation.measure import REFERENCE_BLOCK, Measured, Measurer
 from sbv2bench.evaluation.options import EvalOptions, Progress
 from sbv2bench.evaluation.own_suite import own_data
 from sbv2bench.evaluation.plan import EvalPlan, plan
+from sbv2bench.evaluation.rows import Rows
 from sbv2bench.evaluation.score import Labels, are_alike, score
 from sbv2bench.evaluation.score import Measured as Scored
 from sbv2bench.features.cache import Entry, FeatureCache

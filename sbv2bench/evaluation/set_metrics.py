@@ -6,7 +6,6 @@ from dataclasses import astuple
 from typing import Any
 
 from sbv2bench.evaluation.rows import Array, Rows
-
 from sbv2bench.metrics import kernel, uncertainty
 from sbv2bench.metrics.base import Features
 from sbv2bench.metrics.blocks import BLOCKS, Statistic, errors_by_blocks

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from sbv2bench.evaluation.rows import Array, Rows
 
+from sbv2bench.evaluation.rows import Array, Rows
 from sbv2bench.metrics import uncertainty
 from sbv2bench.metrics.paired_cosine import paired_cosine
 from sbv2bench.mini.world import ATTRIBUTES, FREE
