@@ -69,7 +69,7 @@ def test_versions_that_differ_are_shown_and_are_no_identity() -> None:
 
 def test_images_that_exist_have_no_dtype() -> None:
     result = made(8.0, "float16")
-    folder = result.model_copy(update={"model": result.model.model_copy(update={"sampler": "image_folder"})})
+    folder = result.model_copy(update={"model": result.model.model_copy(update={"sampler": "image_folder", "images": "files"})})
     assert (dtype_of(result), dtype_of(folder)) == ("float16", "")
 
 
