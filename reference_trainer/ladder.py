@@ -18,6 +18,7 @@ from importlib.resources import files
 from pathlib import Path
 
 import yaml
+from torch import nn
 
 from reference_trainer.base_models.stage import Stage, StageConfig, train
 from reference_trainer.base_models.tokenizer import write_tokenizer
@@ -119,7 +120,7 @@ def climb_rung(family: str, rung: Rung, runs: Path, processes: int, seconds: flo
     module_name, stage_name, config_name = rung.target.split(":")
     module = import_module(f"reference_trainer.base_models.{module_name}")
     config = read_stage_recipe(family, rung.name, getattr(module, config_name))
-    stage: type[Stage] = getattr(module, stage_name)
+    stage: type[Stage[nn.Module]] = getattr(module, stage_name)
     return train(partial(stage, config, inputs), runs / rung.name, processes, seconds)
 
 

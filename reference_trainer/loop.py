@@ -53,8 +53,9 @@ def train(
 
     Leaves recipe.json, log.jsonl, tensorboard/, samples/, validation/, exports/, checkpoints/ and, at the end, export/ and
     done.json. Under torchrun or accelerate launch all processes share the batch. continue_with: `key.path=value` for settings
-    that may change while a run goes on. A resumed run has the bits of an unbroken one on a CPU; on a GPU only with deterministic, which costs speed,
-    else cuDNN may choose other kernels, whose sums round differently. push_to_hub: id of a repository, for the finished export.
+    that may change while a run goes on. A resumed run has the bits of an unbroken one on a CPU; on a GPU only with
+    deterministic, which costs speed, else cuDNN may choose other kernels, whose sums round differently. push_to_hub: id of a
+    repository, for the finished export.
     Raises InputError, PrerequisiteError, IntegrityError before compute is spent where it can; IntegrityError when gradients
     are not numbers again and again; InterruptedRun on Ctrl-C and TerminatedRun on SIGTERM, after a checkpoint.
     """
@@ -204,7 +205,7 @@ def _train_in(
 class StudentSitting(Sitting):
     """The steps of one call of `train`, and what is to be seen of them."""
 
-    trainer: Trainer
+    trainer: Trainer  # type: ignore[assignment]  # which is one
     monitor: Monitor | None = None
     place: Place = field(kw_only=True)
     whole_export: bool = True

@@ -37,7 +37,9 @@ class Trained(Protocol):
     """What training changes, and a checkpoint holds. optimisers: one a network that is trained. step: of the run, done."""
 
     step: int
-    optimisers: Mapping[str, torch.optim.Optimizer]
+
+    @property
+    def optimisers(self) -> Mapping[str, torch.optim.Optimizer]: ...
 
     def trained(self, network: str) -> dict[str, nn.Parameter]:
         """Name -> parameter of what an optimiser trains, in a fixed order."""
