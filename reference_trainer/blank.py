@@ -23,7 +23,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from reference_trainer import architectures
 from reference_trainer.accounting import GpuKernels, LiveBytes, ValuesOfMeta
-from reference_trainer.config import Recipe, Regularisation, ScoreLoss
+from reference_trainer.config import LoraTeacher, Recipe, Regularisation, ScoreLoss
 from reference_trainer.networks import Networks
 from reference_trainer.pairs import Pairs
 from reference_trainer.report import Report
@@ -108,13 +108,13 @@ class BlankNetworks(Networks):
     def _moving_average(self) -> EMAModel | None:
         return None if self.recipe.ema_on_cpu else super()._moving_average()
 
-    def _load_tiny_decoder(self) -> Any:
+    def _load_tiny_decoder(self) -> AutoencoderTiny | None:
         if not self.recipe.tiny_decoder:
             return None
         with _META:
             return _autoencoder(architectures.tiny_config(self.recipe.tiny_decoder)).eval().requires_grad_(False)
 
-    def _load_scorer(self, loss: ScoreLoss) -> Any:
+    def _load_scorer(self, loss: ScoreLoss) -> OpenClipScorer:
         return _Scorer(architectures.scorer_config(loss.scorer, self.registry), self.kernels)
 
 
@@ -124,7 +124,7 @@ class _Tokenizer:
     def __init__(self, length: int) -> None:
         self.model_max_length = length
 
-    def __call__(self, captions: Sequence[str], **_: Any) -> Any:
+    def __call__(self, captions: Sequence[str], **_: object) -> SimpleNamespace:
         return SimpleNamespace(input_ids=torch.zeros(len(captions), self.model_max_length, dtype=torch.long))
 
 
@@ -162,7 +162,7 @@ class BlankPairs(Pairs):
                 self.perceptual = _LPIPS(pretrained=False, net="vgg", pnet_rand=True).to(_META).eval().requires_grad_(False)
             self._perceptual = self._lpips
 
-    def _lpips(self, *pictures: Tensor, **options: Any) -> Tensor:
+    def _lpips(self, *pictures: Tensor, **options: bool) -> Tensor:
         assert self.perceptual is not None and isinstance(self.networks, BlankNetworks)
         with self.networks.kernels.in_full_precision():
             distance: Tensor = self.perceptual(*pictures, **options)
@@ -283,7 +283,7 @@ class BlankTrainer(Trainer):
         with self._part("student" if batch.target is None else "regularisation"):
             return super()._student_batch(batch, wanted, report)
 
-    def _lora_teacher_batch(self, settings: Any, turn: int, images: Iterable[Generated], report: Report) -> None:
+    def _lora_teacher_batch(self, settings: LoraTeacher, turn: int, images: Iterable[Generated], report: Report) -> None:
         with self._part("lora_teacher"):
             super()._lora_teacher_batch(settings, turn, images, report)
 
@@ -303,6 +303,6 @@ class BlankTrainer(Trainer):
             super()._follow_student()
 
 
-def _autoencoder(found: dict[str, Any]) -> Any:
+def _autoencoder(found: dict[str, Any]) -> AutoencoderKL | AutoencoderTiny:
     kind = AutoencoderTiny if found.get("_class_name") == "AutoencoderTiny" else AutoencoderKL
     return kind.from_config(found)

@@ -51,19 +51,8 @@ def identity_of(recipe: Recipe, prompts: PromptSource, registry: Registry) -> di
 
 def training_code() -> str:
     """SHA-256 of the source that decides trained weights: not of what tells, shows or writes."""
-    own = (
-        "networks",
-        "trainable",
-        "losses",
-        "step",
-        "noise",
-        "pairs",
-        "latent_shards",
-        "config",
-        "prompts/order",
-        "prompts/source",
-    )
-    own += ("training/schedule", "training/shared")
+    own = ["networks", "trainable", "losses", "step", "noise", "pairs", "latent_shards", "config"]
+    own += ["prompts/order", "prompts/source", "training/schedule", "training/shared"]
     shared = ("diffusion", "weights", "samplers/components", "samplers/networks", "data/caption_rows")
     here = Path(__file__).parent
     files = [here / f"{name}.py" for name in own] + [provenance.PACKAGE / f"{name}.py" for name in shared]

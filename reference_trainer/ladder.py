@@ -17,6 +17,8 @@ from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
 
+from torch import nn
+
 from reference_trainer.base_models.stage import Stage, StageConfig, train
 from reference_trainer.base_models.tokenizer import write_tokenizer
 from reference_trainer.identity import is_done
@@ -121,7 +123,7 @@ def climb_rung(family: str, rung: Rung, runs: Path, processes: int, seconds: flo
     module_name, stage_name, config_name = rung.target.split(":")
     module = import_module(f"reference_trainer.base_models.{module_name}")
     config = read_stage_recipe(family, rung.name, getattr(module, config_name))
-    stage: type[Stage] = getattr(module, stage_name)
+    stage: type[Stage[nn.Module]] = getattr(module, stage_name)
     return train(partial(stage, config, inputs), runs / rung.name, processes, seconds)
 
 

@@ -207,7 +207,7 @@ def _train_in(
 class StudentSitting(Sitting):
     """The steps of one call of `train`, and what is to be seen of them."""
 
-    trainer: Trainer
+    trainer: Trainer  # type: ignore[assignment]  # which is one
     monitor: Monitor | None = None
     place: Place = field(kw_only=True)
     whole_export: bool = True

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
-from typing import Any
 
 import torch
 from diffusers import AutoencoderTiny, UNet2DConditionModel
@@ -23,6 +22,7 @@ from sbv2bench.data.assets import hash_weights, resolve_location
 from sbv2bench.data.chain import model_files
 from sbv2bench.errors import InputError
 from sbv2bench.features.base import load_extractor
+from sbv2bench.features.clip import OpenClipScorer
 from sbv2bench.registry import Registry
 from sbv2bench.samplers.components import Components, load_components, load_unet
 from sbv2bench.samplers.networks import StoredModel, load_network
@@ -153,6 +153,7 @@ class Networks:
     def pixels(self, x0: Tensor, decoder: str = "tiny") -> Tensor:
         """Pictures [B, 3, H, W] in [0, 1] of scaled latents, with gradient; clamping kills it where a pixel is saturated."""
         vae = self.tiny_decoder if decoder == "tiny" else self.components.vae
+        assert vae is not None  # a recipe that decodes by it names one
         unscaled = x0 / vae.config.scaling_factor + (vae.config.get("shift_factor") or 0.0)
         with self.autocast():
             decoded: Tensor = vae.decode(unscaled.to(next(vae.parameters()).dtype)).sample
@@ -284,7 +285,7 @@ class Networks:
         average.to(device="cpu" if self.recipe.ema_on_cpu else self.device)
         return average
 
-    def _load_tiny_decoder(self) -> Any:
+    def _load_tiny_decoder(self) -> AutoencoderTiny | None:
         if not self.recipe.tiny_decoder:
             return None
         folder = resolve_location(self.recipe.tiny_decoder)
@@ -297,8 +298,8 @@ class Networks:
             )
         return decoder
 
-    def _load_scorer(self, loss: ScoreLoss) -> Any:
-        scorer = load_extractor(self.registry.extractor(loss.scorer), str(self.device))
+    def _load_scorer(self, loss: ScoreLoss) -> OpenClipScorer:
+        scorer: OpenClipScorer = load_extractor(self.registry.extractor(loss.scorer), str(self.device))
         if not hasattr(scorer, "embed_pixels"):
             raise InputError(f"scorer {loss.scorer}: no picture's gradient passes it, expected an extractor of kind open_clip")
         return scorer

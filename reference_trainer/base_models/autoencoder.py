@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,12 +20,12 @@ class AutoencoderConfig(StageConfig):
     kl_weight: float
 
 
-class AutoencoderStage(Stage):
+class AutoencoderStage(Stage[AutoencoderKL]):
     """Absolute error of pixels and of their differences, and a little KL so that the decoder bears noise in the latents."""
 
     config: AutoencoderConfig
 
-    def build(self) -> Any:
+    def build(self) -> AutoencoderKL:
         stages = len(self.config.block_out_channels)
         return AutoencoderKL(
             block_out_channels=self.config.block_out_channels,
@@ -38,7 +37,7 @@ class AutoencoderStage(Stage):
             sample_size=world.IMAGE_SIZE,
         ).to(memory_format=torch.channels_last)
 
-    def loss(self, network: Any, batch: Batch, step: int) -> tuple[torch.Tensor, dict[str, float]]:
+    def loss(self, network: AutoencoderKL, batch: Batch, step: int) -> tuple[torch.Tensor, dict[str, float]]:
         images = batch.images.contiguous(memory_format=torch.channels_last)
         posterior = network.encode(images).latent_dist
         decoded = network.decode(posterior.sample(batch.generator)).sample
@@ -47,12 +46,12 @@ class AutoencoderStage(Stage):
         mse = F.mse_loss(decoded.detach(), images)
         return pixels + self.config.kl_weight * kl, {"kl": float(kl.detach()), "psnr_db": float(10 * torch.log10(4.0 / mse))}
 
-    def export(self, network: Any, folder: Path) -> None:
+    def export(self, network: AutoencoderKL, folder: Path) -> None:
         latents = torch.cat([network.encode(x).latent_dist.mean for x in _choosing_pictures(self.config, 2000).split(200)])
         network.register_to_config(scaling_factor=round(float(1.0 / latents.std()), 5))
         network.to(memory_format=torch.contiguous_format).save_pretrained(folder)
 
-    def measure(self, network: Any, folder: Path) -> dict[str, float]:
+    def measure(self, network: AutoencoderKL, folder: Path) -> dict[str, float]:
         images = _choosing_pictures(self.config, 2000)
         decoded = torch.cat([network.decode(network.encode(x).latent_dist.mean).sample for x in images.split(200)])
         write_grid(folder / "reconstructions.png", torch.stack([images[:32], decoded[:32]], 1).flatten(0, 1), columns=16)
@@ -63,12 +62,12 @@ class TinyAutoencoderConfig(StageConfig):
     width: int
 
 
-class TinyAutoencoderStage(Stage):
+class TinyAutoencoderStage(Stage[AutoencoderTiny]):
     """Learns both ways against the trained AutoencoderKL, in its *scaled* latents, as TAESD does for Stable Diffusion."""
 
     config: TinyAutoencoderConfig
 
-    def build(self) -> Any:
+    def build(self) -> AutoencoderTiny:
         self.full = AutoencoderKL.from_pretrained(self.inputs["autoencoder"]).eval().requires_grad_(False)
         channels = (self.config.width,) * len(self.full.config.block_out_channels)
         return AutoencoderTiny(
@@ -80,7 +79,7 @@ class TinyAutoencoderStage(Stage):
             scaling_factor=1.0,
         )
 
-    def loss(self, network: Any, batch: Batch, step: int) -> tuple[torch.Tensor, dict[str, float]]:
+    def loss(self, network: AutoencoderTiny, batch: Batch, step: int) -> tuple[torch.Tensor, dict[str, float]]:
         with torch.no_grad():
             latents = self.full.encode(batch.images).latent_dist.mean * self.full.config.scaling_factor
         noisy = latents + 0.05 * torch.randn(latents.shape, generator=batch.generator)
@@ -88,10 +87,10 @@ class TinyAutoencoderStage(Stage):
         encoded = F.l1_loss(network.encode(batch.images).latents, latents)
         return pixels + 0.1 * encoded, {"pixels": float(pixels.detach()), "latents": float(encoded.detach())}
 
-    def export(self, network: Any, folder: Path) -> None:
+    def export(self, network: AutoencoderTiny, folder: Path) -> None:
         network.save_pretrained(folder)
 
-    def measure(self, network: Any, folder: Path) -> dict[str, float]:
+    def measure(self, network: AutoencoderTiny, folder: Path) -> dict[str, float]:
         images = _choosing_pictures(self.config, 2000)
         latents = self.full.encode(images).latent_dist.mean * self.full.config.scaling_factor
         decoded = network.decode(latents).sample

@@ -32,18 +32,18 @@ class ClipConfig(StageConfig):
     hard_negatives: int  # false sentences for each image
 
 
-class ClipStage(Stage):
+class ClipStage(Stage[open_clip.CLIP]):
     """Symmetric InfoNCE in which an image's false sentences stand among its candidates."""
 
     config: ClipConfig
 
-    def build(self) -> Any:
+    def build(self) -> open_clip.CLIP:
         tokenizer = self.inputs["tokenizer"]
         self.tokenize = WorldTokenizer(tokenizer)
         self.model_config = _model_config(self.config, self.tokenize.size)
         return open_clip.CLIP(**self.model_config)
 
-    def loss(self, network: Any, batch: Batch, step: int) -> tuple[torch.Tensor, dict[str, float]]:
+    def loss(self, network: open_clip.CLIP, batch: Batch, step: int) -> tuple[torch.Tensor, dict[str, float]]:
         texts = [world.captions(batch.scenes)]
         for k in range(self.config.hard_negatives):
             texts.append(world.captions(world.hard_negatives(batch.scenes, batch.keys * 8 + k, self.config.world_seed)))
@@ -57,10 +57,10 @@ class ClipStage(Stage):
         right = float((logits.argmax(1) == target).float().mean())
         return 0.5 * (to_text + to_image), {"image_to_text": right, "scale": float(scale.detach())}
 
-    def export(self, network: Any, folder: Path) -> None:
+    def export(self, network: open_clip.CLIP, folder: Path) -> None:
         _export(network, self.model_config, folder)
 
-    def measure(self, network: Any, folder: Path) -> dict[str, float]:
+    def measure(self, network: open_clip.CLIP, folder: Path) -> dict[str, float]:
         keys = np.arange(2000, dtype=np.int64)
         scenes = world.scenes("choosing", keys, self.config.world_seed)
         false = world.hard_negatives(scenes, keys, self.config.world_seed)
@@ -86,12 +86,12 @@ class PreferenceConfig(StageConfig):
     parent: str  # the CLIP stage that it is fine-tuned from
 
 
-class PreferenceStage(Stage):
+class PreferenceStage(Stage[open_clip.CLIP]):
     """Which of two pictures is better for a caption (HPSv2's loss): the faithful rendering, or a wrong or damaged one."""
 
     config: PreferenceConfig
 
-    def build(self) -> Any:
+    def build(self) -> open_clip.CLIP:
         parent = self.inputs[self.config.parent]
         self.tokenize = WorldTokenizer(parent)
         self.model_config = json.loads((parent / "open_clip_config.json").read_text())["model_cfg"]
@@ -99,7 +99,7 @@ class PreferenceStage(Stage):
         network.load_state_dict(load_file(parent / "open_clip_model.safetensors"))
         return network
 
-    def loss(self, network: Any, batch: Batch, step: int) -> tuple[torch.Tensor, dict[str, float]]:
+    def loss(self, network: open_clip.CLIP, batch: Batch, step: int) -> tuple[torch.Tensor, dict[str, float]]:
         worse, _ = _worse_pictures(batch, self.config.world_seed)
         text = network.encode_text(self.tokenize(world.captions(batch.scenes)), normalize=True)
         images = network.encode_image(torch.cat([batch.images, worse]), normalize=True)
@@ -107,10 +107,10 @@ class PreferenceStage(Stage):
         margin = 30.0 * (better - worse_score)
         return F.softplus(-margin).mean(), {"preferred": float((margin > 0).float().mean())}
 
-    def export(self, network: Any, folder: Path) -> None:
+    def export(self, network: open_clip.CLIP, folder: Path) -> None:
         _export(network, self.model_config, folder)
 
-    def measure(self, network: Any, folder: Path) -> dict[str, float]:
+    def measure(self, network: open_clip.CLIP, folder: Path) -> dict[str, float]:
         keys = np.arange(2000, dtype=np.int64)
         scenes = world.scenes("choosing", keys, self.config.world_seed)
         images = pictures(scenes, keys, self.config.world_seed)
@@ -162,7 +162,7 @@ def _model_config(config: ClipConfig, vocabulary: int) -> dict[str, Any]:
     }
 
 
-def _export(network: Any, model_config: dict[str, Any], folder: Path) -> None:
+def _export(network: open_clip.CLIP, model_config: dict[str, Any], folder: Path) -> None:
     """OpenCLIP's local-dir layout: config, safetensors and tokenizer files."""
     write_tokenizer(folder)
     preprocess = {"mean": _MEAN, "std": _STD, "interpolation": "bicubic", "resize_mode": "shortest"}

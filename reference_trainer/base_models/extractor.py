@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from safetensors.torch import save_file
+from torch import nn
 from torch.nn import functional as F
 
 from reference_trainer.base_models.pictures import write_grid
@@ -20,13 +20,13 @@ class ExtractorConfig(StageConfig):
     """No fields of its own."""
 
 
-class ExtractorStage(Stage):
+class ExtractorStage(Stage[WorldNetwork]):
     """Cross-entropy over every attribute that the picture shows, the objects numbered by place."""
 
-    def build(self) -> Any:
+    def build(self) -> WorldNetwork:
         return WorldNetwork()
 
-    def loss(self, network: Any, batch: Batch, step: int) -> tuple[torch.Tensor, dict[str, float]]:
+    def loss(self, network: WorldNetwork, batch: Batch, step: int) -> tuple[torch.Tensor, dict[str, float]]:
         _, logits = network(batch.images)
         labels = torch.from_numpy(rendering.complete(batch.scenes, batch.keys, self.config.world_seed))
         losses = {
@@ -36,13 +36,13 @@ class ExtractorStage(Stage):
         }
         return torch.stack(list(losses.values())).sum(), {name: float(value.detach()) for name, value in losses.items()}
 
-    def export(self, network: Any, folder: Path) -> None:
+    def export(self, network: WorldNetwork, folder: Path) -> None:
         self._scale_features(network)
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {k: v.contiguous() for k, v in network.state_dict().items() if "num_batches" not in k}
         save_file(tensors, folder / "model.safetensors")
 
-    def _scale_features(self, network: Any) -> None:
+    def _scale_features(self, network: WorldNetwork) -> None:
         """Give real pictures' features a mean square of 1, so that distances have a readable size; predictions stay as they are.
 
         A rectified layer may be scaled if what reads it is scaled back.
@@ -51,13 +51,15 @@ class ExtractorStage(Stage):
         scenes = world.scenes("choosing", keys, self.config.world_seed)
         features, _ = network(pictures(scenes, keys, self.config.world_seed))
         scale = float(features.square().mean().rsqrt())
-        layer = network.features[1]
+        layer, *heads = network.features[1], *network.heads.values()
+        assert isinstance(layer, nn.Linear)
         layer.weight.mul_(scale)
         layer.bias.mul_(scale)
-        for head in network.heads.values():
+        for head in heads:
+            assert isinstance(head, nn.Linear)
             head.weight.div_(scale)
 
-    def measure(self, network: Any, folder: Path) -> dict[str, float]:
+    def measure(self, network: WorldNetwork, folder: Path) -> dict[str, float]:
         keys = np.arange(4000, dtype=np.int64)
         scenes = world.scenes("choosing", keys, self.config.world_seed)
         labels = torch.from_numpy(rendering.complete(scenes, keys, self.config.world_seed))

@@ -15,11 +15,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Generic, TypeVar
 
 import numpy as np
 import torch
 import torch.distributed as dist
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, field_validator
 from rich.console import Console
 from torch import nn
@@ -75,11 +76,14 @@ class Batch:
 
     scenes: world.Scenes
     images: torch.Tensor
-    keys: np.ndarray[Any, np.dtype[np.int64]]
+    keys: NDArray[np.int64]
     generator: torch.Generator
 
 
-class Stage(ABC):
+N = TypeVar("N", bound=nn.Module)  # a stage's network
+
+
+class Stage(ABC, Generic[N]):
     """What differs between base models. A stage is built once on each process."""
 
     def __init__(self, config: StageConfig, inputs: dict[str, Path]) -> None:
@@ -88,23 +92,23 @@ class Stage(ABC):
         self.inputs = inputs
 
     @abstractmethod
-    def build(self) -> Any:
+    def build(self) -> N:
         """The network to train, freshly initialised from the global torch seed."""
 
     @abstractmethod
-    def loss(self, network: Any, batch: Batch, step: int) -> tuple[torch.Tensor, dict[str, float]]:
+    def loss(self, network: N, batch: Batch, step: int) -> tuple[torch.Tensor, dict[str, float]]:
         """Mean loss of the batch, and what to log of it."""
 
     @abstractmethod
-    def export(self, network: Any, folder: Path) -> None:
+    def export(self, network: N, folder: Path) -> None:
         """Write the trained network (the moving average where there is one) in its genuine layout, float32."""
 
     @abstractmethod
-    def measure(self, network: Any, folder: Path) -> dict[str, float]:
+    def measure(self, network: N, folder: Path) -> dict[str, float]:
         """Figures of merit on the choosing split, and pictures into the folder."""
 
 
-def pictures(scenes: world.Scenes, keys: np.ndarray[Any, np.dtype[np.int64]], seed: int) -> torch.Tensor:
+def pictures(scenes: world.Scenes, keys: NDArray[np.int64], seed: int) -> torch.Tensor:
     """Renderings as a network sees them: float32 [B, 3, 32, 32] in [-1, 1]."""
     images = torch.from_numpy(rendering.render(scenes, keys, seed))
     return images.permute(0, 3, 1, 2).contiguous().float() / 127.5 - 1.0
@@ -119,7 +123,7 @@ def training_batch(config: StageConfig, step: int, rank: int, processes: int) ->
     return Batch(scenes, pictures(scenes, keys, config.world_seed), keys, generator)
 
 
-def train(make: Callable[[], Stage], folder: Path, processes: int, stop_after_seconds: float | None = None) -> bool:
+def train(make: Callable[[], Stage[nn.Module]], folder: Path, processes: int, stop_after_seconds: float | None = None) -> bool:
     """Train a stage in `folder` until done (True) or until the sitting's time is over (False; call again to resume).
 
     Writes checkpoints/, log.jsonl, and at the end export/ and done.json with the measured figures. Raises InterruptedRun or
@@ -145,7 +149,7 @@ def train(make: Callable[[], Stage], folder: Path, processes: int, stop_after_se
     return (folder / "done.json").is_file()
 
 
-def _worker(rank: int, make: Callable[[], Stage], folder: Path, processes: int, seconds: float | None) -> None:
+def _worker(rank: int, make: Callable[[], Stage[nn.Module]], folder: Path, processes: int, seconds: float | None) -> None:
     """One of several processes of a stage. What stops it is said by the process that started it."""
     torch.set_num_threads(1)
     with signals_noted() as stop, suppress(InterruptedRun):
@@ -190,7 +194,7 @@ class _Loss(nn.Module):
     A loss may pass over weights of which no caption of a batch speaks; among processes their gradient is 0 and not none.
     """
 
-    def __init__(self, stage: Stage, network: nn.Module) -> None:
+    def __init__(self, stage: Stage[nn.Module], network: nn.Module) -> None:
         super().__init__()
         self.stage, self.network = stage, network
 
@@ -202,7 +206,7 @@ class _Loss(nn.Module):
 class StageTrainer:
     """A base model's network, its optimiser and how far they are: what a step changes. rank: of this process."""
 
-    def __init__(self, stage: Stage, rank: int, processes: int) -> None:
+    def __init__(self, stage: Stage[nn.Module], rank: int, processes: int) -> None:
         config = self.config = stage.config
         torch.manual_seed(config.seed)
         network = stage.build().train()

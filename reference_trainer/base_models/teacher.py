@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -64,12 +63,12 @@ class TeacherNetworks(nn.Module):
         return torch.stack(losses).sum()
 
 
-class TeacherStage(Stage):
+class TeacherStage(Stage[TeacherNetworks]):
     """Denoising by velocity; text encoder trained along; 10 % null prompts."""
 
     config: TeacherConfig
 
-    def build(self) -> Any:
+    def build(self) -> TeacherNetworks:
         torch.manual_seed(self.config.seed)
         self.vae = AutoencoderKL.from_pretrained(self.inputs["autoencoder"]).eval().requires_grad_(False)
         self.vae.to(memory_format=torch.channels_last)
@@ -120,7 +119,7 @@ class TeacherStage(Stage):
             text_encoder.load_state_dict(CLIPTextModel.from_pretrained(start / "text_encoder").state_dict())
         return TeacherNetworks(unet, text_encoder)
 
-    def loss(self, network: Any, batch: Batch, step: int) -> tuple[torch.Tensor, dict[str, float]]:
+    def loss(self, network: TeacherNetworks, batch: Batch, step: int) -> tuple[torch.Tensor, dict[str, float]]:
         repeats = self.config.noises_per_picture
         images = batch.images.contiguous(memory_format=torch.channels_last)
         with torch.no_grad():
@@ -142,7 +141,7 @@ class TeacherStage(Stage):
             loss, figures["reading"] = loss + self.config.reading_weight * reading, float(reading.detach())
         return loss, figures
 
-    def export(self, network: Any, folder: Path) -> None:
+    def export(self, network: TeacherNetworks, folder: Path) -> None:
         self.pipeline(network).save_pretrained(folder)
         for file in self.inputs["tokenizer"].iterdir():  # vocab.json and merges.txt too, which older transformers read
             shutil.copy(file, folder / "tokenizer" / file.name)
@@ -156,7 +155,7 @@ class TeacherStage(Stage):
         }
         (folder / "sbv2bench.json").write_text(json.dumps(spec, indent=1))
 
-    def pipeline(self, network: Any) -> StableDiffusionPipeline:
+    def pipeline(self, network: TeacherNetworks) -> StableDiffusionPipeline:
         """The networks as a genuine Stable Diffusion pipeline."""
         return StableDiffusionPipeline(
             vae=self.vae.to(memory_format=torch.contiguous_format),
@@ -169,7 +168,7 @@ class TeacherStage(Stage):
             requires_safety_checker=False,
         )
 
-    def measure(self, network: Any, folder: Path) -> dict[str, float]:
+    def measure(self, network: TeacherNetworks, folder: Path) -> dict[str, float]:
         pipeline = self.pipeline(network)
         pipeline.set_progress_bar_config(disable=True)
         captions = world.captions(world.scenes("choosing", np.arange(64), self.config.world_seed))

@@ -24,8 +24,8 @@ from reference_trainer.terms import Batch, Measured
 from sbv2bench.diffusion import add_noise
 
 
-class Settings(Frozen):
-    """What a recipe says under `losses.gan`. images: world:SPLIT, or a folder of pictures with captions; pictures: how many."""
+class GanSettings(Frozen):
+    """What a recipe says under `losses.gan`. images: world:SPLIT, or a folder of pictures with captions; pictures: of them."""
 
     weight: Positive
     learning_rate: Positive
@@ -36,11 +36,13 @@ class Settings(Frozen):
 class Term:
     """The student's loss, and the head with its own."""
 
-    Settings = Settings
+    Settings = GanSettings
     name, source = "gan", "prompts"
     figures: tuple[str, ...] = ("logit",)
 
-    def __init__(self, settings: Settings, recipe: Recipe, networks: Networks, data: Callable[[Regularisation], Pairs]) -> None:
+    def __init__(
+        self, settings: GanSettings, recipe: Recipe, networks: Networks, data: Callable[[Regularisation], Pairs]
+    ) -> None:
         """data: the source of real latents. Raises what making these raises."""
         self.settings, self.recipe, self.networks = settings, recipe, networks
         self.learning_rate = settings.learning_rate

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -37,6 +38,8 @@ class SharedNetwork:
         After its first backward pass DDP sorts gradients anew into the messages that it sums, and a sum's rounding depends on
         their places. That pass is made here, of nothing, so that a resumed run sums as an unbroken one does.
         """
+        # A 1 x 1 convolution's gradient may lie in memory in two ways; DDP warns of a speed that nobody can measure.
+        warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
         self._ddp = DistributedDataParallel(_Wrapped(network), init_sync=False, gradient_as_bucket_view=True)
         nothing: Tensor = self._ddp()
         nothing.backward()  # type: ignore[no-untyped-call]

@@ -27,6 +27,7 @@ from sbv2bench.samplers.base import PromptBlock, Stopwatch, generators, image_se
 from sbv2bench.specs import ModelSpec
 
 BLOCK = PromptBlock(0, 0, len(CAPTIONS), tuple(CAPTIONS), tuple(image_seed(0, n) for n in range(len(CAPTIONS))))
+LORA_FILE = "pytorch_lora_weights.safetensors"
 WHOLE = {
     "model_index.json", "sbv2bench.json", "training.json", "scheduler/scheduler_config.json",
     "text_encoder/config.json", "text_encoder/model.safetensors", "tokenizer/tokenizer.json", "tokenizer/tokenizer_config.json",
@@ -84,7 +85,7 @@ def test_stock_diffusers_makes_our_image_though_the_teacher_has_pndm(pndm_family
     index = json.loads((tmp_path / "export" / "model_index.json").read_text())
     assert index["scheduler"] == ["diffusers", "DDIMScheduler"]
     assert index["safety_checker"] == index["feature_extractor"] == [None, None]
-    assert files_of(tmp_path / "export") == WHOLE
+    assert files_of(tmp_path / "export") == WHOLE | ({LORA_FILE} if lora else set())
 
 
 @pytest.mark.parametrize("timestep", [999, 625])
@@ -203,7 +204,7 @@ def test_a_student_of_a_merged_start_is_written_whole(family: Path, tmp_path: Pa
     (copied / "catalog.yaml").write_text(yaml.safe_dump(catalog))
     networks = student(copied, "v_prediction", start="local/merged", lora=LORA)
     export_student(networks, tmp_path / "export", whole=False, record={})
-    assert files_of(tmp_path / "export") == WHOLE
+    assert files_of(tmp_path / "export") == WHOLE | {LORA_FILE}
     images = np.asarray(load_model(tmp_path / "export").generate(BLOCK, Stopwatch()))
     assert np.abs(images - stock_images(tmp_path / "export")).max() <= 0.51
 

@@ -97,7 +97,10 @@ def test_a_learned_variance_is_dropped(family: Path) -> None:
 
     unet.dtype = torch.float32  # type: ignore[attr-defined]
     z = torch.randn(2, *networks.latent_shape)
-    assert torch.equal(networks._predict(unet, z, 999, networks.encode_text(CAPTIONS[:2])), z) and z.shape[1] == channels
+    assert (
+        torch.equal(networks._predict(unet, z, 999, networks.encode_text(CAPTIONS[:2]), torch.float32), z)
+        and z.shape[1] == channels
+    )
 
 
 def test_training_moves_what_is_trained_and_nothing_else(family: Path) -> None:
