@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -99,8 +100,13 @@ def _write_adapter(networks: Networks, folder: Path, base: str) -> None:
         tensors, config = _adapter(networks)
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     config |= {"base_model_name_or_path": base, "inference_mode": True}
-    config = {key: sorted(value) if isinstance(value, set) else value for key, value in config.items()}
+    config = _in_order(config)
     (folder / "adapter_config.json").write_text(json.dumps(config, indent=1, default=str))
+
+
+def _in_order(config: dict[str, Any]) -> dict[str, Any]:
+    """peft's config with lists for its sets, whose order is another in every process."""
+    return {key: sorted(value) if isinstance(value, set) else value for key, value in config.items()}
 
 
 def _adapter(networks: Networks) -> tuple[StateDict, dict[str, Any]]:
@@ -127,10 +133,13 @@ def _write_pipeline(networks: Networks, folder: Path, spec: ModelSpec) -> None:
     with networks.averaged(), quiet():
         pipeline.save_pretrained(folder)
         if networks.recipe.student.lora is not None:  # for whoever has the base already
+            config = {f"unet.{key}": value for key, value in _in_order(networks.student.peft_config[STUDENT].to_dict()).items()}
+            # One entry of metadata alone: safetensors writes several in an order that is another every time.
+            metadata = {"lora_adapter_metadata": json.dumps(config, default=str)}
             StableDiffusionPipeline.save_lora_weights(
                 folder,
                 unet_lora_layers=get_peft_model_state_dict(networks.student, adapter_name=STUDENT),
-                unet_lora_adapter_metadata=networks.student.peft_config[STUDENT].to_dict(),
+                save_function=partial(save_file, metadata=metadata),
             )
 
 

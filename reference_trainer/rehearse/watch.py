@@ -22,9 +22,9 @@ LEGS = {
     ("step", "take_step"): STEPS,
     ("health", "held_out"): STEPS,
     ("loop", "measure"): MEASUREMENT,
-    ("checkpoint", "save"): CHECKPOINT,
-    ("checkpoint", "wait"): CHECKPOINT,
-    ("checkpoint", "close"): CHECKPOINT,
+    ("training.checkpoint", "save"): CHECKPOINT,
+    ("training.checkpoint", "wait"): CHECKPOINT,
+    ("training.checkpoint", "close"): CHECKPOINT,
     ("export", "export_student"): EXPORT,
 }
 _TRAINER = Path(__file__).parent.parent
@@ -66,8 +66,11 @@ def leg_of(error: BaseException) -> str:
 def _outermost(frames: Iterator[FrameType]) -> str | None:
     for frame in frames:
         path = Path(frame.f_code.co_filename)
-        leg = LEGS.get((path.stem, frame.f_code.co_name))
-        if leg is not None and path.parent == _TRAINER:
+        if not path.is_relative_to(_TRAINER):
+            continue
+        module = ".".join(path.relative_to(_TRAINER).with_suffix("").parts)
+        leg = LEGS.get((module, frame.f_code.co_name))
+        if leg is not None:
             return leg
     return None
 
