@@ -86,8 +86,6 @@ def check_column(column: str, found: Sequence[str], where: str) -> None:
         refuse_other_separators((column,), found, where)
         close = difflib.get_close_matches(column, found, 1)
         hint = f", did you mean {close[0]!r}?" if close else ""
-        other = next((sign for sign in ";\t|" if len(found) == 1 and sign in found[0]), None)
-        hint = f"; its columns are parted by {other!r}, expected commas" if other else hint
         raise InputError(f"{where}: found no column {column!r} among {', '.join(found)[:200]}{hint}")
     if found.count(column) > 1:
         raise IntegrityError(f"{where}: found {found.count(column)} columns {column!r}, expected one")

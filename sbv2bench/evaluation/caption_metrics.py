@@ -16,7 +16,7 @@ _OVER_PROMPTS = "standard error over prompts"
 
 
 def clip(rows: Rows) -> dict[str, MetricValue]:
-    """CLIP score: the mean cosine, neither scaled nor clipped at zero (protocols.md 4).
+    """CLIP score: the mean cosine, neither scaled nor clipped at zero.
 
     details, where captions have hard negatives: "margin", the mean cosine with the caption less that with its negative.
     """
@@ -40,7 +40,7 @@ def clip(rows: Rows) -> dict[str, MetricValue]:
 
 
 def hps(rows: Rows) -> dict[str, MetricValue]:
-    """Human preference score: 100 times the mean cosine over all images, and by style (protocols.md 5).
+    """Human preference score: 100 times the mean cosine over all images, and by style.
 
     group_deviation of a style: population deviation of the means of ten consecutive groups of its images.
     """

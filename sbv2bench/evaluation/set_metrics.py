@@ -58,7 +58,7 @@ def pr(rows: Rows) -> dict[str, MetricValue]:
 
 
 def pr_paper(rows: Rows) -> dict[str, MetricValue]:
-    """Precision and recall as the paper's script computes them: BGR features, float16 distances (protocols.md 3)."""
+    """Precision and recall as the paper's script computes them: BGR features, float16 distances."""
 
     def statistic(generated: Features, reference: Features) -> tuple[float, float]:
         found = paper_precision_recall(generated, reference, rows.parameters["k"])

@@ -45,6 +45,7 @@ BARE = {
     "sbv2bench/samplers/pipeline.py": ["eval"],
     "sbv2bench/samplers/timesteps.py": ["eval"],
     "reference_trainer/budget.py": ["train"],
+    "reference_trainer/hub.py": ["train"],
     "reference_trainer/run_folder.py": ["train"],
     "reference_trainer/__main__.py": ["train"],
     "reference_trainer/continuation.py": ["train"],

@@ -90,7 +90,7 @@ def test_metrics_that_only_the_suites_own_captions_allow_are_left_out(tmp_path: 
         ("c.json", "[", IntegrityError, "not JSON"),
         ("c.json", '["one", 2]', IntegrityError, r"no caption in row 2 \(a int\)"),
         ("c.csv", "name,caption\na,b", InputError, "no column 'file' among name, caption"),
-        ("c.csv", "file;caption\na.png;b", InputError, "its columns are parted by ';', expected commas"),
+        ("c.csv", "file;caption\na.png;b", InputError, "found columns separated by ';', expected ','"),
         ("c.csv", "file,caption\na.png,b\na.png,c", IntegrityError, "names a file twice"),
         ("c.jsonl", '{"file": "a.png", "caption": "b"}\n{"file": "b.png", "caption": "b"}', IntegrityError, "no caption for"),
         ("c.jsonl", '{"file": "a.png", "caption": 3}\n{"file": "b.png", "caption": "b"}', IntegrityError, r"line 1 \(a int\)"),
