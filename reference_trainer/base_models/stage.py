@@ -10,8 +10,8 @@ from __future__ import annotations
 import json
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -134,8 +134,8 @@ def train(make: Callable[[], Stage[nn.Module]], folder: Path, processes: int, st
         return True
     with signals_noted() as stop:
         if processes == 1:
-            torch.set_num_threads(1)
-            _train(StageTrainer(make(), 0, 1), folder, stop_after_seconds, stop)
+            with _threads(1):
+                _train(StageTrainer(make(), 0, 1), folder, stop_after_seconds, stop)
             return (folder / "done.json").is_file()
         stop.patient, told = True, False
         started = spawn(_worker, (make, folder, processes, stop_after_seconds), nprocs=processes, join=False)
@@ -147,6 +147,17 @@ def train(make: Callable[[], Stage[nn.Module]], folder: Path, processes: int, st
         if stop.signal and not (folder / "done.json").is_file():
             raise stop.error(f"{folder}: stopped; its checkpoint is written", SAME_AGAIN)
     return (folder / "done.json").is_file()
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """torch's threads while the block lasts; the process may have other things to do afterwards."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _worker(rank: int, make: Callable[[], Stage[nn.Module]], folder: Path, processes: int, seconds: float | None) -> None:
@@ -261,9 +272,9 @@ def _finish(trainer: StageTrainer, folder: Path, seconds: float) -> None:
         for name, value in trainer.average.items():
             trainer.trained("network")[name].copy_(value)
         network.eval()
-        torch.set_num_threads(os.cpu_count() or 1)
         stage.export(network, folder / "export")
-        figures = stage.measure(network, folder)
+        with _threads(os.cpu_count() or 1):
+            figures = stage.measure(network, folder)
     done = {"stage": config.stage, "steps": config.steps, "seconds": round(seconds, 1), "figures": figures}
     write_whole(folder / "done.json", json.dumps(done, indent=1))
     Console(stderr=True).print(f"{config.stage} done in {seconds / 60:.1f} min: {figures}")

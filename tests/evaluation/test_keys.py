@@ -59,14 +59,15 @@ def test_code_and_libraries_are_in_every_key(registry: Registry, monkeypatch: py
 
 ROOMS = {  # a file of each, of which an edit may change pixels or features, and those of which none does
     True: [
-        "samplers/one_step.py", "features/clip.py", "mini/rendering.py", "mini/world.py", "evaluation/generate.py", "diffusion.py",
-        "weights.py", "data/preparation.py", "data/images.py",
+        "samplers/one_step.py", "features/clip.py", "mini/rendering.py", "mini/world.py", "evaluation/generate.py",
+        "diffusion.py", "weights.py", "data/preparation.py", "data/images.py",
     ],
     False: [
-        "evaluation/evaluate.py", "evaluation/score.py", "evaluation/set_metrics.py", "latency/measure.py", "compare/compare.py",
+        "evaluation/evaluate.py", "evaluation/score.py", "evaluation/set_metrics.py",
+        "latency/measure.py", "compare/compare.py",
         "boards/boards.py",
-        "report/terminal.py", "metrics/frechet.py", "data/hub.py", "catalog/suites.yaml", "cli/eval.py", "registry.py", "specs.py",
-        "reproduce/table.py", "errors.py", "provenance.py",
+        "report/terminal.py", "metrics/frechet.py", "data/hub.py", "catalog/suites.yaml", "cli/eval.py", "registry.py",
+        "specs.py", "reproduce/table.py", "errors.py", "provenance.py",
     ],
 }  # fmt: skip
 
