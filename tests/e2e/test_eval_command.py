@@ -77,12 +77,14 @@ def alone(catalog: Path, tmp_path_factory: pytest.TempPathFactory) -> EvalResult
     return first
 
 
+@pytest.mark.ci
 def test_one_process(alone: EvalResult) -> None:
     assert alone.status == "complete"
     assert alone.provenance["world_size"] == 1
     assert alone.metrics["fid"].n_generated == GENERATED
 
 
+@pytest.mark.ci
 def test_two_processes_give_the_same_bits(catalog: Path, tmp_path: Path, alone: EvalResult) -> None:
     """Without a cache to share: what rank 1 measured is sent to rank 0. (Three processes: below, going on from one.)"""
     result, said = run([*TORCHRUN, "2", *arguments(catalog, "--json", "--no-cache")], tmp_path)
@@ -112,6 +114,7 @@ def stop_when_begun(process: subprocess.Popen[str], folder: Path, how: signal.Si
     return finish(process)
 
 
+@pytest.mark.ci
 def test_interrupted_and_resumed_by_other_processes(catalog: Path, tmp_path: Path) -> None:
     """Ctrl-C in one process; the same command under torchrun goes on, with the bits of a run that nobody stopped."""
     command = arguments(catalog, *SLOW)
@@ -135,6 +138,7 @@ def test_interrupted_and_resumed_by_other_processes(catalog: Path, tmp_path: Pat
     assert block_of(resumed) == block_of(fresh)
 
 
+@pytest.mark.ci
 def test_killed_and_resumed(catalog: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No time to say goodbye: what was finished is kept all the same."""
     command = arguments(catalog, *SLOW)

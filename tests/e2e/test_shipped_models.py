@@ -49,6 +49,7 @@ def write_random_twin(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.ci
 def test_trained_random_and_real_are_far_apart(catalog: Path, tmp_path: Path) -> None:
     """The negative control: random weights score at least three times the teacher's FID; real pictures score far below it."""
     teacher = evaluate("sd21", "control", catalog=catalog, steps=10)
@@ -64,6 +65,7 @@ def test_trained_random_and_real_are_far_apart(catalog: Path, tmp_path: Path) ->
     assert random.metrics["attribute_accuracy"].value < 0.2
 
 
+@pytest.mark.ci
 def test_main_job_in_an_empty_folder(tmp_path: Path) -> None:
     environment = {**os.environ, "SBV2BENCH_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"}
     options = ["--limit", "60", "--metrics", "fid,pr,kid,clip,hps,attributes", "--save-images", "sample", "--json"]  # no clock

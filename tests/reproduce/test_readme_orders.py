@@ -12,6 +12,7 @@ from sbv2bench.reproduce.request import Request, carry_out
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.ci
 def test_the_readmes_orders_are_those_of_the_committed_results(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     registry = Registry.built_in()

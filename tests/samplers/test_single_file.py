@@ -35,6 +35,7 @@ def declared(tmp_path: Path, location: Path, base: Path, sampler: str = "pipelin
     return Registry.load(tmp_path / "own.yaml")
 
 
+@pytest.mark.ci
 def test_the_images_are_those_of_the_folder(
     checkpoint: Path, epsilon_folder: Path, tmp_path: Path, make_block: Callable[..., PromptBlock]
 ) -> None:
@@ -46,6 +47,7 @@ def test_the_images_are_those_of_the_folder(
     assert not any(path.startswith(str(epsilon_folder)) and path.endswith(".safetensors") for path in hashed)
 
 
+@pytest.mark.ci
 def test_a_pickle_needs_the_switch(
     checkpoint: Path,
     epsilon_folder: Path,

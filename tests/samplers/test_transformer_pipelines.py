@@ -65,6 +65,7 @@ def test_a_tensor_that_does_not_fit_is_refused_by_its_part(sd3: Path, tmp_path: 
     assert ("nobody.weight" if damage == "extra" else key) in str(caught.value)
 
 
+@pytest.mark.ci
 def test_loading_and_long_captions_make_no_noise(sd3: Path) -> None:
     """What a library says of captions that are cut, the result says better."""
     code = (

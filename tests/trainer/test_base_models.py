@@ -38,6 +38,7 @@ def exported(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "export" / "model.safetensors")
 
 
+@pytest.mark.ci
 def test_a_killed_stage_resumes_to_the_same_bits(tmp_path: Path) -> None:
     assert train(partial(QuickExtractor, config(), {}), tmp_path / "whole", 1)
     with pytest.raises(KeyboardInterrupt):

@@ -69,6 +69,7 @@ def test_everything_told_in_steps_shrinks_by_one_factor_and_fills_the_hours(fami
     assert changes[0].startswith(f"budget {whole / 4:g} h on 1 x 0.001 TFLOP/s (an estimate")
 
 
+@pytest.mark.ci
 def test_typing_it_again_gives_the_same_recipe_and_more_devices_a_longer_one(
     family: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -83,6 +84,7 @@ def test_typing_it_again_gives_the_same_recipe_and_more_devices_a_longer_one(
     assert fit(family, recipe, budget, None)[0] == one
 
 
+@pytest.mark.ci
 def test_a_recipe_that_needs_less_is_left_alone(family: Path) -> None:
     recipe = tiny_recipe(family, **LONG)
     same, changes = fit(family, recipe, 1.01 * hours(family, recipe))
@@ -90,6 +92,7 @@ def test_a_recipe_that_needs_less_is_left_alone(family: Path) -> None:
     assert len(changes) == 1 and changes[0].endswith("nothing is changed")
 
 
+@pytest.mark.ci
 def test_a_short_run_still_draws_saves_and_measures(family: Path) -> None:
     measure = {"every": 5000, "suite": "mini-choosing", "limit": 2}
     recipe = tiny_recipe(family, **LONG, measure=measure)
@@ -103,6 +106,7 @@ def test_a_short_run_still_draws_saves_and_measures(family: Path) -> None:
 
 
 @pytest.mark.parametrize("changes", [{}, {"regularisation": PAIRED | {"pairs": 3000}}], ids=["steps", "pairs"])
+@pytest.mark.ci
 def test_a_budget_for_less_than_a_step_names_what_is_needed(family: Path, changes: dict[str, Any]) -> None:
     recipe = tiny_recipe(family, **LONG, **changes)
     with pytest.raises(InputError) as caught:
@@ -132,6 +136,7 @@ def call(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.weights
+@pytest.mark.ci
 def test_show_and_train_take_a_budget() -> None:
     budget = ("--budget-hours", "0.01", "--tflop-per-second", "0.01")
     shown = call("show", "mini/sbv2-a", *budget, "--json")

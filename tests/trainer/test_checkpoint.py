@@ -138,6 +138,7 @@ for step in range(1, 10_000):
 """
 
 
+@pytest.mark.ci
 def test_a_writer_that_is_killed_loses_nothing(tmp_path: Path) -> None:
     """SIGKILL at several moments of many writes: the newest checkpoint is whole, and the next writer clears what was left."""
     for delay in (0.0, 0.003, 0.011, 0.023):

@@ -41,6 +41,7 @@ def test_bad_input_is_short_and_exits_2(arguments: tuple[str, ...], said: str) -
     assert len(complaint(done).splitlines()) <= 3 and "Traceback" not in done.stderr
 
 
+@pytest.mark.ci
 def test_a_recipe_file_and_what_is_wrong_with_it(tmp_path: Path) -> None:
     good = tmp_path / "mine.yaml"
     good.write_text("extends: mini/swiftbrush\nname: local/mine\nsteps: 7\n")

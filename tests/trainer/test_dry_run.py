@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from reference_trainer.__main__ import app
 
 
+@pytest.mark.ci
 def test_a_dry_run_measures_and_leaves_nothing(family: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SBV2BENCH_CATALOG", str(family / "catalog.yaml"))
     teacher = {"lora": {"rank": 2, "alpha": 2, "targets": ["to_q"]}, "learning_rate": 1e-2, "warmup_steps": 10}

@@ -92,6 +92,7 @@ def test_pairs_cost_what_their_kind_makes_them_of(family: Path) -> None:
     assert alone["tflop_for_pictures"] == 3 * 16 * 16  # no panels without teachers
 
 
+@pytest.mark.ci
 def test_measurement_in_the_loop_counts_its_images(family: Path) -> None:
     measure = {"every": 2, "suite": "mini-choosing", "limit": 30}
     registry = Registry.load(family / "catalog.yaml")
@@ -138,6 +139,7 @@ def test_a_real_grid_takes_the_memory_that_was_predicted(family: Path) -> None:
     assert predicted == pytest.approx(peak, rel=0.1)  # no panels
 
 
+@pytest.mark.ci
 def test_pictures_and_pairs_are_made_a_few_at_a_time(family: Path) -> None:
     big = described(family, batch_size=64, regularisation=PAIRED, ema=None)["memory"]["passes"]
     small = described(family, batch_size=64, regularisation=PAIRED, ema=None, micro_batch_size=1)["memory"]["passes"]
@@ -152,6 +154,7 @@ def test_pictures_and_pairs_are_made_a_few_at_a_time(family: Path) -> None:
 
 
 @pytest.mark.parametrize("lora", [None, {"rank": 2, "alpha": 2, "targets": ["to_q"]}])
+@pytest.mark.ci
 def test_a_checkpoint_takes_what_the_run_holds(family: Path, lora: dict[str, Any] | None) -> None:
     student = {"start": str(family / "start"), "learning_rate": 1e-3, "lora": lora}
     trainer, _ = make_trainer(family, student=student)
@@ -168,6 +171,7 @@ def test_a_checkpoint_takes_what_the_run_holds(family: Path, lora: dict[str, Any
     assert found["disk"] == 3 * held  # two that are kept, and the one that is being written
 
 
+@pytest.mark.ci
 def test_what_is_kept_on_disk_and_in_host_memory(family: Path) -> None:
     plain = described(family)["storage"]
     assert (plain["host_ema"], plain["checkpoints_kept"]) == (0, 3)

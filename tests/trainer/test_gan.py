@@ -59,6 +59,7 @@ def test_a_learned_loss_resumes_to_the_same_bits(family: Path, tmp_path: Path) -
     assert all(torch.equal(value, weights(resumed)[name]) for name, value in kept.items())
 
 
+@pytest.mark.ci
 def test_the_estimate_knows_it_without_a_line_of_its_own(family: Path) -> None:
     registry = Registry.load(family / "catalog.yaml")
     plain, found = (describe(tiny_recipe(family, losses=losses), registry=registry) for losses in ({}, GAN))

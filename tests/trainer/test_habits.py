@@ -46,6 +46,7 @@ def test_a_bar_from_the_first_step_and_a_line_where_there_is_no_terminal(family:
     assert len(lines) == 1 and re.fullmatch(r"local/tiny 1/100  \S+ images/s  \d+:\d\d:\d\d left", lines[0])
 
 
+@pytest.mark.ci
 def test_figures_go_to_the_trackers_that_are_asked_for(family: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: dict[str, list[Any]] = {"init": [], "log": [], "finish": []}
 

@@ -12,6 +12,7 @@ from reference_trainer import health
 from reference_trainer.training.monitor import Monitor
 
 
+@pytest.mark.ci
 def test_the_fake_scores_ratio_falls_as_the_lora_teacher_learns_the_student(family: Path) -> None:
     """1 exactly before its first update, whatever the networks are; less and less after some."""
     teacher = {"lora": LORA, "learning_rate": 3e-2, "warmup_steps": 30}

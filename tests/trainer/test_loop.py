@@ -109,6 +109,7 @@ def test_a_sitting_ends_and_another_goes_on(family: Path, tmp_path: Path) -> Non
     assert json.loads((tmp_path / "done.json").read_text())["steps"] == 6
 
 
+@pytest.mark.ci
 def test_two_processes_train_as_one(family: Path, tmp_path: Path) -> None:
     """Gradients are summed, draws belong to samples: the weights differ by rounding alone."""
     recipe = tiny_recipe(family, optimiser={"epsilon": 1e-3}, clip=CLIP | {"share": 0.5}, regularisation=PAIRED)
@@ -150,6 +151,7 @@ def test_an_export_samples_as_the_trainer_does(family: Path, tmp_path: Path, lor
         StableDiffusionPipeline.from_pretrained(tmp_path / "export", safety_checker=None)
 
 
+@pytest.mark.ci
 def test_metrics_in_the_loop_are_those_of_a_later_evaluation(
     family: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -312,6 +312,7 @@ def test_a_merged_folder_can_be_merged_again(a: Path, b: Path, tmp_path: Path) -
         torch.testing.assert_close(value, 0.75 * first[key] + 0.25 * second[key], rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.ci
 def test_the_command(a: Path, b: Path, tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["merge", str(a), str(b), "--weight", "0.5", "--output", str(tmp_path / "m")])
     assert done.exit_code == 0, done.output

@@ -280,6 +280,7 @@ def test_what_is_interrupted_leaves_what_was_there(tmp_path: Path) -> None:
     assert built(source)[0] == ["a cow"]  # its own file is replaced
 
 
+@pytest.mark.ci
 def test_text_is_not_in_memory(tmp_path: Path) -> None:
     count = 100_000
     lines = (f"a photo of thing number {number} in a wood, {'golden hour ' * 8}" for number in range(count))

@@ -42,6 +42,7 @@ def rehearsed(tmp_path_factory: pytest.TempPathFactory) -> tuple[run.Report, Sta
     return report, found[0]
 
 
+@pytest.mark.ci
 def test_a_recipe_is_rehearsed_as_it_stands(rehearsed: tuple[run.Report, Stage]) -> None:
     report, stage = rehearsed
     assert report.failed is None, report.failed
@@ -58,6 +59,7 @@ def test_a_recipe_is_rehearsed_as_it_stands(rehearsed: tuple[run.Report, Stage])
     assert "steps 60936 -> 3" in report.changes and "batch_size 64 -> 4" in report.changes
 
 
+@pytest.mark.ci
 def test_exports_are_merged_and_evaluated(rehearsed: tuple[run.Report, Stage]) -> None:
     with run._environment(rehearsed[1].rehearsed):
         legs.merge_exports(rehearsed[1])
@@ -191,6 +193,7 @@ BREAKS: list[tuple[str, Break, str]] = [
 
 
 @pytest.mark.parametrize(("name", "broken", "said"), BREAKS, ids=[f"{name}-{said[:12]}" for name, _, said in BREAKS])
+@pytest.mark.ci
 def test_a_broken_leg_is_named_and_exits_1(
     rehearsed: tuple[run.Report, Stage], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, name: str, broken: Break, said: str
 ) -> None:
@@ -368,6 +371,7 @@ def test_every_leg_of_the_watch_is_a_function_of_the_trainer() -> None:
         assert any(name in vars(place) for place in (found, *classes)), (module, name)
 
 
+@pytest.mark.ci
 def test_proofs_raise_what_a_leg_says(rehearsed: tuple[run.Report, Stage]) -> None:
     with pytest.raises(LegFailed, match="was not drawn"):
         first_run._picture(rehearsed[1].folder / "nothing.png")

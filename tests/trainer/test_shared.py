@@ -20,6 +20,7 @@ def ends(family: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.ci
 def test_two_processes_have_the_gradient_of_one(family: Path, ends: Path) -> None:
     one = gradients(trainer_of(family, 0, 1))
     for rank in (0, 1):

@@ -103,6 +103,7 @@ def measured(run: Callable[[], None]) -> int:
     return peak
 
 
+@pytest.mark.ci
 def test_model_a_counts_exactly() -> None:
     found = described("paper/sbv2-a", "gradient_checkpointing=false")
     parameters, components = found["parameters"], found["memory"]["components"]
@@ -155,6 +156,7 @@ def test_activations_of_a_real_pass_are_what_was_predicted(configs: Path, lora: 
 
 @pytest.mark.weights
 @pytest.mark.parametrize("changes", [{}, {"lora": True, "clip": CLIP, "micro_batch_size": 16}], ids=["A", "B"])
+@pytest.mark.ci
 def test_a_real_training_step_takes_what_was_predicted(changes: dict[str, Any]) -> None:
     settings = {"batch_size": 32, "tiny_decoder": "package:mini/taesd", **changes}
     recipe, registry = Recipe.model_validate(tree("mini/sd21", **settings)), Registry.load()
@@ -223,6 +225,7 @@ def test_settings_that_save_memory_or_work_do(configs: Path, plain: dict[str, An
     assert other["tflop_for_pairs"] == pytest.approx(100 * 10 * 2 * plain["work"]["tflop_an_image"]["student"] / 3, rel=0.02)
 
 
+@pytest.mark.ci
 def test_latents_and_processes_can_be_chosen(configs: Path, plain: dict[str, Any]) -> None:
     recipe = Recipe.model_validate(tree(str(configs)))
     part = describe(recipe, registry=Registry.load(), latent_size=SIDE // 2, processes=2)

@@ -54,6 +54,7 @@ def test_a_signal_ends_the_run_after_its_step_with_a_checkpoint(
     assert int(kept.name) >= 3 and all(bool(v.isfinite().all()) for v in load_file(kept / "student.safetensors").values())
 
 
+@pytest.mark.ci
 def test_a_run_stopped_in_its_warm_up_goes_on_there(family: Path, tmp_path: Path) -> None:
     teacher = {"lora": {"rank": 2, "alpha": 2, "targets": ["to_q"]}, "learning_rate": 1e-2, "warmup_steps": 400}
     process = start(family, tmp_path, lora_teacher=teacher)
@@ -65,6 +66,7 @@ def test_a_run_stopped_in_its_warm_up_goes_on_there(family: Path, tmp_path: Path
     assert re.fullmatch(r"00000000-warm-up-0000\d\d", kept.name)
 
 
+@pytest.mark.ci
 def test_before_the_first_step_nothing_is_claimed(family: Path, tmp_path: Path) -> None:
     process = start(family, tmp_path, regularisation={
         "kind": "paired", "weight": 0.25, "batch_size": 2, "distance": "latents", "pairs": 200_000, "teacher_steps": 2,
@@ -80,6 +82,7 @@ def test_before_the_first_step_nothing_is_claimed(family: Path, tmp_path: Path) 
     assert checkpoints(tmp_path / "run" / "checkpoints") == [] and (pairs is None or not list(pairs.rglob("*.part")))
 
 
+@pytest.mark.ci
 def test_two_processes_stop_at_the_same_step(family: Path, tmp_path: Path) -> None:
     """The launcher passes SIGTERM on; both ranks agree on the step, rank 0 writes, and the run resumes."""
     recipe = tiny_recipe(family, steps=4000, log_every=1, checkpoint_every=10_000, sample_every=10_000)
@@ -111,6 +114,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.ci
 def test_a_base_models_stage_stops_after_its_step_with_a_checkpoint(tmp_path: Path, processes: int) -> None:
     program, run = tmp_path / "program.py", tmp_path / "run"
     program.write_text(STAGE)
@@ -125,6 +129,7 @@ def test_a_base_models_stage_stops_after_its_step_with_a_checkpoint(tmp_path: Pa
     assert int(kept.name) >= 3 and {"network.safetensors", "buffers.safetensors"} <= {path.name for path in kept.iterdir()}
 
 
+@pytest.mark.ci
 def test_a_dry_run_that_is_stopped_leaves_nothing(family: Path, tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text(tiny_recipe(family).model_dump_json())
     program = "import reference_trainer.dry_run as d; from reference_trainer import pictures\n"
