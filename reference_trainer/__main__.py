@@ -181,9 +181,10 @@ def show(
 ) -> None:
     """Estimate what a recipe needs: settings, parameters, memory by component, disk, work, hours. Nothing is loaded."""
     from reference_trainer.recipe_files import read_recipe
-    from reference_trainer.show import A100_TFLOP_PER_SECOND, describe, print_description
 
     read = _fitted(read_recipe(recipe, overrides or ()), budget_hours, processes, tflop_per_second)
+    from reference_trainer.show import A100_TFLOP_PER_SECOND, describe, print_description
+
     description = describe(read, processes=processes, tflop_per_second=tflop_per_second or A100_TFLOP_PER_SECOND)
     words = ["python", "-m", "reference_trainer", "train", recipe, *(overrides or ())]
     if budget_hours is not None:

@@ -55,6 +55,7 @@ def test_everything_shipped_says_how_it_was_trained() -> None:
         assert record["log"][-1]["step"] == record["steps"]
 
 
+@pytest.mark.ci
 def test_stock_diffusers_loads_the_teacher_and_draws_what_is_asked(scenes: world.Scenes) -> None:
     from diffusers import StableDiffusionPipeline
 

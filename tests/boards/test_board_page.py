@@ -33,7 +33,9 @@ def folder(tmp_path: Path) -> Path:
 
 def real() -> EvalResult:
     result = sample_result(0.5, model="mini/real")
-    return result.model_copy(update={"model": result.model.model_copy(update={"sampler": "renderings", "nfe": 0})})
+    return result.model_copy(
+        update={"model": result.model.model_copy(update={"sampler": "renderings", "images": "world", "nfe": 0})}
+    )
 
 
 def test_a_row_is_explained_from_its_file(folder: Path) -> None:
@@ -164,6 +166,7 @@ def test_a_picture_that_is_no_grid_is_refused(folder: Path) -> None:
         path.unlink()
 
 
+@pytest.mark.ci
 def test_the_folder_is_built_and_checked_with_its_page(folder: Path) -> None:
     built = whole_folder.build(folder)
     assert {"index.html", "mini-5k.csv", "mini-5k.md"} <= {path.name for path in built}

@@ -166,7 +166,7 @@ CASES = [
     "score --images images",
     "grid images --captions 50",
     "eval --model sd21 --device gpu --dry-run",
-    "eval --model sd21 --dtype fp16 --dry-run",
+    pytest.param("eval --model sd21 --dtype fp16 --dry-run", marks=pytest.mark.ci),
     "eval --model sd21 --dtype fp16",
     "eval --model sd21 --save-images sampel",
     "eval --model sd21 --batch-size 0",

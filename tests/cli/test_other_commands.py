@@ -90,6 +90,7 @@ def test_doctor_says_what_versions_trap(run: Callable[..., Done], shipped: Path,
     assert any("clean-fid" in note for note in notes)
 
 
+@pytest.mark.ci
 def test_leaderboard(run: Callable[..., Done]) -> None:
     refused(run("leaderboard", "--check"), 4, "coco2014-30k.csv", "fix: sbv2bench leaderboard")
     paths_ = [str(store.write(sample_result(fid=fid, guidance=fid), Path("results"))) for fid in (4.0, 3.0)]

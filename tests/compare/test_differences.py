@@ -142,7 +142,7 @@ def test_repeats_that_are_all_the_same_are_one_run() -> None:
 
 def test_images_that_exist_are_not_advised_to_be_repeated() -> None:
     a, b = contestant("a", fid=fid(3.0)), contestant("b", fid=fid(2.0))
-    model = b.result.model.model_copy(update={"sampler": "image_folder"})
+    model = b.result.model.model_copy(update={"sampler": "image_folder", "images": "files"})
     found = only(compare_results([a, Contestant("b", b.result.model_copy(update={"model": model}), {})]))
     assert (found.verdict, found.method) == ("no interval", NO_SEEDS)
     assert "--repeats" not in found.method

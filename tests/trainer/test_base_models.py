@@ -54,6 +54,7 @@ def test_a_killed_stage_resumes_to_the_same_bits(tmp_path: Path) -> None:
     assert not torch.equal(exported(other)["heads.style.weight"], whole["heads.style.weight"])
 
 
+@pytest.mark.ci
 def test_a_sitting_ends_in_time_and_is_resumed(tmp_path: Path) -> None:
     make = partial(QuickExtractor, config(), {})
     assert not train(make, tmp_path, 1, stop_after_seconds=0.0)

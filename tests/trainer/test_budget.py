@@ -43,6 +43,7 @@ def half_life(recipe: Recipe) -> float:
     return math.log(0.5) / math.log(recipe.ema.decay)
 
 
+@pytest.mark.ci
 def test_everything_told_in_steps_shrinks_by_one_factor_and_fills_the_hours(family: Path) -> None:
     optimiser = {"warmup_steps": 1000, "final_learning_rate": 0.1}
     recipe = tiny_recipe(family, **LONG, lora_teacher=WARM, optimiser=optimiser, clip=CLIP)

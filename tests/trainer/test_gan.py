@@ -17,6 +17,7 @@ from sbv2bench.registry import Registry
 GAN = {"gan": {"weight": 0.5, "learning_rate": 1e-2, "images": "world:training", "pictures": 8}}
 
 
+@pytest.mark.ci
 def test_the_head_learns_to_tell_and_the_student_to_pass(family: Path) -> None:
     vsd = {"teacher_guidance_scale": 1.0, "lora_teacher_guidance_scale": "same", "first_timestep": 20, "last_timestep": 300}
     trainer, _ = make_trainer(

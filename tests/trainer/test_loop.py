@@ -63,6 +63,7 @@ def kill_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
         {"micro_batch_size": 1, "clip": CLIP, "regularisation": PAIRED, "student": LORA_STUDENT},
     ],
 )
+@pytest.mark.ci
 def test_a_killed_run_resumes_to_the_same_bits(
     family: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
 ) -> None:

@@ -30,5 +30,6 @@ def test_two_processes_have_the_gradient_of_one(family: Path, ends: Path) -> Non
             assert torch.allclose(found[key], value, rtol=1e-4 if key == "figures" else 0, atol=1e-6), key
 
 
+@pytest.mark.ci
 def test_two_processes_resume_to_the_same_bits(ends: Path) -> None:
     assert [json.loads((ends / f"{rank}.json").read_text()) for rank in (0, 1)] == [True, True]

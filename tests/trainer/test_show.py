@@ -138,6 +138,7 @@ def test_model_b_counts_exactly() -> None:
 
 @pytest.mark.parametrize("lora", [False, True])
 @pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.ci
 def test_activations_of_a_real_pass_are_what_was_predicted(configs: Path, lora: bool, checkpointing: bool) -> None:
     recipe = Recipe.model_validate(tree(str(configs), lora, gradient_checkpointing=checkpointing))
     unet = UNet2DConditionModel(**UNET).to(memory_format=torch.channels_last)

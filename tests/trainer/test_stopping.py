@@ -38,6 +38,7 @@ def wait_for_line(process: subprocess.Popen[str], words: str) -> None:
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.ci
 def test_a_signal_ends_the_run_after_its_step_with_a_checkpoint(
     family: Path, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
