@@ -190,7 +190,7 @@ class BlankTrainer(Trainer):
 
     def __init__(self, recipe: Recipe, registry: Registry, side: int | None, processes: int, device: str) -> None:
         share = recipe.batch_size // processes
-        changes: dict[str, Any] = {"batch_size": share, "micro_batch_size": min(recipe.micro_batch_size or share, share)}
+        changes: dict[str, object] = {"batch_size": share, "micro_batch_size": min(recipe.micro_batch_size or share, share)}
         changes["optimiser"] = recipe.optimiser.model_copy(update={"kind": "adamw"})
         if recipe.lora_teacher is not None:
             few = {"steps_per_student_step": min(2, recipe.lora_teacher.steps_per_student_step)}

@@ -12,7 +12,6 @@ import json
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from diffusers import StableDiffusionPipeline
@@ -36,7 +35,7 @@ from sbv2bench.weights import StateDict, fold_lora
 
 
 def export_student(
-    networks: Networks, folder: Path, *, whole: bool, record: dict[str, Any], prompts: PromptSource | None = None
+    networks: Networks, folder: Path, *, whole: bool, record: dict[str, object], prompts: PromptSource | None = None
 ) -> None:
     """Write the student's folder, whole or not at all, in place of what was there; record goes into training.json.
 
@@ -103,7 +102,7 @@ def _write_adapter(networks: Networks, folder: Path, base: str) -> None:
     (folder / "adapter_config.json").write_text(json.dumps(config, indent=1, default=str))
 
 
-def _adapter(networks: Networks) -> tuple[StateDict, dict[str, Any]]:
+def _adapter(networks: Networks) -> tuple[StateDict, dict[str, object]]:
     """Copies of the student's adapter in peft's names, float32 on the CPU, and peft's config."""
     tensors = get_peft_model_state_dict(networks.student, adapter_name=STUDENT)
     named = {
@@ -134,7 +133,7 @@ def _write_pipeline(networks: Networks, folder: Path, spec: ModelSpec) -> None:
             )
 
 
-def _folded_unet(networks: Networks) -> Any:
+def _folded_unet(networks: Networks) -> object:
     """The UNet that diffusers is to load: the student's own, or a copy of its start with the adapter folded in."""
     if networks.recipe.student.lora is None:
         return networks.student

@@ -107,9 +107,9 @@ class Registry:
         for declared in catalog.read(text, name, folder, self.suites):
             self.add(declared.kind, declared.spec, declared.replaces)
 
-    def table(self, kind: str) -> dict[str, Any]:
+    def table(self, kind: str) -> dict[str, object]:
         """The table of a kind: id -> spec."""
-        return cast("dict[str, Any]", getattr(self, f"{kind}s"))
+        return cast("dict[str, object]", getattr(self, f"{kind}s"))
 
     def suite(self, name: str) -> SuiteSpec:
         """A suite whose extractors and metrics are all known. Raises InputError with a suggestion."""
@@ -196,7 +196,7 @@ class Registry:
             return found
         return found.model_copy(update={"images": sampler.images, "one_step": sampler.one_step})
 
-    def rows(self, what: str) -> list[dict[str, Any]]:
+    def rows(self, what: str) -> list[dict[str, object]]:
         """What every line of `list` has: id, family, kind, origin, licence, verified. what: a kind in the plural, or plugins."""
         if what == "plugins":
             found = [(p.name, "", p.error or "entry point", p.distribution, "", not p.error) for p in self.plugins]
@@ -219,7 +219,7 @@ class Registry:
                 found.append((group.id, group.family, " + ".join(group.suites), source, "", source == BUILT_IN))
         return [dict(zip(("id", "family", "kind", "origin", "licence", "verified"), row, strict=True)) for row in found]
 
-    def show(self, name: str) -> dict[str, Any]:
+    def show(self, name: str) -> dict[str, object]:
         """A whole declaration, JSON-ready: by id of anything but a model, else of whatever model the name means."""
         kind = next((kind for kind in ("suite", "group", "metric", "extractor", "asset") if name in self.table(kind)), "model")
         try:

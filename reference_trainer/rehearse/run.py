@@ -7,13 +7,12 @@ import shutil
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -58,7 +57,7 @@ Tell = Callable[[str], None]
 ALL = "all"
 
 
-def carry_out(reference: str, overrides: Sequence[str], tell: Tell) -> tuple[dict[str, Any], str]:
+def carry_out(reference: str, overrides: Sequence[str], tell: Tell) -> tuple[Mapping[str, object], str]:
     """Rehearse a recipe, or all of the package. Returns the JSON document, and what failed in words ("" where nothing did).
 
     The folder of it all is temporary, and kept where something failed. Raises as `rehearse`, and InputError for overrides of all.

@@ -30,7 +30,7 @@ STATE = "state.json"
 START_AGAIN = "another --output folder, or remove this one to start again"
 _PART = ".part"
 _NAME = r"\d{8,}(-warm-up-\d+)?"  # others are copies that somebody made
-Snapshot = tuple[dict[str, dict[str, Tensor]], dict[str, Any]]  # file -> its tensors on the CPU, and state.json but for hashes
+Snapshot = tuple[dict[str, dict[str, Tensor]], dict[str, object]]  # file -> its tensors on the CPU, and state.json but for hashes
 
 
 class Trained(Protocol):
@@ -72,7 +72,7 @@ class CheckpointWriter:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._writing: Future[Path] | None = None
 
-    def save(self, trainer: Trained, identity: dict[str, Any], seconds: float) -> None:
+    def save(self, trainer: Trained, identity: Mapping[str, object], seconds: float) -> None:
         """Copy the trainer's state to memory and begin to write it; see `write`. Raises what the one before ran into."""
         self.wait()
         name = checkpoint_name(trainer)
@@ -98,7 +98,7 @@ class CheckpointWriter:
         self._pool.shutdown(wait=True)
 
 
-def save_checkpoint(trainer: Trained, folder: Path, identity: dict[str, Any], seconds: float, keep: int = 2) -> Path:
+def save_checkpoint(trainer: Trained, folder: Path, identity: Mapping[str, object], seconds: float, keep: int = 2) -> Path:
     """Write the checkpoint of this moment and wait for it; returns its folder. Raises OSError or SafetensorError."""
     return write(snapshot(trainer, identity, seconds), folder, checkpoint_name(trainer), keep)
 
@@ -108,7 +108,7 @@ def checkpoint_name(trainer: Trained) -> str:
     return f"{trainer.step:08d}" if trainer.step else f"{0:08d}-warm-up-{trainer.counters().get('warmed', 0):06d}"
 
 
-def snapshot(trainer: Trained, identity: dict[str, Any], seconds: float) -> Snapshot:
+def snapshot(trainer: Trained, identity: Mapping[str, object], seconds: float) -> Snapshot:
     """Copies of everything that a step changes, on the CPU.
 
     identity: what must be the same to resume (recipe, base models, prompts). seconds: of training so far.
@@ -192,7 +192,7 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: (not path.name.startswith(f"{0:08d}-"), path.name))
 
 
-def resume(trainer: Trained, folder: Path, identity: dict[str, Any]) -> float:
+def resume(trainer: Trained, folder: Path, identity: Mapping[str, object]) -> float:
     """Load the newest checkpoint into the trainer, if there is one. Returns the seconds of training behind it.
 
     Raises InputError for one of another recipe, base model or prompts (named), IntegrityError for a damaged one.
@@ -256,7 +256,7 @@ def _verified(checkpoint: Path, counters: Iterable[str]) -> dict[str, Any]:
     return state
 
 
-def _check_state(state: Any, checkpoint: Path, counters: Iterable[str]) -> None:
+def _check_state(state: dict[str, Any], checkpoint: Path, counters: Iterable[str]) -> None:
     """Raises ValueError, KeyError, TypeError or AttributeError unless it is a state as `snapshot` and `write` make it."""
     for name in counters:
         if type(state[name]) is not int or state[name] < 0:
@@ -272,7 +272,7 @@ def _check_state(state: Any, checkpoint: Path, counters: Iterable[str]) -> None:
         state[name].items()
 
 
-def check_identity(where: Path, found: dict[str, Any], expected: dict[str, Any]) -> None:
+def check_identity(where: Path, found: Mapping[str, object], expected: Mapping[str, object]) -> None:
     """Raises InputError, naming the first difference, unless what a checkpoint or a finished run is of is what is expected."""
     for what, value in expected.items():
         if found.get(what) == value:
@@ -281,7 +281,7 @@ def check_identity(where: Path, found: dict[str, Any], expected: dict[str, Any])
         raise InputError(f"{where}: of other {what.replace('_', ' ')}: {change}", START_AGAIN)
 
 
-def _changes(found: Any, expected: Any, path: str = "") -> list[str]:
+def _changes(found: object, expected: object, path: str = "") -> list[str]:
     """Where two trees differ, `key.path found X, expected Y`."""
     if isinstance(found, dict) and isinstance(expected, dict):
         keys = sorted(found.keys() | expected.keys())

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from accelerate.tracking import GeneralTracker
 from rich.console import Console
@@ -114,7 +114,7 @@ class Monitor:
         self.write({"step": 0, "warm_up_step": done, **numbers})
         self.say(f"{self.recipe.name} LoRA teacher's warm-up {done}/{wanted}  loss {figures['lora_teacher_loss']:.4g}")
 
-    def write(self, entry: dict[str, Any]) -> None:
+    def write(self, entry: dict[str, object]) -> None:
         """One line of log.jsonl, and its numbers to the trackers."""
         with (self.run / "log.jsonl").open("a", encoding="utf-8") as log:
             log.write(json.dumps({k: round(v, 6) if isinstance(v, float) else v for k, v in entry.items()}) + "\n")

@@ -111,7 +111,7 @@ class Run(Evaluator):
         names = self.plan.extractors_of_image(draw[1])
         keys = {name: self.plan.generated_key(name, *draw) for name in names}
         entries = {name: self.cache.get(key) for name, key in keys.items()} if self.processes.rank == 0 else {}
-        missing: tuple[str, ...] = self.processes.broadcast(tuple(name for name, entry in entries.items() if entry is None))
+        missing = self.processes.broadcast(tuple(name for name, entry in entries.items() if entry is None))
         whole = {name: entry.arrays["rows"] for name, entry in entries.items() if entry is not None}
         for entry in entries.values():
             self.sizes |= set() if entry is None else {*entry.manifest.get("block_sizes", ())}
@@ -194,7 +194,7 @@ class Run(Evaluator):
         self.seconds["generate"] += float(wall[0])
         self.seconds["features"] += float(wall[1])
 
-    def latency(self) -> dict[str, Any]:
+    def latency(self) -> dict[str, object]:
         """The clock, on an otherwise idle process."""
         began = time.perf_counter()
         with enough_memory(self.plan.device, "while single images were timed", "what was measured is kept"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any, Protocol
 
@@ -33,7 +33,7 @@ class Extractor(Protocol):
         ...
 
 
-def extractor_class(spec: ExtractorSpec) -> Any:
+def extractor_class(spec: ExtractorSpec) -> Callable[[ExtractorSpec, str], Any]:
     """The class of a spec's kind, which may say `image_size` and `dimension`, the number of its features, before it is made.
 
     Raises InputError on an unknown kind.
@@ -43,7 +43,8 @@ def extractor_class(spec: ExtractorSpec) -> Any:
     if not name:
         raise InputError(f"extractor {spec.id}: found kind {spec.kind!r}, expected {', '.join(KINDS)} or module:Class")
     try:
-        return getattr(import_module(module), name)
+        found: Callable[[ExtractorSpec, str], Any] = getattr(import_module(module), name)
+        return found
     except (ImportError, AttributeError) as error:
         raise InputError(f"extractor {spec.id}: {target} cannot be imported ({error})") from error
 

@@ -25,7 +25,7 @@ from safetensors import SafetensorError
 from sbv2bench.atomic import write_whole
 from sbv2bench.errors import IntegrityError
 
-Arrays = dict[str, NDArray[Any]]
+Arrays = dict[str, NDArray[np.number]]
 
 LOCK_SECONDS = 600  # a write of the largest entry takes a minute or two; a lock held for longer is a stopped process's
 

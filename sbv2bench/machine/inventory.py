@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from sbv2bench.data.assets import resolve_location
 from sbv2bench.data.chain import chain
 from sbv2bench.data.hub import nothing_fetched
@@ -22,16 +20,16 @@ COLUMNS = {
 }
 
 
-def listed(registry: Registry, kind: str) -> list[dict[str, Any]]:
+def listed(registry: Registry, kind: str) -> list[dict[str, object]]:
     """Everything of a kind, in the order of its declaration. kind: a key of COLUMNS. The network is not asked.
 
     Every object has `id`, `family`, `kind`, `origin`, `licence` and `verified`, and what `COLUMNS` names of its kind. `here`
     says whether all its files are on this machine.
     """
-    return [row | _more(registry, kind, row["id"]) for row in registry.rows(kind)]
+    return [row | _more(registry, kind, str(row["id"])) for row in registry.rows(kind)]
 
 
-def _more(registry: Registry, kind: str, name: str) -> dict[str, Any]:
+def _more(registry: Registry, kind: str, name: str) -> dict[str, object]:
     if kind == "models":
         model = registry.models[name]
         return {

@@ -14,7 +14,6 @@ depend on the block size, the threads or the BLAS.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -29,7 +28,7 @@ _SPARE = 2  # neighbours kept beyond k, so that rounding seldom leaves the k-th 
 _GROUPS = 64  # columns of a block are thinned to this many minima before anything is sorted
 _PROBABILITY = 8.0  # width of the rounding bound in standard deviations
 
-Floats = NDArray[np.floating[Any]]
+Floats = NDArray[np.floating]
 Indices = NDArray[np.intp]
 
 
@@ -230,7 +229,7 @@ def _inside(
     return inside
 
 
-def _working_dtype(*sets: Features) -> np.dtype[Any]:
+def _working_dtype(*sets: Features) -> np.dtype[np.floating]:
     return np.result_type(np.float32, *sets)
 
 

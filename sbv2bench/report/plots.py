@@ -10,10 +10,13 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 from xml.etree import ElementTree
 
 from sbv2bench.report.labels import place
+
+if TYPE_CHECKING:
+    import altair
 
 VEGA_LITE = "5.20"  # of those that vl-convert brings: the drawing does not change when altair does
 LEFT, RIGHT, TOP, BOTTOM = 48, 16, 30, 44  # pixels around a plot's inside
@@ -138,7 +141,7 @@ def plot(
     return _own(vl_convert.vegalite_to_svg(spec, vl_version=VEGA_LITE), marks, title)
 
 
-def _placed(x: Axis, y: Axis, across: Scale, up: Scale) -> dict[str, Any]:
+def _placed(x: Axis, y: Axis, across: Scale, up: Scale) -> dict[str, object]:
     """The two axes, as the first layer declares them for all."""
     import altair
 
@@ -156,7 +159,7 @@ def _placed(x: Axis, y: Axis, across: Scale, up: Scale) -> dict[str, Any]:
     }
 
 
-def _joined(lines: Sequence[Sequence[Mark]], x: Axis, y: Axis, across: Scale, up: Scale) -> list[Any]:
+def _joined(lines: Sequence[Sequence[Mark]], x: Axis, y: Axis, across: Scale, up: Scale) -> list[altair.Chart]:
     import altair
 
     joined = [
@@ -168,7 +171,7 @@ def _joined(lines: Sequence[Sequence[Mark]], x: Axis, y: Axis, across: Scale, up
     return [chart.encode(**_placed(x, y, across, up), detail="line:N", order="place:O")]
 
 
-def _intervals(marks: Sequence[Mark], across: Scale, up: Scale) -> list[Any]:
+def _intervals(marks: Sequence[Mark], across: Scale, up: Scale) -> list[altair.Chart]:
     import altair
 
     level = [
@@ -189,20 +192,21 @@ def _intervals(marks: Sequence[Mark], across: Scale, up: Scale) -> list[Any]:
     ]
 
 
-def _points(marks: Sequence[Mark]) -> Any:
+def _points(marks: Sequence[Mark]) -> altair.Chart:
     import altair
 
     looks = [dict(zip(("shape", "fill", "stroke"), _LOOKS[mark.look], strict=True)) for mark in marks]
     points = [{"x": mark.x, "y": mark.y, **look} for mark, look in zip(marks, looks, strict=True)]
     chart = altair.Chart(altair.Data(values=points), name="points").mark_point(size=64, strokeWidth=1.25, opacity=1)
-    return chart.encode(
+    encoded: altair.Chart = chart.encode(
         x="x:Q", y="y:Q",
         shape=altair.Shape("shape:N", scale=None), fill=altair.Fill("fill:N", scale=None),
         stroke=altair.Stroke("stroke:N", scale=None),
     )  # fmt: skip
+    return encoded
 
 
-def _names(marks: Sequence[Mark], across: Scale, up: Scale, width: float, height: float) -> list[Any]:
+def _names(marks: Sequence[Mark], across: Scale, up: Scale, width: float, height: float) -> list[altair.Chart]:
     import altair
 
     spots = [(across.share(mark.x) * width, (1 - up.share(mark.y)) * height) for mark in marks]
