@@ -3,13 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from sbv2bench.compare.compare import compare
-    from sbv2bench.evaluation.evaluate import evaluate
-    from sbv2bench.evaluation.evaluator import Evaluator
-    from sbv2bench.samplers import load_model
+from typing import Any
 
 __version__ = "0.1.0"
 
@@ -22,7 +16,7 @@ _LAZY = {
 __all__ = ["Evaluator", "__version__", "compare", "evaluate", "load_model"]
 
 
-def __getattr__(name: str) -> object:
+def __getattr__(name: str) -> Any:
     """Heavy parts are imported on first use, so that `import sbv2bench` needs no torch."""
     if name in _LAZY:
         return getattr(import_module(_LAZY[name]), name)
