@@ -51,11 +51,11 @@ def export_student(
         if whole or not _can_be_named(base):
             _write_pipeline(networks, part, spec)
         elif lora:  # its base is named by its own config
-            _write_adapter(networks, part / ADAPTER, _seen_from(folder, base))
+            _write_adapter(networks, part / ADAPTER, seen_from(folder, base))
         else:
             with networks.averaged():
                 _write_unet(networks, part / "unet")
-            spec = spec.model_copy(update={"base": _seen_from(folder, base)})
+            spec = spec.model_copy(update={"base": seen_from(folder, base)})
         text = json.dumps(spec.model_dump(mode="json", exclude_defaults=True), indent=1)
         (part / "sbv2bench.json").write_text(text)
         (part / "training.json").write_text(json.dumps(record, indent=1))
@@ -84,7 +84,7 @@ def _can_be_named(spec: ModelSpec) -> bool:
     return [link.folder.resolve() for link in chain(alone)] == [link.folder.resolve() for link in chain(spec)]
 
 
-def _seen_from(folder: Path, spec: ModelSpec) -> str:
+def seen_from(folder: Path, spec: ModelSpec) -> str:
     """A model's location as a folder may name it: a path relative to it, so that both can be moved together."""
     if not spec.location.startswith(NAMED):
         return os.path.relpath(Path(spec.location).expanduser().resolve(), folder.resolve())

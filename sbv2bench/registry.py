@@ -213,8 +213,7 @@ class Registry:
             kinds |= {name: " ".join(metric.keys) for name, metric in self.metrics.items()} if kind == "metric" else {}
             kinds |= {name: extractor.kind for name, extractor in self.extractors.items()} if kind == "extractor" else {}
             found = [(name, families.get(name, ""), kinds[name], source, "", source == BUILT_IN) for name, source in own.items()]
-            groups = self.groups.values() if kind == "suite" else ()
-            for group in groups:
+            for group in self.groups.values() if kind == "suite" else ():
                 source = self.sources["group", group.id]
                 found.append((group.id, group.family, " + ".join(group.suites), source, "", source == BUILT_IN))
         return [dict(zip(("id", "family", "kind", "origin", "licence", "verified"), row, strict=True)) for row in found]
@@ -258,10 +257,9 @@ class Registry:
         raise self._unknown("model", reference)
 
     def _find(self, kind: str, name: str) -> Any:
-        found = self.table(kind).get(name)
-        if found is None:
+        if name not in self.table(kind):
             raise self._unknown(kind, name)
-        return found
+        return self.table(kind)[name]
 
     def _unknown(self, kind: str, name: str) -> InputError:
         known = {**self.table(kind), **(self.groups if kind == "suite" else {})}

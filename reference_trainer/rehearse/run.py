@@ -135,7 +135,7 @@ def _in_a_worker(name: str, folder: Path) -> tuple[Report, list[str]]:
 
 def _legs(stage: legs.Stage, whole: bool) -> Iterator[Leg]:
     """Every leg as it is over; the caller stops at the first that failed."""
-    with _environment(stage.rehearsed), _quietly(stage.folder / "run.log"):
+    with environment(stage.rehearsed), _quietly(stage.folder / "run.log"):
         seconds, error = first_run.run(stage)
     if isinstance(error, InterruptedRun):
         raise error
@@ -162,7 +162,7 @@ def _proved(name: str, leg: Callable[[legs.Stage], None], stage: legs.Stage, bef
     """A leg carried out. before: seconds that were spent on it already."""
     began = time.monotonic()
     try:
-        with _environment(stage.rehearsed), _quietly(stage.folder / f"{name.replace(' ', '-')}.log"):
+        with environment(stage.rehearsed), _quietly(stage.folder / f"{name.replace(' ', '-')}.log"):
             leg(stage)
     except InterruptedRun:
         raise
@@ -183,7 +183,7 @@ def _why(error: BaseException, stage: legs.Stage) -> str:
 
 
 @contextmanager
-def _environment(rehearsed: Rehearsed) -> Iterator[None]:
+def environment(rehearsed: Rehearsed) -> Iterator[None]:
     """The rehearsal's catalog and cache in place of the user's, and one thread: networks so small are no faster on more."""
     before, threads = dict(os.environ), torch.get_num_threads()
     torch.set_num_threads(1)

@@ -150,9 +150,9 @@ def write(taken: Snapshot, folder: Path, name: str, keep: int) -> Path:
     part.mkdir(parents=True)
     try:
         for file, tensors in files.items():
-            _write(tensors, part / f"{file}.safetensors")
+            write_tensors(tensors, part / f"{file}.safetensors")
         hashes = {path.name: sha256_file(path) for path in sorted(part.iterdir())}
-        _write_text(part / STATE, json.dumps(state | {"files": hashes}, indent=1))
+        write_text(part / STATE, json.dumps(state | {"files": hashes}, indent=1))
         if final.exists():  # the same step, and so the same bits
             (final / STATE).unlink()
             shutil.rmtree(final)
@@ -201,7 +201,7 @@ def resume(trainer: Trained, folder: Path, identity: Mapping[str, object]) -> fl
     if not found:
         return 0.0
     newest = found[-1]
-    state = _verified(newest, trainer.counters().keys())
+    state = verified(newest, trainer.counters().keys())
     check_identity(newest, state["identity"], identity)
     try:
         _load(trainer, newest, state)
@@ -212,7 +212,7 @@ def resume(trainer: Trained, folder: Path, identity: Mapping[str, object]) -> fl
 
 def _load(trainer: Trained, newest: Path, state: dict[str, Any]) -> None:
     for name, optimiser in trainer.optimisers.items():
-        tensors, scalars = _read(newest / f"{name}.safetensors"), state.get("scalars", {}).get(name, {})
+        tensors, scalars = read_tensors(newest / f"{name}.safetensors"), state.get("scalars", {}).get(name, {})
         for key, parameter in trainer.trained(name).items():
             with torch.no_grad():
                 parameter.copy_(tensors[f"weights.{key}"])
@@ -221,7 +221,7 @@ def _load(trainer: Trained, newest: Path, state: dict[str, Any]) -> None:
             plain = {k.rpartition("|")[2]: v for k, v in scalars.items() if k.startswith(f"{key}|")}
             optimiser.state[parameter] = held | plain
     for name, kept in trainer.kept().items():
-        tensors = _read(newest / f"{name}.safetensors")
+        tensors = read_tensors(newest / f"{name}.safetensors")
         for key, value in kept.items():
             value.copy_(tensors[key])
     trainer.set_counters({name: state[name] for name in trainer.counters()})
@@ -240,8 +240,8 @@ def _placed(value: Tensor, key: str, parameter: Tensor) -> Tensor:
     return value.to(parameter.device)
 
 
-def _verified(checkpoint: Path, counters: Iterable[str]) -> dict[str, Any]:
-    """state.json of a checkpoint whose files have the hashes in it."""
+def verified(checkpoint: Path, counters: Iterable[str]) -> dict[str, Any]:
+    """state.json of a checkpoint whose files have the hashes in it. counters: that it must have. Raises IntegrityError."""
     try:
         state: dict[str, Any] = json.loads((checkpoint / STATE).read_text("utf-8"))
         _check_state(state, checkpoint, counters)
@@ -289,20 +289,23 @@ def _changes(found: object, expected: object, path: str = "") -> list[str]:
     return [] if found == expected else [f"{path} is {found} in it, {expected} now".lstrip()]
 
 
-def _write(tensors: Mapping[str, Tensor], path: Path) -> None:
+def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """A safetensors file that is on the disk when this returns. Raises OSError, SafetensorError."""
     save_file(dict(tensors), path)
     with path.open("rb") as file:
         os.fsync(file.fileno())
 
 
-def _write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
+    """A text that is on the disk when this returns. Raises OSError."""
     with path.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
 
 
-def _read(path: Path) -> dict[str, Tensor]:
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """A checkpoint's tensors by name, on the CPU. Raises IntegrityError for a file that is not whole."""
     try:
         return load_file(path)
     except SafetensorError as error:

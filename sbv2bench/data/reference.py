@@ -15,7 +15,7 @@ from sbv2bench.mini import rendering, world
 from sbv2bench.specs import AssetSpec, SuiteSpec
 
 _CAPTION_START = 2**40  # past every caption that a suite reports on or a student is trained with
-_KEY_START = 2**41  # past every key that a training picture was rendered with
+KEY_START = 2**41  # past every key that a training picture was rendered with
 
 
 def reference_blocks(suite: SuiteSpec, block_size: int = 100) -> Iterator[NDArray[np.uint8]]:
@@ -28,7 +28,7 @@ def reference_blocks(suite: SuiteSpec, block_size: int = 100) -> Iterator[NDArra
     for start in range(0, suite.num_reference, block_size):
         index = np.arange(start, min(start + block_size, suite.num_reference), dtype=np.int64) + wanted.caption_offset
         scenes = world.scenes(wanted.split, index + _CAPTION_START, wanted.world_seed)
-        yield rendering.render(scenes, index + _KEY_START, wanted.world_seed)
+        yield rendering.render(scenes, index + KEY_START, wanted.world_seed)
 
 
 def reference_fingerprint(suite: SuiteSpec) -> str:

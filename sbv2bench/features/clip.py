@@ -85,7 +85,7 @@ class OpenClipScorer:
             if self.spec.preparation:
                 embeds = self.embed_pixels(to_tensor(images_BHWC, self.device) / 255.0)
             else:
-                embeds = self.model.encode_image(self._pixels(images_BHWC), normalize=True)
+                embeds = self.model.encode_image(self.pixels(images_BHWC), normalize=True)
         return np.asarray(embeds.cpu().numpy(), dtype=np.float32)
 
     def embed_pixels(self, pixels_BCHW: torch.Tensor) -> torch.Tensor:
@@ -103,7 +103,7 @@ class OpenClipScorer:
         embeds: torch.Tensor = self.model.encode_image((pixels_BCHW - self._mean) / self._std, normalize=True)
         return embeds
 
-    def _pixels(self, images_BHWC: NDArray[np.uint8]) -> torch.Tensor:
+    def pixels(self, images_BHWC: NDArray[np.uint8]) -> torch.Tensor:
         """float32 [B, 3, S, S], normalised by the model's mean and deviation."""
         if images_BHWC.shape[1:3] == self._size:
             return (to_tensor(images_BHWC, self.device) / 255.0 - self._mean) / self._std

@@ -29,7 +29,7 @@ _LOOKS = {  # shape, fill, stroke
 }
 Look = Literal["one step", "several steps", "published", "real", "curve"]
 _TAGS = {"svg", "g", "path", "line", "text", "rect"}
-_KEPT = {
+KEPT = {
     "viewBox", "transform", "d", "x", "y", "x1", "y1", "x2", "y2", "width", "height", "fill", "stroke", "stroke-width",
     "stroke-dasharray", "opacity", "fill-opacity", "text-anchor", "font-size", "font-weight",
 }  # fmt: skip
@@ -243,7 +243,7 @@ def _clean(element: ElementTree.Element, points: dict[ElementTree.Element, Mark]
     element.tag = element.tag.rpartition("}")[2]
     if element.tag not in _TAGS:
         raise ValueError(f"plot: found <{element.tag}> in a drawing, expected {sorted(_TAGS)}")
-    kept = {name: _rounded(value) for name, value in element.attrib.items() if name in _KEPT}
+    kept = {name: rounded(value) for name, value in element.attrib.items() if name in KEPT}
     element.attrib.clear()
     element.attrib |= kept
     if element in points:
@@ -251,6 +251,6 @@ def _clean(element: ElementTree.Element, points: dict[ElementTree.Element, Mark]
         element.attrib |= {"class": "mark", "role": "img", "tabindex": "-1", "aria-label": mark.tip, "data-row": mark.row}
 
 
-def _rounded(text: str) -> str:
+def rounded(text: str) -> str:
     """Coordinates to a hundredth of a pixel: what two machines' arithmetic agrees on."""
     return re.sub(r"-?\d+\.\d+(e-?\d+)?", lambda found: f"{round(float(found[0]), 2) + 0.0:g}", text)

@@ -84,7 +84,7 @@ class PipelineSampler:
             "height": self.resolution,
             "width": self.width,
             "generator": rngs,
-            "latents": self._noise(rngs),
+            "latents": self.noise(rngs),
             "output_type": "pt",
         }
         if self.spec.steps != 2:  # SANA-Sprint's default is for its two steps alone
@@ -125,7 +125,7 @@ class PipelineSampler:
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
 
-    def _noise(self, rngs: Sequence[torch.Generator]) -> torch.Tensor | None:
+    def noise(self, rngs: Sequence[torch.Generator]) -> torch.Tensor | None:
         """The initial noise in float32, cast, where the pipeline's latents are a UNet's; else the pipeline draws its own.
 
         It would draw in the run's dtype, and float16 draws other numbers than float32 of the same seed.

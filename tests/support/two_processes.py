@@ -33,7 +33,7 @@ def trainer_of(family: Path, rank: int, processes: int) -> Trainer:
 def gradients(trainer: Trainer) -> dict[str, torch.Tensor]:
     """Of the first update of each network, as they are when it begins."""
     found: dict[str, torch.Tensor] = {}
-    update = trainer._update
+    update = trainer.update
 
     def noted(name: str, figures: dict[str, float]) -> bool:
         for key, parameter in trainer.trained(name).items():
@@ -41,9 +41,9 @@ def gradients(trainer: Trainer) -> dict[str, torch.Tensor]:
             found.setdefault(f"{name}.{key}", parameter.grad.clone())
         return update(name, figures)
 
-    trainer._update = noted  # type: ignore[method-assign]
+    trainer.update = noted  # type: ignore[method-assign]
     figures = take_steps(trainer, 1)[0]
-    trainer._update = update  # type: ignore[method-assign]
+    trainer.update = update  # type: ignore[method-assign]
     return found | {"figures": torch.tensor([figures[name] for name in sorted(figures)])}
 
 

@@ -70,8 +70,8 @@ def test_training_goes_on_while_a_checkpoint_is_written(family: Path, tmp_path: 
     """What is written is the step that it is of, whatever the weights have become meanwhile."""
     trainer, _ = make_trainer(family)
     take_steps(trainer, 1)
-    before, may_write, original = weights(trainer), threading.Event(), checkpoint._write
-    monkeypatch.setattr(checkpoint, "_write", lambda *a: (may_write.wait(60), original(*a))[1])
+    before, may_write, original = weights(trainer), threading.Event(), checkpoint.write_tensors
+    monkeypatch.setattr(checkpoint, "write_tensors", lambda *a: (may_write.wait(60), original(*a))[1])
     writer = CheckpointWriter(tmp_path, keep=2)
     writer.save(trainer, {}, 0.0)
     take_steps(trainer, 2)  # while the disk is as slow as can be
@@ -93,7 +93,7 @@ def test_what_goes_wrong_in_the_background_is_told_by_the_next_call(
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "_write", full)
+    monkeypatch.setattr(checkpoint, "write_tensors", full)
     take_steps(trainer, 1)
     writer.save(trainer, {}, 0.0)
     take_steps(trainer, 1)
@@ -149,8 +149,8 @@ def test_a_writer_that_is_killed_loses_nothing(tmp_path: Path) -> None:
         process.wait()
         found = checkpoints(tmp_path)
         assert found and int(found[-1].name) >= told
-        state = checkpoint._verified(found[-1], ("step",))
-        tensors = checkpoint._read(found[-1] / "student.safetensors")
+        state = checkpoint.verified(found[-1], ("step",))
+        tensors = checkpoint.read_tensors(found[-1] / "student.safetensors")
         assert all(bool((value == state["step"]).all()) for value in tensors.values()) and len(tensors) == 32
 
 
