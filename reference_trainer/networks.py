@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
+from typing import Any
 
 import torch
 from diffusers import AutoencoderTiny, UNet2DConditionModel
@@ -299,7 +300,8 @@ class Networks:
         return decoder
 
     def load_scorer(self, loss: ScoreLoss) -> OpenClipScorer:
-        scorer: OpenClipScorer = load_extractor(self.registry.extractor(loss.scorer), str(self.device))
+        scorer: Any = load_extractor(self.registry.extractor(loss.scorer), str(self.device))
         if not hasattr(scorer, "embed_pixels"):
             raise InputError(f"scorer {loss.scorer}: no picture's gradient passes it, expected an extractor of kind open_clip")
-        return scorer
+        found: OpenClipScorer = scorer
+        return found

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +12,7 @@ from sbv2bench.data.preparation import prepare, side_of
 from sbv2bench.data.reference import reference_blocks
 from sbv2bench.errors import InputError
 from sbv2bench.evaluation.plan import EvalPlan
-from sbv2bench.features.base import load_extractor
+from sbv2bench.features.base import Extractor, is_of_images, is_paired, is_scorer, load_extractor
 from sbv2bench.features.cache import Entry
 from sbv2bench.machine.choices import Progress
 from sbv2bench.machine.processes import cores, each
@@ -34,7 +33,7 @@ class Measurer:
         self.plan = plan
         self.side = None if plan.suite.preparation is None else side_of(plan.suite.preparation)
         self.threads = 1 if plan.device == "cpu" else cores()
-        self._loaded: dict[str, Any] = {}  # by what they give
+        self._loaded: dict[str, Extractor] = {}
 
     def load(self, names: Iterable[str]) -> None:
         """Load some extractors, before threads ask them. Raises what loading raises."""
@@ -70,7 +69,8 @@ class Measurer:
         prompts = self.plan.prompts
         self.load([name])
         embed = self._loaded[name]
-        found = {"text": embed.embed_text(prompts.captions)}
+        assert is_paired(embed, self.plan.extractors[name])
+        found: Measured = {"text": embed.embed_text(prompts.captions)}
         return found if prompts.false_captions is None else found | {"false_text": embed.embed_text(prompts.false_captions)}
 
     def of_reference(self, names: Sequence[str], workers: int, progress: Progress | None, size: int) -> dict[str, Entry]:
@@ -114,11 +114,13 @@ class Measurer:
 
     def _asked(self, name: str) -> Asked:
         """An extractor as a function of images and their captions, by what it gives."""
-        network = self._loaded[name]
-        gives = network.embed_images if self.plan.extractors[name].gives == "paired" else network
-        if self.plan.extractors[name].gives == "scorer":
+        network, spec = self._loaded[name], self.plan.extractors[name]
+        if is_scorer(network, spec):
             return lambda images, captions: np.asarray(network.score(images, list(captions)))
-        return lambda images, captions: np.asarray(gives(images))
+        if is_paired(network, spec):
+            return lambda images, captions: np.asarray(network.embed_images(images))
+        assert is_of_images(network, spec)
+        return lambda images, captions: np.asarray(network(images))
 
 
 def _pixels(size: tuple[int, int]) -> str:
