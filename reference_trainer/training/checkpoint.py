@@ -98,11 +98,6 @@ class CheckpointWriter:
         self._pool.shutdown(wait=True)
 
 
-def save_checkpoint(trainer: Trained, folder: Path, identity: Mapping[str, object], seconds: float, keep: int = 2) -> Path:
-    """Write the checkpoint of this moment and wait for it; returns its folder. Raises OSError or SafetensorError."""
-    return write(snapshot(trainer, identity, seconds), folder, checkpoint_name(trainer), keep)
-
-
 def checkpoint_name(trainer: Trained) -> str:
     """00001000; before the student's first step 00000000-warm-up-000200, which sorts before all others."""
     return f"{trainer.step:08d}" if trainer.step else f"{0:08d}-warm-up-{trainer.counters().get('warmed', 0):06d}"

@@ -85,11 +85,6 @@ class FeatureCache:
         """Keep a finished block of the run that will end as `put(key, ...)`. number: of its first row."""
         self.put(_block(key, number), arrays, manifest or {})
 
-    def get_block(self, key: str, number: int) -> Arrays | None:
-        """A finished block of an unfinished run, or None."""
-        entry = self.get(_block(key, number))
-        return None if entry is None else entry.arrays
-
     def get_rows(self, key: str, numbers: Sequence[int], rows: range) -> tuple[Arrays, set[int]] | None:
         """Rows of finished blocks, whatever their size was, and those sizes; None where one of the rows is in none.
 

@@ -126,10 +126,6 @@ def short(value: float | None) -> str:
     return f"{value:.{min(6, max(0, 2 - math.floor(math.log10(abs(value)))))}f}"
 
 
-def _short_decoder(result: LatencyResult) -> str:
-    return result.decoder.removeprefix("Autoencoder")
-
-
 def _mega(size: int | None) -> str:
     return "" if size is None else short(size / 1e6)
 

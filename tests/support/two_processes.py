@@ -7,10 +7,10 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from tiny_recipe import CLIP, PAIRED, make_trainer, take_steps, weights
+from tiny_recipe import CLIP, PAIRED, make_trainer, save_checkpoint, take_steps, weights
 
 from reference_trainer.step import Trainer
-from reference_trainer.training.checkpoint import resume, save_checkpoint
+from reference_trainer.training.checkpoint import resume
 
 # Micro-batches on both sources, a share that leaves one process without a scored image, updates that wait for each other.
 SETTINGS = {
@@ -56,7 +56,7 @@ def work(rank: int, family: Path, out: Path) -> None:
     broken = trainer_of(family, rank, 2)
     take_steps(broken, 3)
     if rank == 0:
-        save_checkpoint(broken, out / "checkpoints", {}, 0.0)
+        save_checkpoint(broken, out / "checkpoints")
     dist.barrier()
     resumed = trainer_of(family, rank, 2)
     resume(resumed, out / "checkpoints", {})

@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_recipe import make_trainer, take_steps, weights
+from tiny_recipe import make_trainer, save_checkpoint, take_steps, weights
 
 from reference_trainer.step import Trainer
 from reference_trainer.training import checkpoint
-from reference_trainer.training.checkpoint import CheckpointWriter, checkpoint_step, checkpoints, resume, save_checkpoint
+from reference_trainer.training.checkpoint import CheckpointWriter, checkpoint_step, checkpoints, resume
 from sbv2bench.errors import IntegrityError
 
 
@@ -52,7 +52,7 @@ def test_the_state_of_an_eight_bit_optimiser_resumes_to_the_same_bits(family: Pa
     whole, killed = eight_bit(family), eight_bit(family)
     take_steps(whole, 4)
     take_steps(killed, 2)
-    save_checkpoint(killed, tmp_path, {}, 1.0)
+    save_checkpoint(killed, tmp_path, 1.0)
     resumed = eight_bit(family)
     assert resume(resumed, tmp_path, {}) == 1.0
     for name, optimiser in resumed.optimisers.items():
@@ -110,7 +110,7 @@ def test_checkpoints_of_the_warm_up_come_before_all_others(family: Path, tmp_pat
     for trainer, count in ((whole, 12), (killed, 10)):
         for _ in range(count):
             trainer.warm_up_lora_teacher()
-    save_checkpoint(killed, tmp_path, {}, 0.0)
+    save_checkpoint(killed, tmp_path)
     assert str(checkpoint_step(tmp_path)) == "warm-up step 10"
     resumed, _ = make_trainer(family, lora_teacher=settings)
     resume(resumed, tmp_path, {})
@@ -119,7 +119,7 @@ def test_checkpoints_of_the_warm_up_come_before_all_others(family: Path, tmp_pat
     for trainer in (whole, resumed):
         take_steps(trainer, 2)
     assert all(torch.equal(value, weights(resumed)[key]) for key, value in weights(whole).items())
-    save_checkpoint(resumed, tmp_path, {}, 0.0)
+    save_checkpoint(resumed, tmp_path)
     assert [path.name for path in checkpoints(tmp_path)] == ["00000000-warm-up-000010", "00000002"]
     assert str(checkpoint_step(tmp_path)) == "step 2"
 
@@ -173,7 +173,7 @@ def test_a_writer_that_is_killed_loses_nothing(tmp_path: Path) -> None:
 def test_a_state_that_cannot_be_is_refused(family: Path, tmp_path: Path, change: dict[str, Any]) -> None:
     trainer, _ = make_trainer(family)
     take_steps(trainer, 1)
-    path = save_checkpoint(trainer, tmp_path / "a b", {}, 1.0) / checkpoint.STATE
+    path = save_checkpoint(trainer, tmp_path / "a b", 1.0) / checkpoint.STATE
     shutil.copytree(path.parent, path.parent.with_name("00000001.bak"))  # somebody's copy is no checkpoint
     resume(trainer, tmp_path / "a b", {})
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
@@ -187,7 +187,7 @@ def test_advice_to_remove_a_checkpoint_says_where_the_run_goes_on(family: Path, 
     trainer, _ = make_trainer(family)
     for _ in range(2):
         take_steps(trainer, 1)
-        path = save_checkpoint(trainer, tmp_path, {}, 1.0)
+        path = save_checkpoint(trainer, tmp_path, 1.0)
     (path / "student.safetensors").write_bytes(b"cut")
     with pytest.raises(IntegrityError, match=r"student.safetensors: found .*\nthe one before it is 00000001"):
         resume(trainer, tmp_path, {})
