@@ -111,7 +111,7 @@ class Run(Evaluator):
         names = self.plan.extractors_of_image(draw[1])
         keys = {name: self.plan.generated_key(name, *draw) for name in names}
         entries = {name: self.cache.get(key) for name, key in keys.items()} if self.processes.rank == 0 else {}
-        missing = self.processes.broadcast(tuple(name for name, entry in entries.items() if entry is None))
+        missing: tuple[str, ...] = self.processes.broadcast(tuple(name for name, entry in entries.items() if entry is None))
         whole = {name: entry.arrays["rows"] for name, entry in entries.items() if entry is not None}
         for entry in entries.values():
             self.sizes |= set() if entry is None else {*entry.manifest.get("block_sizes", ())}

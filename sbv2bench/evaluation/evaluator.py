@@ -156,8 +156,7 @@ class Evaluator:
         if self.processes.rank == 0:
             with exact_arithmetic():
                 result = self._result(latency)
-        shared = self.processes.broadcast(result)
-        assert shared is not None
+        shared: EvalResult = self.processes.broadcast(result)
         return shared
 
     @cached_property
