@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -37,7 +37,7 @@ def _path(typed: str | Path) -> Path:
     return paths.as_typed(typed)
 
 
-def _option(words: str, *names: str) -> Any:
+def _option(words: str, *names: str) -> object:
     """An option whose value is a path, or several."""
     return typer.Option(*names, help=words, parser=_path, metavar="PATH")
 
@@ -197,7 +197,7 @@ def show(
     print_description(description, Console())
 
 
-def _without_effect(why: str, **options: Any) -> None:
+def _without_effect(why: str, **options: object) -> None:
     """Raises InputError for options that were given and would do nothing."""
     if given := [f"--{name.replace('_', '-')}" for name, value in options.items() if value]:
         raise InputError(f"{given[0]} does nothing {why}", f"the same command without {' '.join(given)}")

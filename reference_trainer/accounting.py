@@ -5,17 +5,20 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
+from torch._ops import OpOverload
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 _LINEAR, _CONV2D, _GROUP_NORM, _LAYER_NORM = functional.linear, functional.conv2d, functional.group_norm, functional.layer_norm
 _ATTENTION = functional.scaled_dot_product_attention
+Weight = Tensor | None
+T = TypeVar("T", Tensor, Tensor | None)
 
 
 class LiveBytes(TorchDispatchMode):
@@ -50,7 +53,9 @@ class LiveBytes(TorchDispatchMode):
         for hook in self._hooks:
             hook.remove()
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self, func: OpOverload, types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> object:
         kwargs = kwargs or {}
         if torch.is_inference_mode_enabled():  # where operations that are made of others come whole
             with self:
@@ -96,7 +101,9 @@ class LiveBytes(TorchDispatchMode):
 class ValuesOfMeta(TorchDispatchMode):
     """Where a value of a meta tensor is asked for, it is 1: whole steps run there, their tests of finite numbers among them."""
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self, func: OpOverload, types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> object:
         kwargs = kwargs or {}
         if func is torch.ops.aten._local_scalar_dense.default and args[0].is_meta:
             return torch.ones((), dtype=args[0].dtype).item()
@@ -137,27 +144,28 @@ class GpuKernels:
             yield
 
     def _product(self, original: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        def run(x: Tensor, weight: Tensor, bias: Tensor | None = None, *rest: Any) -> Tensor:
+        def run(x: Tensor, weight: Tensor, bias: Tensor | None = None, *rest: object) -> Tensor:
             if id(weight) in self._float32:
                 return original(x.float(), weight, bias, *rest)
-            return original(*self._cast(torch.bfloat16, x, weight, bias), *rest)
+            half = torch.bfloat16
+            return original(self._cast(half, x), self._cast(half, weight), self._cast(half, bias), *rest)
 
         return run
 
-    def group_norm(self, x: Tensor, groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5) -> Tensor:
-        x, weight, bias = self._cast(torch.float32, x, weight, bias)
-        return _GROUP_NORM(x, groups, weight, bias, eps)
+    def group_norm(self, x: Tensor, groups: int, weight: Weight = None, bias: Weight = None, eps: float = 1e-5) -> Tensor:
+        whole = torch.float32
+        return _GROUP_NORM(self._cast(whole, x), groups, self._cast(whole, weight), self._cast(whole, bias), eps)
 
-    def layer_norm(self, x: Tensor, shape: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5) -> Tensor:
-        x, weight, bias = self._cast(torch.float32, x, weight, bias)
-        return _LAYER_NORM(x, shape, weight, bias, eps)
+    def layer_norm(self, x: Tensor, shape: list[int], weight: Weight = None, bias: Weight = None, eps: float = 1e-5) -> Tensor:
+        whole = torch.float32
+        return _LAYER_NORM(self._cast(whole, x), shape, self._cast(whole, weight), self._cast(whole, bias), eps)
 
     def scaled_dot_product_attention(self, query: Tensor, key: Tensor, value: Tensor, *rest: Any, **options: Any) -> Tensor:
-        query, key, value = self._cast(torch.bfloat16, query, key, value)
+        query, key, value = (self._cast(torch.bfloat16, tensor) for tensor in (query, key, value))
         if not self.fused:
             return _ATTENTION(query, key, value, *rest, **options)
         output: Tensor = torch.ops.aten._scaled_dot_product_flash_attention(query, key, value)[0]
         return output
 
-    def _cast(self, dtype: torch.dtype, *tensors: Any) -> tuple[Any, ...]:
-        return tuple(x.to(dtype) if self.half and x is not None else x for x in tensors)
+    def _cast(self, dtype: torch.dtype, tensor: T) -> T:
+        return tensor.to(dtype) if self.half and tensor is not None else tensor

@@ -102,19 +102,19 @@ class BlankNetworks(Networks):
         with _META:
             super()._make_trainable()
 
-    def _check_other_parts(self) -> None:
+    def check_other_parts(self) -> None:
         """What weights say is not known here."""
 
     def _moving_average(self) -> EMAModel | None:
         return None if self.recipe.ema_on_cpu else super()._moving_average()
 
-    def _load_tiny_decoder(self) -> AutoencoderTiny | None:
+    def load_tiny_decoder(self) -> AutoencoderTiny | None:
         if not self.recipe.tiny_decoder:
             return None
         with _META:
             return _autoencoder(architectures.tiny_config(self.recipe.tiny_decoder)).eval().requires_grad_(False)
 
-    def _load_scorer(self, loss: ScoreLoss) -> OpenClipScorer:
+    def load_scorer(self, loss: ScoreLoss) -> OpenClipScorer:
         return _Scorer(architectures.scorer_config(loss.scorer, self.registry), self.kernels)
 
 
@@ -190,7 +190,7 @@ class BlankTrainer(Trainer):
 
     def __init__(self, recipe: Recipe, registry: Registry, side: int | None, processes: int, device: str) -> None:
         share = recipe.batch_size // processes
-        changes: dict[str, Any] = {"batch_size": share, "micro_batch_size": min(recipe.micro_batch_size or share, share)}
+        changes: dict[str, object] = {"batch_size": share, "micro_batch_size": min(recipe.micro_batch_size or share, share)}
         changes["optimiser"] = recipe.optimiser.model_copy(update={"kind": "adamw"})
         if recipe.lora_teacher is not None:
             few = {"steps_per_student_step": min(2, recipe.lora_teacher.steps_per_student_step)}
@@ -279,21 +279,21 @@ class BlankTrainer(Trainer):
     def _part(self, name: str) -> AbstractContextManager[None]:
         return nullcontext() if self._live is None else self._live.part(name)
 
-    def _student_batch(self, batch: Batch, wanted: list[Term], report: Report) -> Tensor:
+    def student_batch(self, batch: Batch, wanted: list[Term], report: Report) -> Tensor:
         with self._part("student" if batch.target is None else "regularisation"):
-            return super()._student_batch(batch, wanted, report)
+            return super().student_batch(batch, wanted, report)
 
-    def _lora_teacher_batch(self, settings: LoraTeacher, turn: int, images: Iterable[Generated], report: Report) -> None:
+    def lora_teacher_batch(self, settings: LoraTeacher, turn: int, images: Iterable[Generated], report: Report) -> None:
         with self._part("lora_teacher"):
-            super()._lora_teacher_batch(settings, turn, images, report)
+            super().lora_teacher_batch(settings, turn, images, report)
 
     def _learner_batches(self, learner: Learner, seen: list[tuple[Batch, Tensor]], report: Report) -> None:
         with self._part(learner.name):
             super()._learner_batches(learner, seen, report)
 
-    def _update(self, name: str, figures: dict[str, float]) -> bool:
-        with self._part(f"{name}_update"):
-            sound = super()._update(name, figures)
+    def update(self, name: str, figures: dict[str, float]) -> bool:
+        with self._part(f"{name}update"):
+            sound = super().update(name, figures)
         if self._live is not None:
             self._live.forget_gradients()
         return sound

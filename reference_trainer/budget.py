@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable
-from typing import Any
 
 from reference_trainer import estimate
 from reference_trainer.blank import BlankTrainer
@@ -85,7 +84,7 @@ def _shortened(recipe: Recipe, steps: int) -> Recipe:
     if steps == recipe.steps:
         return recipe
     factor = steps / recipe.steps
-    changes: dict[str, Any] = {"steps": steps, "optimiser.warmup_steps": _scaled(recipe.optimiser.warmup_steps, factor)}
+    changes: dict[str, object] = {"steps": steps, "optimiser.warmup_steps": _scaled(recipe.optimiser.warmup_steps, factor)}
     if recipe.ema is not None and recipe.ema.decay > 0:
         # decay ** (1 / factor) has its half-life shortened by the factor: to first order, 1 - decay divided by it
         changes["ema.decay"] = 1.0 - _significant(-math.expm1(math.log(recipe.ema.decay) / factor))
@@ -124,7 +123,7 @@ def _changes(before: Recipe, after: Recipe) -> list[str]:
     return lines + ([f"schedules that follow the length: {', '.join(following)}"] if following else [])
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     return f"{value:.7g}" if isinstance(value, float) else str(value)
 
 

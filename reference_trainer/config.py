@@ -6,7 +6,7 @@ says them, and a reader of the recipe need not read this file.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -27,7 +27,7 @@ class Frozen(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _numbers_are_no_truths(cls, tree: Any) -> Any:
+    def _numbers_are_no_truths(cls, tree: object) -> object:
         """YAML reads `yes` as true, and pydantic true as 1."""
         for name, value in tree.items() if isinstance(tree, dict) else ():
             field = cls.model_fields.get(str(name))
@@ -169,7 +169,7 @@ class Recipe(Frozen):
     clip: ScoreLoss | None = None
     hps: ScoreLoss | None = None
     regularisation: Regularisation | None = None
-    losses: dict[str, dict[str, Any]] = {}  # by name, of files of terms/ or of `target: "module:Class"`: their settings
+    losses: dict[str, dict[str, object]] = {}  # by name, of files of terms/ or of `target: "module:Class"`: their settings
     ema: Ema | None
     optimiser: Optimiser = Optimiser()
     steps: int = Field(ge=1, le=LONGEST)
@@ -218,7 +218,7 @@ class Recipe(Frozen):
             raise ValueError(f"vsd.teacher_guidance_scale: found {list(scale)}, expected the smaller one first")
         return self
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, object]:
         """JSON-ready, all that can change the trained weights; where logs, samples and checkpoints go is not in it."""
         remarks = {"name", "description", "log_every", "sample_every", "checkpoint_every", "keep_checkpoints", "measure"}
         remarks |= {"export_every", "validation_prompts", "report_to"}

@@ -43,7 +43,7 @@ class Continuation:
                 recipe = changed(recipe, entry["changes"])
             except InputError as error:
                 raise IntegrityError(f"{self._path}: {error.message}", "another --output folder") from error
-        self.new: dict[str, Any] = {}
+        self.new: dict[str, object] = {}
         for text in wanted:
             key, value = parse_override(text)
             _check(key, text)

@@ -7,6 +7,7 @@ import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -158,7 +159,7 @@ def _pictures(networks: Networks, captions: list[str], folder: Path) -> None:
     write_panels(networks, captions, folder, 0)
 
 
-def _seconds(device: torch.device, run: Any) -> float:
+def _seconds(device: torch.device, run: Callable[[], object]) -> float:
     """Of a call, from an idle device to an idle device."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

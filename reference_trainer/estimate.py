@@ -66,7 +66,7 @@ def costs(trainer: BlankTrainer) -> Costs:
 
     def lora_teacher() -> None:
         assert recipe.lora_teacher is not None
-        trainer._lora_teacher_batch(recipe.lora_teacher, 0, [Generated([0], text, z)], Report())
+        trainer.lora_teacher_batch(recipe.lora_teacher, 0, [Generated([0], text, z)], Report())
 
     def decode(decoder: str) -> int:
         with torch.no_grad():

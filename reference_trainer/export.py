@@ -13,7 +13,6 @@ import os
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from diffusers import StableDiffusionPipeline
@@ -37,7 +36,7 @@ from sbv2bench.weights import StateDict, fold_lora
 
 
 def export_student(
-    networks: Networks, folder: Path, *, whole: bool, record: dict[str, Any], prompts: PromptSource | None = None
+    networks: Networks, folder: Path, *, whole: bool, record: dict[str, object], prompts: PromptSource | None = None
 ) -> None:
     """Write the student's folder, whole or not at all, in place of what was there; record goes into training.json.
 
@@ -53,11 +52,11 @@ def export_student(
         if whole or not _can_be_named(base):
             _write_pipeline(networks, part, spec)
         elif lora:  # its base is named by its own config
-            _write_adapter(networks, part / ADAPTER, _seen_from(folder, base))
+            _write_adapter(networks, part / ADAPTER, seen_from(folder, base))
         else:
             with networks.averaged():
                 _write_unet(networks, part / "unet")
-            spec = spec.model_copy(update={"base": _seen_from(folder, base)})
+            spec = spec.model_copy(update={"base": seen_from(folder, base)})
         text = json.dumps(spec.model_dump(mode="json", exclude_defaults=True), indent=1)
         (part / "sbv2bench.json").write_text(text)
         (part / "training.json").write_text(json.dumps(record, indent=1))
@@ -86,7 +85,7 @@ def _can_be_named(spec: ModelSpec) -> bool:
     return [link.folder.resolve() for link in chain(alone)] == [link.folder.resolve() for link in chain(spec)]
 
 
-def _seen_from(folder: Path, spec: ModelSpec) -> str:
+def seen_from(folder: Path, spec: ModelSpec) -> str:
     """A model's location as a folder may name it: a path relative to it, so that both can be moved together."""
     if not spec.location.startswith(NAMED):
         return os.path.relpath(Path(spec.location).expanduser().resolve(), folder.resolve())
@@ -104,12 +103,7 @@ def _write_adapter(networks: Networks, folder: Path, base: str) -> None:
     (folder / "adapter_config.json").write_text(json.dumps(config, indent=1, default=str))
 
 
-def _in_order(config: dict[str, Any]) -> dict[str, Any]:
-    """peft's config with lists for its sets, whose order is another in every process."""
-    return {key: sorted(value) if isinstance(value, set) else value for key, value in config.items()}
-
-
-def _adapter(networks: Networks) -> tuple[StateDict, dict[str, Any]]:
+def _adapter(networks: Networks) -> tuple[StateDict, dict[str, object]]:
     """Copies of the student's adapter in peft's names, float32 on the CPU, and peft's config."""
     tensors = get_peft_model_state_dict(networks.student, adapter_name=STUDENT)
     named = {
@@ -143,7 +137,7 @@ def _write_pipeline(networks: Networks, folder: Path, spec: ModelSpec) -> None:
             )
 
 
-def _folded_unet(networks: Networks) -> Any:
+def _folded_unet(networks: Networks) -> object:
     """The UNet that diffusers is to load: the student's own, or a copy of its start with the adapter folded in."""
     if networks.recipe.student.lora is None:
         return networks.student

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 from reference_trainer.config import Recipe
 from reference_trainer.continuation import Continuation
@@ -26,7 +25,7 @@ def is_done(recipe: Recipe, run: Path, registry: Registry) -> bool:
     return is_finished(run, Continuation(recipe, run, (), 0).recipe, identity_of(recipe, PromptSource(recipe.prompts), registry))
 
 
-def is_finished(run: Path, recipe: Recipe, identity: dict[str, Any]) -> bool:
+def is_finished(run: Path, recipe: Recipe, identity: dict[str, object]) -> bool:
     """As `is_done`. recipe: with the run's changes; identity: of the recipe without them."""
     done = run / "done.json"
     if not done.is_file():
@@ -44,7 +43,7 @@ def is_finished(run: Path, recipe: Recipe, identity: dict[str, Any]) -> bool:
     return True
 
 
-def identity_of(recipe: Recipe, prompts: PromptSource, registry: Registry) -> dict[str, Any]:
+def identity_of(recipe: Recipe, prompts: PromptSource, registry: Registry) -> dict[str, object]:
     """What must be the same for a checkpoint or a finished run to be this one's."""
     return {"recipe": recipe.identity(), "base_models": base_hashes(recipe, registry), "prompts": {"sha256": prompts.sha256}}
 

@@ -119,7 +119,7 @@ def climb(family: str, runs: Path, until: str, processes: int, stop_after: float
 
 def climb_rung(family: str, rung: Rung, runs: Path, processes: int, seconds: float | None) -> bool:
     """Train one base model until done (True) or out of time (False)."""
-    inputs = {name: _input(family, name, runs) for name in rung.needs}
+    inputs = {name: input_of(family, name, runs) for name in rung.needs}
     module_name, stage_name, config_name = rung.target.split(":")
     module = import_module(f"reference_trainer.base_models.{module_name}")
     config = read_stage_recipe(family, rung.name, getattr(module, config_name))
@@ -134,7 +134,7 @@ def climb_student(family: str, rung: Rung, runs: Path, processes: int, seconds: 
     """
     runs = Path(os.path.relpath(runs))  # a recipe's fingerprint has the paths, so they are always spelt alike
     folder = runs / rung.name
-    teacher, start = (_model(family, name, runs) for name in rung.needs)
+    teacher, start = (model_of(family, name, runs) for name in rung.needs)
     overrides = [f"teacher={teacher}", f"student.start={start}"]
     if rung.training_seed:
         seed = read_recipe(f"{family}/{rung.recipe}").seed + TRAINING_SEED_STEP * rung.training_seed
@@ -172,7 +172,7 @@ def train_patiently(command: list[str], folder: Path) -> int:
     return process.returncode
 
 
-def _model(family: str, name: str, runs: Path) -> str:
+def model_of(family: str, name: str, runs: Path) -> str:
     """A model for a student's recipe: the run's export, or the shipped one."""
     export = runs / name / "export"
     if export.is_dir():
@@ -182,7 +182,7 @@ def _model(family: str, name: str, runs: Path) -> str:
     return f"{family}/{name}"
 
 
-def _input(family: str, name: str, runs: Path) -> Path:
+def input_of(family: str, name: str, runs: Path) -> Path:
     """The folder of a rung's weights: the run's export, or what the package has of it."""
     export = runs / name / "export"
     if name == "tokenizer" and not export.is_dir():

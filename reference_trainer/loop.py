@@ -7,7 +7,6 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.console import Console
@@ -141,7 +140,7 @@ def _train_in(
     networks: Networks,
     prompts: PromptSource,
     continuation: Continuation,
-    identity: dict[str, Any],
+    identity: dict[str, object],
     console: Console,
     whole_export: bool,
     seconds: float | None,
@@ -287,7 +286,7 @@ class StudentSitting(Sitting):
             self.monitor.write({"step": self.trainer.step, "suite": settings.suite, **values})
             self.monitor.say("  ".join(f"{name} {value:.4g}" for name, value in values.items()))
 
-    def record(self) -> dict[str, Any]:
+    def record(self) -> dict[str, object]:
         """How the exported weights came to be."""
         trainer = self.trainer
         return {

@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -55,7 +54,7 @@ class End:
     trained_with: TrainedWith | None
     shared_parts: dict[str, Path]
 
-    def record(self) -> dict[str, Any]:
+    def record(self) -> dict[str, object]:
         """What merge.json and sweep.json say of it."""
         files = {file.path: file.sha256 for file in self.weights}
         return {"id": self.spec.id, "location": self.spec.location, "weights": files}

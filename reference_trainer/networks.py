@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
+from typing import Any
 
 import torch
 from diffusers import AutoencoderTiny, UNet2DConditionModel
@@ -73,8 +74,8 @@ class Networks:
             self.student.enable_gradient_checkpointing()
             self.teacher.enable_gradient_checkpointing()
         self.average = self._moving_average()
-        self.tiny_decoder = self._load_tiny_decoder()
-        self.scorers = {name: self._load_scorer(loss) for name, loss in (("clip", recipe.clip), ("hps", recipe.hps)) if loss}
+        self.tiny_decoder = self.load_tiny_decoder()
+        self.scorers = {name: self.load_scorer(loss) for name, loss in (("clip", recipe.clip), ("hps", recipe.hps)) if loss}
         self.alpha_T, self.sigma_T = self.schedule.alpha(recipe.student.timestep), self.schedule.sigma(recipe.student.timestep)
 
     def trained(self, network: str) -> dict[str, nn.Parameter]:
@@ -105,7 +106,7 @@ class Networks:
     def generate(self, z: Tensor, text: Tensor) -> Tensor:
         """The student's clean latents x0 [B, C, h, w] float32 of noise z, with gradient (equation 1)."""
         student = self._shared.get(STUDENT, self.student) if torch.is_grad_enabled() else self.student
-        output = self._predict(student, z, self.recipe.student.timestep, text, torch.float32)
+        output = self.predict(student, z, self.recipe.student.timestep, text, torch.float32)
         return diffusion.predict_x0(output, z, self.alpha_T, self.sigma_T, self.prediction_type)
 
     def teacher_epsilon(self, x_t: Tensor, timesteps: Tensor, text: Tensor, null: Tensor, scale: float, *, lora: bool) -> Tensor:
@@ -214,10 +215,10 @@ class Networks:
 
     def _epsilon(self, x_t: Tensor, timesteps: Tensor, text: Tensor, shared: SharedNetwork | None = None) -> Tensor:
         alpha, sigma = self.levels(timesteps)
-        output = self._predict(shared or self.teacher, x_t, timesteps, text, self.teacher.dtype)
+        output = self.predict(shared or self.teacher, x_t, timesteps, text, self.teacher.dtype)
         return diffusion.predict_epsilon(output, x_t, alpha, sigma, self.prediction_type)
 
-    def _predict(
+    def predict(
         self, unet: UNet2DConditionModel | SharedNetwork, x_t: Tensor, timesteps: Tensor | int, text: Tensor, dtype: torch.dtype
     ) -> Tensor:
         """A UNet's output float32 [B, C, h, w] of inputs in its dtype; a learned variance is dropped."""
@@ -240,9 +241,9 @@ class Networks:
             )
         last_layer_in_float32(self.student)
         if self.recipe.student.lora is not None:
-            self._check_other_parts()
+            self.check_other_parts()
 
-    def _check_other_parts(self) -> None:
+    def check_other_parts(self) -> None:
         """A LoRA student is sampled with the parts of the model that it started from: its text must read as the teacher's."""
         own = StoredModel.find(self.start_spec, self.registry).text_encoder(torch.float32).state_dict()
         teachers = self.components.text_encoder.state_dict()
@@ -285,7 +286,7 @@ class Networks:
         average.to(device="cpu" if self.recipe.ema_on_cpu else self.device)
         return average
 
-    def _load_tiny_decoder(self) -> AutoencoderTiny | None:
+    def load_tiny_decoder(self) -> AutoencoderTiny | None:
         if not self.recipe.tiny_decoder:
             return None
         folder = resolve_location(self.recipe.tiny_decoder)
@@ -298,8 +299,9 @@ class Networks:
             )
         return decoder
 
-    def _load_scorer(self, loss: ScoreLoss) -> OpenClipScorer:
-        scorer: OpenClipScorer = load_extractor(self.registry.extractor(loss.scorer), str(self.device))
+    def load_scorer(self, loss: ScoreLoss) -> OpenClipScorer:
+        scorer: Any = load_extractor(self.registry.extractor(loss.scorer), str(self.device))
         if not hasattr(scorer, "embed_pixels"):
             raise InputError(f"scorer {loss.scorer}: no picture's gradient passes it, expected an extractor of kind open_clip")
-        return scorer
+        found: OpenClipScorer = scorer
+        return found

@@ -30,7 +30,7 @@ def read_recipe(reference: str, overrides: Iterable[str] = ()) -> Recipe:
     return _validated(tree, where)
 
 
-def changed(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
+def changed(recipe: Recipe, changes: Mapping[str, object]) -> Recipe:
     """The recipe with `key.path` -> value over it. Raises InputError for a key or a value that cannot be."""
     tree = recipe.model_dump()
     for path, value in changes.items():
@@ -38,7 +38,7 @@ def changed(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
     return _validated(tree, f"recipe {recipe.name}")
 
 
-def parse_override(text: str) -> tuple[str, Any]:
+def parse_override(text: str) -> tuple[str, object]:
     """("key.path", value) of `key.path=value`, the value as YAML reads it. Raises InputError for anything else."""
     path, equals, written = text.partition("=")
     if not equals or not all(path.split(".")):
@@ -49,16 +49,16 @@ def parse_override(text: str) -> tuple[str, Any]:
     return path, value
 
 
-def _validated(tree: Mapping[str, Any], where: str) -> Recipe:
+def _validated(tree: Mapping[str, object], where: str) -> Recipe:
     try:
         return Recipe.model_validate(tree)
     except ValidationError as error:
         raise _readable(error, where) from error
 
 
-def flat(tree: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+def flat(tree: Mapping[str, object], above: str = "") -> dict[str, object]:
     """Every leaf of a tree of settings by its `key.path`."""
-    found: dict[str, Any] = {}
+    found: dict[str, object] = {}
     for key, value in tree.items():
         found |= flat(value, f"{above}{key}.") if isinstance(value, dict) and value else {f"{above}{key}": value}
     return found
@@ -69,12 +69,13 @@ def recipe_names() -> list[str]:
     found = []
     for family in RECIPES.iterdir():
         for path in family.iterdir():
-            if path.name.endswith(".yaml") and "stage" not in (read_yaml(path.read_text("utf-8"), path.name) or {}):
+            tree = read_yaml(path.read_text("utf-8"), path.name) if path.name.endswith(".yaml") else None
+            if isinstance(tree, dict) and "stage" not in tree:
                 found.append(f"{family.name}/{path.name.removesuffix('.yaml')}")
     return sorted(found)
 
 
-def _read_tree(reference: str, seen: tuple[str, ...] = ()) -> tuple[dict[str, Any], str]:
+def _read_tree(reference: str, seen: tuple[str, ...] = ()) -> tuple[dict[str, object], str]:
     path = paths.as_typed(reference)
     packaged = RECIPES / f"{reference}.yaml"
     if path.suffix in {".yaml", ".yml"} and path.is_file():
@@ -107,7 +108,7 @@ def _text(path: Path) -> str:
         raise InputError(f"{path}: cannot be read as UTF-8 text ({error})") from error
 
 
-def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, object]:
     """The changes over the base; mappings are merged key by key, anything else is replaced."""
     merged = dict(base)
     for key, value in changes.items():
@@ -116,11 +117,11 @@ def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
     return merged
 
 
-def _override(tree: dict[str, Any], override: str) -> None:
+def _override(tree: dict[str, object], override: str) -> None:
     _place(tree, *parse_override(override))
 
 
-def _place(tree: dict[str, Any], path: str, value: Any) -> None:
+def _place(tree: dict[str, Any], path: str, value: object) -> None:
     *parents, last = path.split(".")
     for key in parents:
         if not isinstance(tree.setdefault(key, {}), dict):
@@ -154,7 +155,7 @@ def _keys_beside(location: tuple[int | str, ...]) -> list[str]:
     return list(model.model_fields)
 
 
-def _kinds(annotation: Any) -> list[type]:
+def _kinds(annotation: object) -> list[type]:
     """Classes named in an annotation such as `Lora | None`."""
     if isinstance(annotation, type):
         return [annotation]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import distributed
@@ -13,6 +13,9 @@ from torch.distributed.rendezvous import rendezvous
 
 from sbv2bench.errors import InputError, PrerequisiteError
 from sbv2bench.machine.devices import number_of
+
+if TYPE_CHECKING:
+    from torch._C._distributed_c10d import Store
 
 WAIT = timedelta(minutes=5)  # for a process that has not been started yet
 _PATIENCE = timedelta(hours=2)  # longer than rank 0 needs to export or to measure while the others wait; NCCL's own is 10 min
@@ -32,26 +35,27 @@ def join_the_others(device: torch.device) -> None:
         raise InputError(f"MASTER_PORT={port}: expected a port from 1 to 65535", "MASTER_PORT=29500")
     if distributed.is_initialized():
         return
-    found: dict[str, Any] = {}
+    stores: list[Store] = []
+    errors: list[Exception] = []
 
     def meet() -> None:
         try:
-            found["store"] = next(rendezvous("env://", timeout=WAIT))[0]
+            stores.append(next(rendezvous("env://", timeout=WAIT))[0])
         except Exception as error:
-            found["error"] = error
+            errors.append(error)
 
     waiting = threading.Thread(target=meet, name="rendezvous", daemon=True)  # torch waits deaf to signals
     waiting.start()
     while waiting.is_alive():
         waiting.join(_GLANCE)
-    if "error" in found:
+    if errors:
         where = f"{os.environ['MASTER_ADDR']}:{port}"
         raise PrerequisiteError(
-            f"process {rank} of {processes} waited at {where} for the others, and they did not come ({_why(found['error'])})",
+            f"process {rank} of {processes} waited at {where} for the others, and they did not come ({_why(errors[0])})",
             "start all processes by torchrun or accelerate launch, or unset RANK, WORLD_SIZE and LOCAL_RANK",
-        ) from found["error"]
+        ) from errors[0]
     backend = "nccl" if device.type == "cuda" else "gloo"
-    distributed.init_process_group(backend, store=found["store"], rank=rank, world_size=processes, timeout=_PATIENCE)
+    distributed.init_process_group(backend, store=stores[0], rank=rank, world_size=processes, timeout=_PATIENCE)
 
 
 def _why(error: Exception) -> str:

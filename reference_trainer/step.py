@@ -133,26 +133,26 @@ class Trainer:
         for place, (source, samples) in enumerate(parts):
             batch = self.batch(source, samples)
             with self.networks.summing(STUDENT, now=place == len(parts) - 1):
-                x0 = self._student_batch(batch, [term for term in self.terms if term.source == source], report)
+                x0 = self.student_batch(batch, [term for term in self.terms if term.source == source], report)
             if source == "prompts":
                 generated.append(Generated(batch.samples, batch.text, x0))
                 seen += [(batch, x0)] if self.learners else []
-        sound = self._update(STUDENT, figures)
+        sound = self.update(STUDENT, figures)
         if sound:
             self._follow_student()
         if self.recipe.lora_teacher is not None:
             for turn in range(self.recipe.lora_teacher.steps_per_student_step):
                 images: Iterable[Generated] = generated if turn == 0 else self._fresh_images(turn)
-                self._lora_teacher_batch(self.recipe.lora_teacher, turn, images, report)
-                sound = self._update(LORA_TEACHER, figures) and sound
+                self.lora_teacher_batch(self.recipe.lora_teacher, turn, images, report)
+                sound = self.update(LORA_TEACHER, figures) and sound
         for name, learner in self.learners.items():
             self._learner_batches(learner, seen, report)
-            sound = self._update(name, figures) and sound
+            sound = self.update(name, figures) and sound
         self.skipped = 0 if sound else self.skipped + 1
         self._stop_where_nothing_is_a_number()
         weights = {f"{term.name}_weight": term.weight(self.step) for term in self.terms}
         self.step += 1
-        return figures | weights | {"skipped": float(not sound)} | self._figures(report)
+        return figures | weights | {"skipped": float(not sound)} | self.figures_of(report)
 
     def warm_up_lora_teacher(self) -> dict[str, float]:
         """One update of the LoRA teacher at its full rate before the student's first step; figures as of a step."""
@@ -160,11 +160,11 @@ class Trainer:
         assert settings is not None
         report, figures = Report(), dict[str, float]()
         turn = -1 - self.warmed  # negative: no step of the student draws these
-        self._lora_teacher_batch(settings, turn, self._images(turn, self.recipe.seed, "student"), report)
-        self.skipped = 0 if self._update(LORA_TEACHER, figures) else self.skipped + 1
+        self.lora_teacher_batch(settings, turn, self._images(turn, self.recipe.seed, "student"), report)
+        self.skipped = 0 if self.update(LORA_TEACHER, figures) else self.skipped + 1
         self._stop_where_nothing_is_a_number()
         self.warmed += 1
-        return figures | self._figures(report)
+        return figures | self.figures_of(report)
 
     def batch(self, source: Source, samples: list[int]) -> Batch:
         """Some rows of this step's global batch of prompts or of pairs."""
@@ -192,7 +192,7 @@ class Trainer:
         size = self.recipe.micro_batch_size or len(rows)
         return [rows[start : start + size] for start in range(0, len(rows), size)]
 
-    def _student_batch(self, batch: Batch, wanted: list[Term], report: Report) -> Tensor:
+    def student_batch(self, batch: Batch, wanted: list[Term], report: Report) -> Tensor:
         """Each term's gradient with respect to x0, then one backward pass of their sum. Returns x0, detached."""
         x0 = self.networks.generate(batch.z, batch.text)
         leaf, total = x0.detach().requires_grad_(), torch.zeros_like(x0)
@@ -232,7 +232,7 @@ class Trainer:
                 x0 = networks.generate(z, text)
             yield Generated(samples, text, x0)
 
-    def _lora_teacher_batch(self, settings: LoraTeacher, turn: int, images: Iterable[Generated], report: Report) -> None:
+    def lora_teacher_batch(self, settings: LoraTeacher, turn: int, images: Iterable[Generated], report: Report) -> None:
         """Denoising of the student's latents by the LoRA teacher: gradients of its adapter."""
         networks, recipe = self.networks, self.recipe
         last = len(self._micro_batches(recipe.batch_size)) - 1
@@ -266,7 +266,7 @@ class Trainer:
         """The moving average, after an update."""
         self.networks.update_average()
 
-    def _update(self, name: str, figures: dict[str, float]) -> bool:
+    def update(self, name: str, figures: dict[str, float]) -> bool:
         """Clip gradients, step, forget them. Returns whether they were numbers: if not, no weight moves.
 
         figures: gets the norm from before the clip, and the rate. Gradients are those of all processes, which decide alike.
@@ -292,7 +292,8 @@ class Trainer:
         warmup = 0 if name == LORA_TEACHER and self.warm_up_steps > 0 else settings.warmup_steps
         return rate_share(self.step, self.recipe.steps, warmup, settings.final_learning_rate)
 
-    def _figures(self, report: Report) -> dict[str, float]:
+    def figures_of(self, report: Report) -> dict[str, float]:
+        """A report's means, over all processes."""
         return report.over_processes(len(self.networks.schedule), self.networks.device if self.processes > 1 else None)
 
     def _stop_where_nothing_is_a_number(self) -> None:

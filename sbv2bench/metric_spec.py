@@ -52,9 +52,9 @@ class ExtractorSpec(Spec):
 
     @model_validator(mode="before")
     @classmethod
-    def _what_its_kind_gives(cls, fields: Any) -> Any:
+    def _what_its_kind_gives(cls, fields: object) -> object:
         own = _GIVEN.get(str(fields.get("kind"))) if isinstance(fields, dict) else None
-        return {"gives": own, **fields} if own is not None else fields
+        return {"gives": own, **fields} if isinstance(fields, dict) and own is not None else fields
 
 
 class MetricSpec(Spec):

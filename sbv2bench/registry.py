@@ -107,9 +107,9 @@ class Registry:
         for declared in catalog.read(text, name, folder, self.suites):
             self.add(declared.kind, declared.spec, declared.replaces)
 
-    def table(self, kind: str) -> dict[str, Any]:
+    def table(self, kind: str) -> dict[str, object]:
         """The table of a kind: id -> spec."""
-        return cast("dict[str, Any]", getattr(self, f"{kind}s"))
+        return cast("dict[str, object]", getattr(self, f"{kind}s"))
 
     def suite(self, name: str) -> SuiteSpec:
         """A suite whose extractors and metrics are all known. Raises InputError with a suggestion."""
@@ -196,30 +196,7 @@ class Registry:
             return found
         return found.model_copy(update={"images": sampler.images, "one_step": sampler.one_step})
 
-    def rows(self, what: str) -> list[dict[str, Any]]:
-        """What every line of `list` has: id, family, kind, origin, licence, verified. what: a kind in the plural, or plugins."""
-        if what == "plugins":
-            found = [(p.name, "", p.error or "entry point", p.distribution, "", not p.error) for p in self.plugins]
-        elif what == "models":
-            found = [
-                (m.id, m.family, m.sampler, m.origin or self.sources["model", m.id], m.licence, m.verified)
-                for m in self.models.values()
-            ]
-        else:
-            kind = what.removesuffix("s")
-            own = {name: self.sources[kind, name] for name in self.table(kind)}
-            families = {name: suite.family for name, suite in self.suites.items()} if kind == "suite" else {}
-            kinds: dict[str, str] = {name: suite.prompts.kind for name, suite in self.suites.items()}
-            kinds |= {name: " ".join(metric.keys) for name, metric in self.metrics.items()} if kind == "metric" else {}
-            kinds |= {name: extractor.kind for name, extractor in self.extractors.items()} if kind == "extractor" else {}
-            found = [(name, families.get(name, ""), kinds[name], source, "", source == BUILT_IN) for name, source in own.items()]
-            groups = self.groups.values() if kind == "suite" else ()
-            for group in groups:
-                source = self.sources["group", group.id]
-                found.append((group.id, group.family, " + ".join(group.suites), source, "", source == BUILT_IN))
-        return [dict(zip(("id", "family", "kind", "origin", "licence", "verified"), row, strict=True)) for row in found]
-
-    def show(self, name: str) -> dict[str, Any]:
+    def show(self, name: str) -> dict[str, object]:
         """A whole declaration, JSON-ready: by id of anything but a model, else of whatever model the name means."""
         kind = next((kind for kind in ("suite", "group", "metric", "extractor", "asset") if name in self.table(kind)), "model")
         try:
@@ -258,10 +235,9 @@ class Registry:
         raise self._unknown("model", reference)
 
     def _find(self, kind: str, name: str) -> Any:
-        found = self.table(kind).get(name)
-        if found is None:
+        if name not in self.table(kind):
             raise self._unknown(kind, name)
-        return found
+        return self.table(kind)[name]
 
     def _unknown(self, kind: str, name: str) -> InputError:
         known = {**self.table(kind), **(self.groups if kind == "suite" else {})}

@@ -6,12 +6,15 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING
 
 import typer
 from typer.core import TyperGroup
 
 from sbv2bench.errors import InputError, InterruptedRun, SBV2BenchError
+
+if TYPE_CHECKING:
+    from typer._click.core import Context
 
 
 def print_json(document: object) -> None:
@@ -49,12 +52,12 @@ def _show_error(message: str, fix: str | None) -> None:
 class Shell(TyperGroup):
     """The root command, with errors shown our way whether it runs in a terminal, under -m or in a test."""
 
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+    def parse_args(self, ctx: Context, args: list[str]) -> list[str]:
         """As in Typer; usage errors in one line."""
         with _errors_shown():
             return super().parse_args(ctx, args)
 
-    def invoke(self, ctx: Any) -> Any:
+    def invoke(self, ctx: Context) -> object:
         """As in Typer; errors in at most three lines."""
         with _errors_shown():
             return super().invoke(ctx)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
@@ -20,13 +20,13 @@ class Spec(BaseModel):
         """SHA-256 (64 hex digits) of the canonical JSON of every field that can change a number."""
         return fingerprint(self.protocol())
 
-    def protocol(self) -> dict[str, Any]:
+    def protocol(self) -> dict[str, object]:
         """The fields that can change a number, JSON-ready."""
         fields = type(self).model_fields
         unsaid = {name for name in self.later if getattr(self, name) == fields[name].default}
         return self.model_dump(mode="json", exclude={*self.remarks, *unsaid})
 
 
-def fingerprint(value: Any) -> str:
+def fingerprint(value: object) -> str:
     """SHA-256 (64 hex digits) of a JSON-ready value, keys sorted, no spaces."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()).hexdigest()

@@ -5,7 +5,7 @@ What they have in common is in spec_base.py; those of downloads are in asset_spe
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -23,7 +23,7 @@ IN_MEMORY = "in_memory"  # the sampler of a model that somebody else holds and d
 Holds = Literal["model", "unet", "lora"]
 # Where a model's images come from: a network, files that exist, the mini world itself, or nowhere (published numbers only).
 Images = Literal["network", "files", "world", "none"]
-_TRAITS: dict[str, dict[str, Any]] = {  # of the built-in samplers that differ from most
+_TRAITS: dict[str, dict[str, object]] = {  # of the built-in samplers that differ from most
     "one_step": {"one_step": True},
     "image_folder": {"images": "files"},
     "renderings": {"images": "world"},
@@ -31,7 +31,7 @@ _TRAITS: dict[str, dict[str, Any]] = {  # of the built-in samplers that differ f
 }
 
 
-def _with_traits(said: Any, sampler: str) -> Any:
+def _with_traits(said: object, sampler: str) -> object:
     return {**_TRAITS.get(said.get(sampler, ""), {}), **said} if isinstance(said, dict) else said
 
 
@@ -123,7 +123,7 @@ class ModelSpec(Spec):
 
     @model_validator(mode="before")
     @classmethod
-    def _traits_of_the_sampler(cls, said: Any) -> Any:
+    def _traits_of_the_sampler(cls, said: object) -> object:
         return _with_traits(said, "sampler")
 
     @model_validator(mode="after")
@@ -168,7 +168,7 @@ class SamplerSpec(Spec):
 
     @model_validator(mode="before")
     @classmethod
-    def _traits_of_the_built_in(cls, said: Any) -> Any:
+    def _traits_of_the_built_in(cls, said: object) -> object:
         return _with_traits(said, "id")
 
 
@@ -203,7 +203,7 @@ class PromptSpec(Spec):
             raise ValueError(f"prompts of kind {self.kind} {'have no' if self.location else 'need a'} location")
         return self
 
-    def protocol(self) -> dict[str, Any]:
+    def protocol(self) -> dict[str, object]:
         """The fields of its kind that can change a number."""
         if self.kind == "world":
             return self.model_dump(mode="json", include={"kind", "world_seed", "split", "caption_offset"})
@@ -230,7 +230,7 @@ class ReferenceSpec(Spec):
         """Whether pictures are turned as their EXIF orientation says."""
         return self.orientation == "exif" or (self.orientation is None and not self.location.startswith("asset:"))
 
-    def protocol(self) -> dict[str, Any]:
+    def protocol(self) -> dict[str, object]:
         """The fields that can change a number, the orientation where pictures are turned."""
         fields = self.model_dump(mode="json", include={"content_sha256"})
         return fields | ({"orientation": "exif"} if self.is_turned else {})
@@ -265,7 +265,7 @@ class SuiteSpec(Spec):
 
     @field_validator("metrics", mode="before")
     @classmethod
-    def by_name(cls, found: Any) -> Any:
+    def by_name(cls, found: object) -> object:
         """Metrics as they may be written, ids or a mapping of ids to changes, as a list of mappings; else as it was found."""
         if isinstance(found, dict):
             found = [{"id": name, **changes} if isinstance(changes, dict) else {"id": name} for name, changes in found.items()]
@@ -285,14 +285,14 @@ class SuiteSpec(Spec):
         """Whether the suite itself says by which extractor a metric is computed."""
         return any(one.id == flag and one.extractor is not None for one in self.metrics)
 
-    def protocol(self) -> dict[str, Any]:
+    def protocol(self) -> dict[str, object]:
         """The fields that can change a number."""
         fields = super().protocol() | {"prompts": self.prompts.protocol()}
         fields["reference"] = None if self.reference is None else self.reference.protocol()
         fields["rendered"] = None if self.rendered is None else self.rendered.protocol()
         return fields
 
-    def reference_protocol(self, sha256: str | None) -> dict[str, Any]:
+    def reference_protocol(self, sha256: str | None) -> dict[str, object]:
         """What its reference is: photographs by the SHA-256 of their content, or the captions that are rendered."""
         if self.reference is None:
             return {"rendered": (self.rendered or self.prompts).protocol()}
@@ -305,7 +305,7 @@ class SuiteSpec(Spec):
         prompts_sha256: str,
         reference_sha256: str | None = None,
         images_per_prompt: int = 1,
-    ) -> dict[str, Any]:
+    ) -> dict[str, object]:
         """Everything that can change a metric's numbers on this suite, JSON-ready; its hash is the metric's fingerprint.
 
         extractor: with its weights' hashes. reference_sha256: of the content of photographs. images_per_prompt: of the run; a

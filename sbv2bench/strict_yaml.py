@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import yaml
 
 from sbv2bench.errors import InputError
@@ -12,9 +10,9 @@ from sbv2bench.errors import InputError
 class _StrictLoader(yaml.SafeLoader):
     """Safe YAML that refuses a key written twice, where PyYAML would keep the last one without a word."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[object, object]:
         """As in PyYAML, but for the refusal."""
-        seen: set[Any] = set()
+        seen: set[object] = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
             if not isinstance(key, str | int | float | bool | None):
@@ -25,7 +23,7 @@ class _StrictLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def read_yaml(text: str, where: str) -> Any:
+def read_yaml(text: str, where: str) -> object:
     """What a text says. where: what an error begins with. Raises InputError, with the line, for what cannot be read."""
     try:
         return yaml.load(text, _StrictLoader)  # a SafeLoader

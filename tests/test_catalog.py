@@ -12,6 +12,7 @@ import pytest
 from sbv2bench import catalog
 from sbv2bench.data.assets import HOME, HUB
 from sbv2bench.errors import InputError, PrerequisiteError
+from sbv2bench.machine.inventory import listed
 from sbv2bench.registry import Registry
 from sbv2bench.specs import ModelSpec, SuiteSpec
 
@@ -134,6 +135,6 @@ def test_steps_are_as_many_as_timesteps(tmp_path: Path) -> None:
 
 
 def test_rows_of_the_list_say_kind_licence_and_verified() -> None:
-    rows = {row["id"]: row for row in Registry.load().rows("models")}
+    rows = {row["id"]: row for row in listed(Registry.load(), "models")}
     assert (rows["full/gigagan"]["kind"], rows["full/instaflow"]["kind"]) == ("published", "rectified_flow")
     assert (rows["full/instaflow"]["licence"], rows["full/instaflow"]["verified"]) == ("CC BY-NC 4.0", False)

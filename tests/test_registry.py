@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from sbv2bench.errors import InputError
+from sbv2bench.machine.inventory import listed
 from sbv2bench.registry import Registry
 from sbv2bench.specs import ModelSpec
 
@@ -289,7 +290,7 @@ def test_a_plugin_registers_by_its_entry_point(tmp_path: Path, monkeypatch: pyte
     assert registry.model("grey", "mini").id == "local/grey"
     assert registry.sampler("grey").target == "sbv2bench_example:GreySampler"
     assert registry.metric("mine").keys == ("colour_distance",)
-    (row,) = registry.rows("plugins")
+    (row,) = listed(registry, "plugins")
     assert (row["id"], row["origin"], row["verified"]) == ("example", "sbv2bench-example 0.1.0", True)
     assert registry.show("local/grey")["registered_by"] == "plugin example"
 
@@ -327,10 +328,10 @@ def test_a_broken_plugin_takes_nothing_away_and_leaves_nothing(
 
 def test_list_rows_have_the_contracts_keys(registry: Registry) -> None:
     for what in ("models", "suites", "metrics"):
-        rows = registry.rows(what)
+        rows = listed(registry, what)
         assert rows
         assert all(list(row) == ["id", "family", "kind", "origin", "licence", "verified"] for row in rows)
-    teacher = next(row for row in registry.rows("models") if row["id"] == "mini/sd21")
+    teacher = next(row for row in listed(registry, "models") if row["id"] == "mini/sd21")
     assert teacher["licence"] == "Apache-2.0"
 
 

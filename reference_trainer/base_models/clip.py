@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import open_clip
@@ -140,7 +139,7 @@ class WorldTokenizer:
         return ids
 
 
-def _model_config(config: ClipConfig, vocabulary: int) -> dict[str, Any]:
+def _model_config(config: ClipConfig, vocabulary: int) -> dict[str, object]:
     """An OpenCLIP model config (its `model_cfg`)."""
     return {
         "embed_dim": config.embed_dim,
@@ -162,7 +161,7 @@ def _model_config(config: ClipConfig, vocabulary: int) -> dict[str, Any]:
     }
 
 
-def _export(network: open_clip.CLIP, model_config: dict[str, Any], folder: Path) -> None:
+def _export(network: open_clip.CLIP, model_config: dict[str, object], folder: Path) -> None:
     """OpenCLIP's local-dir layout: config, safetensors and tokenizer files."""
     write_tokenizer(folder)
     preprocess = {"mean": _MEAN, "std": _STD, "interpolation": "bicubic", "resize_mode": "shortest"}

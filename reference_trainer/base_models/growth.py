@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 from diffusers import UNet2DConditionModel
 from torch import nn
+
+if TYPE_CHECKING:
+    from diffusers.models.resnet import ResnetBlock2D
+    from diffusers.models.unets.unet_2d_blocks import CrossAttnDownBlock2D, CrossAttnUpBlock2D, DownBlock2D, UpBlock2D
+
+    Block: TypeAlias = CrossAttnDownBlock2D | DownBlock2D | CrossAttnUpBlock2D | UpBlock2D
 
 
 def deepen(shallow: UNet2DConditionModel, deep: UNet2DConditionModel) -> None:
@@ -32,7 +38,7 @@ def deepen(shallow: UNet2DConditionModel, deep: UNet2DConditionModel) -> None:
         _copy_block(source, target, [0, *[None] * more, *range(1, len(source.resnets))], "upsamplers")
 
 
-def _copy_block(source: Any, target: Any, origins: list[int | None], sampler: str) -> None:
+def _copy_block(source: Block, target: Block, origins: list[int | None], sampler: str) -> None:
     """origins: for each layer of target the layer of source that it is, None for a new one."""
     for index, origin in enumerate(origins):
         attention = getattr(target, "attentions", None)
@@ -48,7 +54,7 @@ def _copy_block(source: Any, target: Any, origins: list[int | None], sampler: st
         _copy(getattr(source, sampler), getattr(target, sampler))
 
 
-def _silence_resnet(resnet: Any) -> None:
+def _silence_resnet(resnet: ResnetBlock2D) -> None:
     """Make a residual block pass on its input, or of an input with a skip beside it the part before the skip."""
     _zero(resnet.conv2)
     if resnet.conv_shortcut is not None:

@@ -85,7 +85,7 @@ class TeacherStage(Stage[TeacherNetworks]):
         )
         schedule = Schedule.from_config(self.scheduler.config)
         self.alpha, self.sigma = (schedule.alphas_cumprod.sqrt().float(), (1 - schedule.alphas_cumprod).sqrt().float())
-        self.weight = _velocity_weight(schedule, self.config.min_snr)
+        self.weight = velocity_weight(schedule, self.config.min_snr)
         unet = UNet2DConditionModel(
             sample_size=world.IMAGE_SIZE // 4,
             in_channels=self.vae.config.latent_channels,
@@ -179,7 +179,7 @@ class TeacherStage(Stage[TeacherNetworks]):
         return {"parameters_millions": round(sum(p.numel() for p in network.parameters()) / 1e6, 3)}
 
 
-def _velocity_weight(schedule: Schedule, min_snr: float | None) -> torch.Tensor:
+def velocity_weight(schedule: Schedule, min_snr: float | None) -> torch.Tensor:
     """Weight of the squared velocity error at each timestep, float32 [T].
 
     E|v error|^2 = (snr + 1) |x0 error|^2, so min(snr, c) of the x0 loss is min(snr, c) / (snr + 1) on the velocity's: about

@@ -164,7 +164,7 @@ def _read(path: Path, column: str, read: _Read) -> None:
     for _, (value,) in read_rows(path, (column,)):
         rows += 1
         complaint = complaint_of(value)
-        caption = "" if complaint else cleaned(value)
+        caption = "" if complaint else cleaned(str(value))
         reason = complaint or (why_left_out(caption) if caption else BLANK)
         if reason:
             read.left_out[reason if reason in {BLANK, NULL} or complaint is None else "not text"] += 1
@@ -210,7 +210,7 @@ def _write(target: Path, read: _Read, chosen: Ints) -> tuple[int, str]:
     return size, digest.hexdigest()
 
 
-def _inputs(files: Sequence[Path], columns: Sequence[str], read: _Read, chosen: Ints) -> list[dict[str, Any]]:
+def _inputs(files: Sequence[Path], columns: Sequence[str], read: _Read, chosen: Ints) -> list[dict[str, object]]:
     """What is said of each file: no folder of anybody's machine. captions: of them in the output."""
     kept = np.bincount(np.searchsorted(read.starts, chosen, side="right") - 1, minlength=len(files))
     return [

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 ENDING = ".manifest.json"
 
@@ -14,7 +13,7 @@ def manifest_path(prompts: Path) -> Path:
     return prompts.with_name(f"{prompts.name.removesuffix('.txt')}{ENDING}")
 
 
-def read_manifest(prompts: Path, sha256: str) -> tuple[dict[str, Any] | None, str | None]:
+def read_manifest(prompts: Path, sha256: str) -> tuple[dict[str, object] | None, str | None]:
     """(the manifest of a file of captions, what to tell the user); no manifest if there is none or it is of other bytes.
 
     sha256: of the file's bytes, 64 hex digits.

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from sbv2bench import paths
 from sbv2bench.atomic import whole_file, write_whole
@@ -19,13 +19,18 @@ from sbv2bench.data.caption_rows import BATCH
 from sbv2bench.errors import InputError, IntegrityError
 from sbv2bench.specs import fingerprint
 
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from datasets import Dataset
+
 CACHE_VERSION = 2  # raise it when the same bytes would be read as other captions
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EIO}
 
 Reader = Callable[[Counter[str]], Iterator[str]]  # gives the captions, and counts what it leaves out
 
 
-def mapped(datasets: Any, key: list[str], read: Reader, where: str) -> tuple[Any, Counter[str]]:
+def mapped(datasets: ModuleType, key: list[str], read: Reader, where: str) -> tuple[Dataset, Counter[str]]:
     """(a memory-mapped data set with the column `text`, rows left out by reason); read only if the cache has no file of the key.
 
     Raises what reading raises, InputError or IntegrityError (disk full) where the cache cannot be written.

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -25,6 +25,9 @@ from sbv2bench.mini import world
 from sbv2bench.provenance import sha256_file
 from sbv2bench.specs import fingerprint
 
+if TYPE_CHECKING:
+    from datasets import Dataset
+
 WORLD = "world:"
 WORLD_LENGTH = 2**20  # captions of an epoch of the world, which has no end of its own
 
@@ -40,7 +43,7 @@ class _Part:
     captions: Callable[[Ints], list[str]]
     identity: str
     skipped: Counter[str] = field(default_factory=Counter)
-    manifest: dict[str, Any] | None = None
+    manifest: dict[str, object] | None = None
     remarks: tuple[str, ...] = ()
 
 
@@ -172,11 +175,11 @@ def _datasets() -> Any:
 
 
 def _part(
-    table: Any,
+    table: Dataset,
     source: Prompts,
     identity: str,
     skipped: Counter[str],
-    told: tuple[dict[str, Any] | None, str | None] = (None, None),
+    told: tuple[dict[str, object] | None, str | None] = (None, None),
 ) -> _Part:
     """told: a manifest and a remark on it, as `read_manifest` gives them."""
     manifest, remark = told

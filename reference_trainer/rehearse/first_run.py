@@ -86,13 +86,13 @@ def three_steps(stage: Stage) -> None:
 def grids(stage: Stage) -> None:
     """A grid before the first step, and one after the last."""
     for step in (0, STEPS):
-        _picture(stage.run / "samples" / f"{step:08d}.png")
+        check_picture(stage.run / "samples" / f"{step:08d}.png")
 
 
 def panels(stage: Stage) -> None:
     """What both teachers make of the student's images, as often."""
     for step in (0, STEPS):
-        _picture(stage.run / "samples" / f"{step:08d}-teachers.png")
+        check_picture(stage.run / "samples" / f"{step:08d}-teachers.png")
 
 
 def measured(stage: Stage) -> None:
@@ -136,7 +136,8 @@ def _updates(stage: Stage, network: str) -> set[int]:
     return {int(value) for key, value in tensors.items() if key.endswith("|step")}
 
 
-def _picture(path: Path) -> None:
+def check_picture(path: Path) -> None:
+    """Raises LegFailed where a picture was not drawn, or shows one grey level alone."""
     if not path.is_file():
         raise LegFailed(f"{path.name} was not drawn")
     low_high = Image.open(path).convert("L").getextrema()

@@ -10,7 +10,6 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -122,7 +121,7 @@ def two_processes(stage: Stage) -> None:
 def stock_diffusers(stage: Stage) -> None:
     """One step of the export by diffusers alone: sbv2bench's image, and the one that the trainer drew last."""
     export, captions = stage.run / "export", _captions(stage)
-    sampler: Any = load_model(export)
+    sampler = load_model(export)
     seeds = tuple(image_seed(0, number) for number in range(len(captions)))
     expected = sampler.generate(PromptBlock(0, 0, len(captions), tuple(captions), seeds), Stopwatch())
     with quiet():
@@ -194,7 +193,7 @@ def _last_grid(stage: Stage, like: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return cells.reshape(-1, height, width, 3)[:count]
 
 
-def _apart(a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.float64]:
+def _apart(a: NDArray[np.number], b: NDArray[np.number]) -> NDArray[np.float64]:
     """Grey levels between two sets of pictures [N, H, W, 3], of the first as many as both have."""
     count = min(len(a), len(b))
     return np.abs(a[:count].astype(np.float64) - b[:count].astype(np.float64))

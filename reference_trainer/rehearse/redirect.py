@@ -41,6 +41,8 @@ CAPTIONS = (
     "a bowl of fruit",
 )
 
+Catalog = dict[str, dict[str, Any]]  # section -> its entries by id
+
 
 @dataclass(frozen=True)
 class Rehearsed:
@@ -62,7 +64,7 @@ def redirect(reference: str, overrides: Iterable[str], folder: Path, bases: Path
     """
     recipe = read_recipe(reference, overrides)
     metrics = _metrics(recipe, registry)
-    catalog: dict[str, Any] = {"suites": {SUITE: _suite(metrics)}, "models": {}, "extractors": {}}
+    catalog: Catalog = {"suites": {SUITE: _suite(metrics)}, "models": {}, "extractors": {}}
     changes, own = _settings(recipe, folder, metrics)
     for key, small in _models(recipe, bases, registry, catalog).items():
         own |= {key: small}
@@ -91,7 +93,7 @@ def redirect(reference: str, overrides: Iterable[str], folder: Path, bases: Path
     return Rehearsed(reference, every, tuple(changes), environment, read_recipe(reference, every), FACTOR if copied else 1)
 
 
-def _suite(metrics: str) -> dict[str, Any]:
+def _suite(metrics: str) -> dict[str, object]:
     """Eight captions of the world: enough for every path of an evaluation, and for no number to mean anything."""
     return {"extends": "mini", "num_generated": 8, "num_reference": 8, "block_size": 4, "metrics": metrics.split(",")}
 
@@ -110,9 +112,9 @@ def _is_small(spec: ModelSpec) -> bool:
     return spec.location.startswith(PACKAGE) or (spec.merge is not None and spec.family == "mini")
 
 
-def _settings(recipe: Recipe, folder: Path, metrics: str) -> tuple[list[str], dict[str, Any]]:
+def _settings(recipe: Recipe, folder: Path, metrics: str) -> tuple[list[str], dict[str, object]]:
     """What is changed besides the models: in words, and as overrides."""
-    own: dict[str, Any] = {"steps": STEPS, "batch_size": BATCH, "log_every": 1, "sample_every": STEPS, "checkpoint_every": 1}
+    own: dict[str, object] = {"steps": STEPS, "batch_size": BATCH, "log_every": 1, "sample_every": STEPS, "checkpoint_every": 1}
     if recipe.micro_batch_size is not None and recipe.micro_batch_size < recipe.batch_size:
         own["micro_batch_size"] = MICRO_BATCH
     if recipe.lora_teacher is not None:
@@ -137,13 +139,13 @@ def _settings(recipe: Recipe, folder: Path, metrics: str) -> tuple[list[str], di
     return changes, own
 
 
-def _at(tree: dict[str, Any], key: str) -> Any:
+def _at(tree: dict[str, Any], key: str) -> object:
     for part in key.split("."):
         tree = tree[part]
     return tree
 
 
-def _models(recipe: Recipe, bases: Path, registry: Registry, catalog: dict[str, Any]) -> dict[str, str]:
+def _models(recipe: Recipe, bases: Path, registry: Registry, catalog: Catalog) -> dict[str, str]:
     """Small copies of teacher and start: entries of the catalog where they have an id, else overrides (returned)."""
     overrides: dict[str, str] = {}
     teacher: tuple[str, Path] | None = None
@@ -216,7 +218,7 @@ def _tiny_decoder(location: str, bases: Path) -> Path:
     )
 
 
-def _scorer(name: str, bases: Path, registry: Registry, catalog: dict[str, Any]) -> None:
+def _scorer(name: str, bases: Path, registry: Registry, catalog: Catalog) -> None:
     spec = registry.extractor(name)
     if spec.location.startswith(PACKAGE):
         return

@@ -7,13 +7,12 @@ import shutil
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -58,7 +57,7 @@ Tell = Callable[[str], None]
 ALL = "all"
 
 
-def carry_out(reference: str, overrides: Sequence[str], tell: Tell) -> tuple[dict[str, Any], str]:
+def carry_out(reference: str, overrides: Sequence[str], tell: Tell) -> tuple[Mapping[str, object], str]:
     """Rehearse a recipe, or all of the package. Returns the JSON document, and what failed in words ("" where nothing did).
 
     The folder of it all is temporary, and kept where something failed. Raises as `rehearse`, and InputError for overrides of all.
@@ -136,7 +135,7 @@ def _in_a_worker(name: str, folder: Path) -> tuple[Report, list[str]]:
 
 def _legs(stage: legs.Stage, whole: bool) -> Iterator[Leg]:
     """Every leg as it is over; the caller stops at the first that failed."""
-    with _environment(stage.rehearsed), _quietly(stage.folder / "run.log"):
+    with environment(stage.rehearsed), _quietly(stage.folder / "run.log"):
         seconds, error = first_run.run(stage)
     if isinstance(error, InterruptedRun):
         raise error
@@ -163,7 +162,7 @@ def _proved(name: str, leg: Callable[[legs.Stage], None], stage: legs.Stage, bef
     """A leg carried out. before: seconds that were spent on it already."""
     began = time.monotonic()
     try:
-        with _environment(stage.rehearsed), _quietly(stage.folder / f"{name.replace(' ', '-')}.log"):
+        with environment(stage.rehearsed), _quietly(stage.folder / f"{name.replace(' ', '-')}.log"):
             leg(stage)
     except InterruptedRun:
         raise
@@ -184,7 +183,7 @@ def _why(error: BaseException, stage: legs.Stage) -> str:
 
 
 @contextmanager
-def _environment(rehearsed: Rehearsed) -> Iterator[None]:
+def environment(rehearsed: Rehearsed) -> Iterator[None]:
     """The rehearsal's catalog and cache in place of the user's, and one thread: networks so small are no faster on more."""
     before, threads = dict(os.environ), torch.get_num_threads()
     torch.set_num_threads(1)

@@ -11,7 +11,6 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import open_clip
 import torch
@@ -119,7 +118,7 @@ def write_vgg(torch_home: Path, seed: int) -> Path:
     return path
 
 
-def _autoencoder(config: Config) -> Any:
+def _autoencoder(config: Config) -> AutoencoderKL | AutoencoderTiny:
     small = cut_autoencoder(config)
     if config.get("_class_name") != "AutoencoderTiny":
         return AutoencoderKL.from_config(small)

@@ -15,7 +15,7 @@ from importlib import import_module
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from torch import Tensor, nn
 
 from reference_trainer import losses, noise
@@ -88,7 +88,7 @@ class Learner(Protocol):
         ...
 
 
-def loss_class(name: str, settings: dict[str, Any]) -> tuple[Any, Any]:
+def loss_class(name: str, settings: dict[str, object]) -> tuple[Callable[..., Term], BaseModel]:
     """The class of a recipe's `losses.<name>`, and its settings, validated by its `Settings` (a model of pydantic's).
 
     Raises ValueError where there is no such class, or where the settings are not as it expects them.

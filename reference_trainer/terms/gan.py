@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from pydantic import Field
@@ -100,7 +99,7 @@ class Term:
         x_t = add_noise(x0, drawn.to(networks.device), *networks.levels(timesteps))
         found: list[Tensor] = []
 
-        def stop(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
+        def stop(_module: nn.Module, _inputs: object, output: Tensor) -> None:
             found.append(output)
             raise _Enough
 

@@ -30,7 +30,7 @@ STATE = "state.json"
 START_AGAIN = "another --output folder, or remove this one to start again"
 _PART = ".part"
 _NAME = r"\d{8,}(-warm-up-\d+)?"  # others are copies that somebody made
-Snapshot = tuple[dict[str, dict[str, Tensor]], dict[str, Any]]  # file -> its tensors on the CPU, and state.json but for hashes
+Snapshot = tuple[dict[str, dict[str, Tensor]], dict[str, object]]  # file -> its tensors on the CPU, and state.json but for hashes
 
 
 class Trained(Protocol):
@@ -72,7 +72,7 @@ class CheckpointWriter:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._writing: Future[Path] | None = None
 
-    def save(self, trainer: Trained, identity: dict[str, Any], seconds: float) -> None:
+    def save(self, trainer: Trained, identity: Mapping[str, object], seconds: float) -> None:
         """Copy the trainer's state to memory and begin to write it; see `write`. Raises what the one before ran into."""
         self.wait()
         name = checkpoint_name(trainer)
@@ -98,17 +98,12 @@ class CheckpointWriter:
         self._pool.shutdown(wait=True)
 
 
-def save_checkpoint(trainer: Trained, folder: Path, identity: dict[str, Any], seconds: float, keep: int = 2) -> Path:
-    """Write the checkpoint of this moment and wait for it; returns its folder. Raises OSError or SafetensorError."""
-    return write(snapshot(trainer, identity, seconds), folder, checkpoint_name(trainer), keep)
-
-
 def checkpoint_name(trainer: Trained) -> str:
     """00001000; before the student's first step 00000000-warm-up-000200, which sorts before all others."""
     return f"{trainer.step:08d}" if trainer.step else f"{0:08d}-warm-up-{trainer.counters().get('warmed', 0):06d}"
 
 
-def snapshot(trainer: Trained, identity: dict[str, Any], seconds: float) -> Snapshot:
+def snapshot(trainer: Trained, identity: Mapping[str, object], seconds: float) -> Snapshot:
     """Copies of everything that a step changes, on the CPU.
 
     identity: what must be the same to resume (recipe, base models, prompts). seconds: of training so far.
@@ -150,9 +145,9 @@ def write(taken: Snapshot, folder: Path, name: str, keep: int) -> Path:
     part.mkdir(parents=True)
     try:
         for file, tensors in files.items():
-            _write(tensors, part / f"{file}.safetensors")
+            write_tensors(tensors, part / f"{file}.safetensors")
         hashes = {path.name: sha256_file(path) for path in sorted(part.iterdir())}
-        _write_text(part / STATE, json.dumps(state | {"files": hashes}, indent=1))
+        write_text(part / STATE, json.dumps(state | {"files": hashes}, indent=1))
         if final.exists():  # the same step, and so the same bits
             (final / STATE).unlink()
             shutil.rmtree(final)
@@ -192,7 +187,7 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: (not path.name.startswith(f"{0:08d}-"), path.name))
 
 
-def resume(trainer: Trained, folder: Path, identity: dict[str, Any]) -> float:
+def resume(trainer: Trained, folder: Path, identity: Mapping[str, object]) -> float:
     """Load the newest checkpoint into the trainer, if there is one. Returns the seconds of training behind it.
 
     Raises InputError for one of another recipe, base model or prompts (named), IntegrityError for a damaged one.
@@ -201,7 +196,7 @@ def resume(trainer: Trained, folder: Path, identity: dict[str, Any]) -> float:
     if not found:
         return 0.0
     newest = found[-1]
-    state = _verified(newest, trainer.counters().keys())
+    state = verified(newest, trainer.counters().keys())
     check_identity(newest, state["identity"], identity)
     try:
         _load(trainer, newest, state)
@@ -212,7 +207,7 @@ def resume(trainer: Trained, folder: Path, identity: dict[str, Any]) -> float:
 
 def _load(trainer: Trained, newest: Path, state: dict[str, Any]) -> None:
     for name, optimiser in trainer.optimisers.items():
-        tensors, scalars = _read(newest / f"{name}.safetensors"), state.get("scalars", {}).get(name, {})
+        tensors, scalars = read_tensors(newest / f"{name}.safetensors"), state.get("scalars", {}).get(name, {})
         for key, parameter in trainer.trained(name).items():
             with torch.no_grad():
                 parameter.copy_(tensors[f"weights.{key}"])
@@ -221,7 +216,7 @@ def _load(trainer: Trained, newest: Path, state: dict[str, Any]) -> None:
             plain = {k.rpartition("|")[2]: v for k, v in scalars.items() if k.startswith(f"{key}|")}
             optimiser.state[parameter] = held | plain
     for name, kept in trainer.kept().items():
-        tensors = _read(newest / f"{name}.safetensors")
+        tensors = read_tensors(newest / f"{name}.safetensors")
         for key, value in kept.items():
             value.copy_(tensors[key])
     trainer.set_counters({name: state[name] for name in trainer.counters()})
@@ -240,8 +235,8 @@ def _placed(value: Tensor, key: str, parameter: Tensor) -> Tensor:
     return value.to(parameter.device)
 
 
-def _verified(checkpoint: Path, counters: Iterable[str]) -> dict[str, Any]:
-    """state.json of a checkpoint whose files have the hashes in it."""
+def verified(checkpoint: Path, counters: Iterable[str]) -> dict[str, Any]:
+    """state.json of a checkpoint whose files have the hashes in it. counters: that it must have. Raises IntegrityError."""
     try:
         state: dict[str, Any] = json.loads((checkpoint / STATE).read_text("utf-8"))
         _check_state(state, checkpoint, counters)
@@ -256,7 +251,7 @@ def _verified(checkpoint: Path, counters: Iterable[str]) -> dict[str, Any]:
     return state
 
 
-def _check_state(state: Any, checkpoint: Path, counters: Iterable[str]) -> None:
+def _check_state(state: dict[str, Any], checkpoint: Path, counters: Iterable[str]) -> None:
     """Raises ValueError, KeyError, TypeError or AttributeError unless it is a state as `snapshot` and `write` make it."""
     for name in counters:
         if type(state[name]) is not int or state[name] < 0:
@@ -272,7 +267,7 @@ def _check_state(state: Any, checkpoint: Path, counters: Iterable[str]) -> None:
         state[name].items()
 
 
-def check_identity(where: Path, found: dict[str, Any], expected: dict[str, Any]) -> None:
+def check_identity(where: Path, found: Mapping[str, object], expected: Mapping[str, object]) -> None:
     """Raises InputError, naming the first difference, unless what a checkpoint or a finished run is of is what is expected."""
     for what, value in expected.items():
         if found.get(what) == value:
@@ -281,7 +276,7 @@ def check_identity(where: Path, found: dict[str, Any], expected: dict[str, Any])
         raise InputError(f"{where}: of other {what.replace('_', ' ')}: {change}", START_AGAIN)
 
 
-def _changes(found: Any, expected: Any, path: str = "") -> list[str]:
+def _changes(found: object, expected: object, path: str = "") -> list[str]:
     """Where two trees differ, `key.path found X, expected Y`."""
     if isinstance(found, dict) and isinstance(expected, dict):
         keys = sorted(found.keys() | expected.keys())
@@ -289,20 +284,23 @@ def _changes(found: Any, expected: Any, path: str = "") -> list[str]:
     return [] if found == expected else [f"{path} is {found} in it, {expected} now".lstrip()]
 
 
-def _write(tensors: Mapping[str, Tensor], path: Path) -> None:
+def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """A safetensors file that is on the disk when this returns. Raises OSError, SafetensorError."""
     save_file(dict(tensors), path)
     with path.open("rb") as file:
         os.fsync(file.fileno())
 
 
-def _write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
+    """A text that is on the disk when this returns. Raises OSError."""
     with path.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
 
 
-def _read(path: Path) -> dict[str, Tensor]:
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """A checkpoint's tensors by name, on the CPU. Raises IntegrityError for a file that is not whole."""
     try:
         return load_file(path)
     except SafetensorError as error:

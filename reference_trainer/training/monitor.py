@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from accelerate.tracking import GeneralTracker
 from rich.console import Console
@@ -56,7 +56,7 @@ class Monitor:
         self._trackers = trackers
         self._began, self._told = self._mark, 0.0
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"))
-        self._bar = Progress(*columns, console=self.console, transient=True) if self.console.is_terminal else None
+        self.bar = Progress(*columns, console=self.console, transient=True) if self.console.is_terminal else None
         _drop_entries_beyond(run / "log.jsonl", step, warmed)
 
     def say(self, line: str) -> None:
@@ -95,11 +95,11 @@ class Monitor:
         rate = (step - self._began[1]) / max(1e-9, now - self._began[0])
         left = (self.recipe.steps - step) / rate
         words = f"{rate * self.recipe.batch_size:.3g} images/s  {timedelta(seconds=round(left))} left"
-        if self._bar is not None:
-            if not self._bar.tasks:
-                self._bar.add_task(self.recipe.name, total=self.recipe.steps, rate="")
-                self._bar.start()
-            self._bar.update(self._bar.tasks[0].id, completed=step, rate=words)
+        if self.bar is not None:
+            if not self.bar.tasks:
+                self.bar.add_task(self.recipe.name, total=self.recipe.steps, rate="")
+                self.bar.start()
+            self.bar.update(self.bar.tasks[0].id, completed=step, rate=words)
         elif not self.due(step) and (not self._told or now - self._told > _SILENCE):
             self.say(f"{self.recipe.name} {step}/{self.recipe.steps}  {words}")
         else:
@@ -114,7 +114,7 @@ class Monitor:
         self.write({"step": 0, "warm_up_step": done, **numbers})
         self.say(f"{self.recipe.name} LoRA teacher's warm-up {done}/{wanted}  loss {figures['lora_teacher_loss']:.4g}")
 
-    def write(self, entry: dict[str, Any]) -> None:
+    def write(self, entry: dict[str, object]) -> None:
         """One line of log.jsonl, and its numbers to the trackers."""
         with (self.run / "log.jsonl").open("a", encoding="utf-8") as log:
             log.write(json.dumps({k: round(v, 6) if isinstance(v, float) else v for k, v in entry.items()}) + "\n")
@@ -124,8 +124,8 @@ class Monitor:
 
     def close(self) -> None:
         """End the bar and the trackers."""
-        if self._bar is not None:
-            self._bar.stop()
+        if self.bar is not None:
+            self.bar.stop()
         for tracker in self._trackers:
             tracker.finish()
 

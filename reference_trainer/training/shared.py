@@ -18,7 +18,7 @@ class _Wrapped(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, *arguments: Any, **options: Any) -> Any:
+    def forward(self, *arguments: object, **options: object) -> Any:
         if arguments or options:
             return self.network(*arguments, **options)
         return nothing_of(self)
@@ -44,7 +44,7 @@ class SharedNetwork:
         nothing: Tensor = self._ddp()
         nothing.backward()  # type: ignore[no-untyped-call]
 
-    def __call__(self, *arguments: Any, **options: Any) -> Any:
+    def __call__(self, *arguments: object, **options: object) -> Any:
         """The network's output, whose backward pass takes part in the sum."""
         return self._ddp(*arguments, **options)
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -27,7 +27,7 @@ class Sitting:
     run: Path
     stop: Stop
     writer: CheckpointWriter
-    identity: dict[str, Any]
+    identity: Mapping[str, object]
     before: float
     limit: float | None
     main: bool = True

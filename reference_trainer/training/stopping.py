@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
-from typing import Any
 
 from sbv2bench.errors import InterruptedRun, TerminatedRun
 
@@ -51,7 +50,7 @@ def signals_noted() -> Iterator[Stop]:
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    before: dict[signal.Signals, Any] = {number: signal.signal(number, stop.receive) for number in _CATCHES}
+    before = {number: signal.signal(number, stop.receive) for number in _CATCHES}
     try:
         yield stop
     finally:

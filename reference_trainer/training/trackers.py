@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
 
@@ -27,7 +26,7 @@ def check_trackers(names: Sequence[str] | None) -> tuple[str, ...]:
     return tuple(names)
 
 
-def start_trackers(names: Sequence[str], run: Path, name: str, settings: dict[str, Any]) -> list[GeneralTracker]:
+def start_trackers(names: Sequence[str], run: Path, name: str, settings: dict[str, object]) -> list[GeneralTracker]:
     """Trackers that have begun. run: the run's folder, where TensorBoard writes. settings: flat, stored with the run."""
     started = []
     for kind in names:

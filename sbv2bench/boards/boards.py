@@ -13,7 +13,6 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from sbv2bench.errors import InputError, IntegrityError
 from sbv2bench.latency import board as latency_board
@@ -192,7 +191,7 @@ def is_for_choosing(result: EvalResult) -> bool:
     return _split(result.provenance.get("suite")) == "choosing"
 
 
-def _split(declared: Any) -> str | None:
+def _split(declared: object) -> str | None:
     """The caption split that a suite names, wherever in it."""
     if not isinstance(declared, dict):
         return None

@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 from pydantic import ValidationError
@@ -208,7 +207,7 @@ def _facts(board: measured.Board, result: EvalResult) -> list[tuple[str, str]]:
         ("model's fingerprint", model.fingerprint()),
         ("protocols", ", ".join(f"{key} {value.fingerprint[:16]}" for key, value in result.metrics.items())),
         ("captions' SHA-256", suite.prompts_sha256),
-        ("reference's fingerprint", (suite.reference or {}).get("fingerprint", "")),
+        ("reference's fingerprint", str((suite.reference or {}).get("fingerprint", ""))),
         ("generation seeds", ", ".join(map(str, suite.seeds))),
         ("commit", commit + (" with changes" if commit and made.get("git_dirty") else "")),
         ("date", str(made.get("date_utc") or "")),
@@ -218,7 +217,7 @@ def _facts(board: measured.Board, result: EvalResult) -> list[tuple[str, str]]:
     ]
 
 
-def _hardware(made: dict[str, Any]) -> str:
+def _hardware(made: dict[str, object]) -> str:
     name = str(made.get("device_name") or made.get("cpu") or "")
     parts = [name, f"{made['cores']} cores" if made.get("cores") and str(made.get("device") or "cpu") == "cpu" else ""]
     return ", ".join(filter(None, [*parts, str(made.get("dtype") or "")]))

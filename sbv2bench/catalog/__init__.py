@@ -70,7 +70,7 @@ def read(text: str, name: str, folder: Path | None, suites: Mapping[str, SuiteSp
             yield Declaration(kind, parse(spec_class, {"id": key, **fields}, where), replaces)
 
 
-def parse(spec_class: type[S], fields: dict[str, Any], where: str) -> S:
+def parse(spec_class: type[S], fields: dict[str, object], where: str) -> S:
     """A spec from fields read from a file. Raises InputError with the first wrong key, what was found and expected."""
     try:
         return spec_class.model_validate(fields)
@@ -81,7 +81,7 @@ def parse(spec_class: type[S], fields: dict[str, Any], where: str) -> S:
         raise InputError(f"{where}.{key}: found {found}. {first['msg']}") from error
 
 
-def _absolute(fields: dict[str, Any], folder: Path) -> dict[str, Any]:
+def _absolute(fields: dict[str, object], folder: Path) -> dict[str, object]:
     """The fields with every location that is a path meant from the catalog's folder, also those of prompts and reference."""
     found = dict(fields)
     for place in ("location", "base", "vae"):
@@ -89,12 +89,12 @@ def _absolute(fields: dict[str, Any], folder: Path) -> dict[str, Any]:
         if isinstance(location, str) and location and not location.startswith(("package:", "hub:", "asset:", "home:", "~")):
             found[place] = str(folder / location)
     for part in ("prompts", "reference"):
-        if isinstance(found.get(part), dict):
-            found[part] = _absolute(found[part], folder)
+        if isinstance(own := found.get(part), dict):
+            found[part] = _absolute(own, folder)
     return found
 
 
-def _model_fields(key: str, fields: dict[str, Any], where: str) -> dict[str, Any]:
+def _model_fields(key: str, fields: dict[str, object], where: str) -> dict[str, object]:
     """A model's family is the first part of its id, `local` where the id has one part."""
     family, slash, _ = key.partition("/")
     if not slash:
@@ -105,8 +105,8 @@ def _model_fields(key: str, fields: dict[str, Any], where: str) -> dict[str, Any
 
 
 def _suite_fields(
-    key: str, entries: Mapping[str, Any], suites: Mapping[str, SuiteSpec], where: str, seen: tuple[str, ...] = ()
-) -> dict[str, Any]:
+    key: str, entries: Mapping[str, Mapping[str, Any]], suites: Mapping[str, SuiteSpec], where: str, seen: tuple[str, ...] = ()
+) -> dict[str, object]:
     """A suite's own fields over those of the suite that it extends (looked up in its own catalog first)."""
     fields = dict(entries[key])
     base = fields.pop("extends", None)
@@ -134,7 +134,7 @@ def _suite_fields(
     return {**inherited, **fields} | ({"inherited": _in_words(base, inherited, fields)} if base is not None else {})
 
 
-def _inherited_changes(before: Any, own: Any) -> Any:
+def _inherited_changes(before: Any, own: object) -> object:
     """A suite's own list of metrics, each with what the suite that is extended changes of it, and over that its own changes.
 
     Metrics of that suite which it does not list stay as they are there, on request.
@@ -148,12 +148,12 @@ def _inherited_changes(before: Any, own: Any) -> Any:
     return mine + [{**entry, "on_request": True} for name, entry in entries.items() if name not in ids]
 
 
-def _inherited_prompts(inherited: dict[str, Any], fields: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+def _inherited_prompts(inherited: dict[str, Any], fields: dict[str, Any], own: dict[str, object]) -> dict[str, object]:
     """The prompts' fields of the suite that is extended, but for what is said of other captions than the extension's.
 
     Puts into fields what the reference's renderings show, where it was the captions of the world that are given up.
     """
-    before: dict[str, Any] = dict(inherited.get("prompts", {}))
+    before = dict(inherited.get("prompts", {}))
     if before and own.get("kind", before["kind"]) != before["kind"]:
         if before["kind"] == "world" and inherited.get("num_reference") and "reference" not in fields:
             fields.setdefault("rendered", before)
@@ -163,7 +163,7 @@ def _inherited_prompts(inherited: dict[str, Any], fields: dict[str, Any], own: d
     return before
 
 
-def _changed(name: str, fields: Mapping[str, Any], inherited: Mapping[str, Any]) -> bool:
+def _changed(name: str, fields: Mapping[str, object], inherited: Mapping[str, object]) -> bool:
     return name in fields and fields[name] != inherited.get(name)
 
 
@@ -172,7 +172,7 @@ def _forget(inherited: dict[str, Any], part: str, name: str) -> None:
         inherited[part] = {key: value for key, value in inherited[part].items() if key != name}
 
 
-def _in_words(base: str, inherited: dict[str, Any], fields: dict[str, Any]) -> str:
+def _in_words(base: str, inherited: dict[str, object], fields: dict[str, object]) -> str:
     """What an extension takes from the suite that it extends: "mini-5k: features, clip, ..."."""
     kept = [name for name, value in inherited.items() if name not in fields and value not in (None, "", ())]
     return f"{base}: {', '.join(kept)}"

@@ -5,12 +5,16 @@ from __future__ import annotations
 import sys
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sbv2bench.cli.arguments import DEFAULT_SUITE, Catalog, Json, Suite
 from sbv2bench.errors import InputError
+
+if TYPE_CHECKING:
+    from sbv2bench.compare.differences import Comparison
+    from sbv2bench.results.records import EvalResult
 
 FORMATS = ("table", "md", "csv", "latex", "html", "json")
 
@@ -44,14 +48,16 @@ def compare(  # noqa: PLR0917  # the command line's options
     registry, console = Registry.load(catalog), terminal.stderr_console()
     out = terminal.stdout_console()
 
-    def evaluate(model: str) -> Any:
+    def evaluate(model: str) -> tuple[EvalResult, Path]:
         from sbv2bench.evaluation.evaluate import evaluate_and_store
         from sbv2bench.evaluation.options import EvalOptions
         from sbv2bench.evaluation.plan import plan
 
         options = EvalOptions.validated(results=results, catalog=catalog)
         with terminal.progress_bars(console) as progress:
-            return evaluate_and_store(plan(model, suite, options, registry), registry, progress)
+            result, path = evaluate_and_store(plan(model, suite, options, registry), registry, progress)
+        assert path is not None  # of the one process that this command is
+        return result, path
 
     with redirect_stdout(sys.stderr):  # nothing that a library prints may get into the document
         found = compared(
@@ -73,7 +79,7 @@ def compare(  # noqa: PLR0917  # the command line's options
         terminal.say(console, f"written: {output}")
 
 
-def _page(found: Any) -> str:
+def _page(found: Comparison) -> str:
     from sbv2bench.boards.page import comparison
 
     return comparison(found)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,6 +15,14 @@ from sbv2bench.cli.arguments import DEFAULT_SUITE, Catalog, Json, Metrics, Model
 from sbv2bench.cli.latency import latency_of_group
 from sbv2bench.errors import PrerequisiteError, SBV2BenchError
 from sbv2bench.shell import print_json
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from sbv2bench.evaluation.options import EvalOptions
+    from sbv2bench.evaluation.plan import EvalPlan
+    from sbv2bench.registry import Registry
+    from sbv2bench.specs import SuiteSpec
 
 
 def evaluate_models(  # noqa: PLR0917  # the command line's options
@@ -54,7 +63,7 @@ def evaluate_models(  # noqa: PLR0917  # the command line's options
                besides=latency_of_group(registry, suite, model))  # fmt: skip
 
 
-def suites_asked(context: typer.Context, suite: str, options: Any, registry: Any) -> tuple[str | None, ...]:
+def suites_asked(context: typer.Context, suite: str, options: EvalOptions, registry: Registry) -> tuple[str | None, ...]:
     """What is measured against, by name; with data of one's own None, a model's family's, where no suite was named."""
     if options.has_own_data():
         source = context.get_parameter_source("suite")
@@ -62,7 +71,15 @@ def suites_asked(context: typer.Context, suite: str, options: Any, registry: Any
     return tuple(part.id for part in registry.suites_of(suite))
 
 
-def carry_out(models: list[str], names: Any, options: Any, registry: Any, as_json: bool, *, besides: str | None = None) -> None:
+def carry_out(
+    models: list[str],
+    names: Sequence[str | None],
+    options: EvalOptions,
+    registry: Registry,
+    as_json: bool,
+    *,
+    besides: str | None = None,
+) -> None:
     """Plan every model on every suite, then carry the plans out, or print them. besides: the command that completes a row."""
     from sbv2bench.evaluation.own_suite import suite_of_run
     from sbv2bench.registry import BUILT_IN
@@ -74,7 +91,7 @@ def carry_out(models: list[str], names: Any, options: Any, registry: Any, as_jso
     try:
         pairs = [(model, suite_of_run(model, name, options, registry)) for model in models for name in names]
     except SBV2BenchError:
-        for name in names if not options.has_own_data() else ():
+        for name in filter(None, names if not options.has_own_data() else ()):
             terminal.say(console, terminal.suite_line(registry.suite(name), options.limit))
         raise
     built_in = {name for (kind, name), source in registry.sources.items() if (kind, source) == ("suite", BUILT_IN)}
@@ -101,7 +118,9 @@ def carry_out(models: list[str], names: Any, options: Any, registry: Any, as_jso
         print_json(documents[0] if len(documents) == 1 else {"plans" if options.dry_run else "results": documents})
 
 
-def _dry_run(pairs: list[tuple[str, Any]], options: Any, registry: Any, out: Any) -> list[dict[str, Any]]:
+def _dry_run(
+    pairs: list[tuple[str, SuiteSpec]], options: EvalOptions, registry: Registry, out: Console
+) -> list[dict[str, object]]:
     """Print what each run would cost, fetching nothing.
 
     Of one that lacks files the outline is printed; then the error is raised, unless a run would fetch them from the hub itself.
@@ -111,7 +130,7 @@ def _dry_run(pairs: list[tuple[str, Any]], options: Any, registry: Any, out: Any
     from sbv2bench.evaluation.plan import plan
     from sbv2bench.report import terminal
 
-    documents: list[dict[str, Any]] = []
+    documents: list[dict[str, object]] = []
     lacking: PrerequisiteError | None = None
     for pair in pairs:
         try:
@@ -127,7 +146,7 @@ def _dry_run(pairs: list[tuple[str, Any]], options: Any, registry: Any, out: Any
     return documents
 
 
-def _evaluate(plan: Any, registry: Any, console: Any, out: Any) -> dict[str, Any]:
+def _evaluate(plan: EvalPlan, registry: Registry, console: Console, out: Console) -> dict[str, object]:
     """Carry out one plan, store and print its result. Returns the result, JSON-ready."""
     from sbv2bench.evaluation.evaluate import evaluate_and_store
     from sbv2bench.report import terminal

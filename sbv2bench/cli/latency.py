@@ -7,12 +7,15 @@ import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sbv2bench.cli.arguments import Catalog, Json, Models
 from sbv2bench.shell import print_json
+
+if TYPE_CHECKING:
+    from sbv2bench.registry import Registry
 
 
 def latency(  # noqa: PLR0917  # the command line's options
@@ -52,7 +55,7 @@ def latency(  # noqa: PLR0917  # the command line's options
         print_json(documents[0] if len(documents) == 1 else {"results": documents})
 
 
-def latency_of_group(registry: Any, suite: str, models: Sequence[str]) -> str | None:
+def latency_of_group(registry: Registry, suite: str, models: Sequence[str]) -> str | None:
     """The latency command that belongs to a group's evaluation; None where the suite is none, or its group has none."""
     group = registry.groups.get(suite)
     if group is None or group.latency is None:

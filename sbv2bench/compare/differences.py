@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 from sbv2bench.errors import InputError
 from sbv2bench.metrics.blocks import BLOCKS
@@ -77,7 +77,7 @@ class Comparison:
         """SHA-256 (64 hex digits) of the fingerprints of what is compared."""
         return fingerprint([self.contestants[0].result.metrics[key].fingerprint for key in self.keys])
 
-    def document(self) -> dict[str, Any]:
+    def document(self) -> dict[str, object]:
         """JSON-ready: the suite, the contestants with their values, and a row for every difference."""
         suite = self.contestants[0].result.suite
         return {
@@ -148,7 +148,7 @@ def _differing(key: str, first: Contestant, other: Contestant) -> str:
     return ", ".join(f"{name} ({a!r:.40} / {b!r:.40})" for name, a, b in differing(own, theirs)[:6])
 
 
-def differing(first: Any, second: Any, path: str = "") -> list[tuple[str, Any, Any]]:
+def differing(first: object, second: object, path: str = "") -> list[tuple[str, object, object]]:
     """(dotted name, one value, the other) of every field in which two nests of dictionaries differ."""
     if isinstance(first, dict) and isinstance(second, dict):
         names = [*first, *(name for name in second if name not in first)]

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from sbv2bench.errors import IntegrityError
 
@@ -26,6 +26,9 @@ _WITHOUT_EFFECT = frozenset(
         *("lora_dropout", "loftq_config", "eva_config", "corda_config", "lora_ga_config", "megatron_core", "qalora_group_size"),
     }
 )
+
+T = TypeVar("T")
+D = TypeVar("D")
 
 
 @dataclass(frozen=True)
@@ -50,11 +53,10 @@ class LoraSettings:
 
     def rank(self, module: str) -> int | None:
         """The rank that a module must have; None where nobody says it."""
-        rank: int | None = _of_pattern(self.rank_pattern, module, self.r)
-        return rank
+        return _of_pattern(self.rank_pattern, module, self.r)
 
 
-def _of_pattern(patterns: Mapping[str, Any], module: str, default: Any) -> Any:
+def _of_pattern(patterns: Mapping[str, T], module: str, default: D) -> T | D:
     """The value of the first pattern that fits the end of a name, as peft chooses it (peft.utils.other.get_pattern_key)."""
     return next((value for name, value in patterns.items() if re.match(rf"(.*\.)?({name})$", module)), default)
 

@@ -63,9 +63,10 @@ class ImageArchive:
         """
         files = [self.path] if self._files.packed else [self.path / name for name in self._members]
         named = hashlib.sha256(repr([file.name for file in files]).encode()).hexdigest()
-        return remembered(["archive", str(self.path.resolve()), named], files, self._hash_all)
+        return remembered(["archive", str(self.path.resolve()), named], files, self.hash_all)
 
-    def _hash_all(self) -> str:
+    def hash_all(self) -> str:
+        """SHA-256 of all images' names and bytes, each of which is read."""
         whole = hashlib.sha256()
         for name, own in zip(self._members, self.names, strict=True):
             whole.update(f"{own} {hashlib.sha256(self._bytes(name)).hexdigest()}\n".encode())
@@ -84,7 +85,7 @@ class ImageArchive:
 
     def _each(self, start: int, stop: int, use: Callable[[Image.Image], T], threads: int) -> list[T]:
         def one(name: str) -> T:
-            return self._decoded(name, lambda image, where: use(plain(image, where, turn=self.turn)))
+            return self.decoded(name, lambda image, where: use(plain(image, where, turn=self.turn)))
 
         names: Sequence[str] = self._members[start:stop]
         if threads == 1:
@@ -105,9 +106,10 @@ class ImageArchive:
             with Image.open(io.BytesIO(self._bytes(name, _START))) as image:
                 return size(image, self._place(name))
         except UNREADABLE:  # a format whose header is not at the start, or a file that is no image
-            return self._decoded(name, size)
+            return self.decoded(name, size)
 
-    def _decoded(self, name: str, use: Callable[[Image.Image, str], T]) -> T:
+    def decoded(self, name: str, use: Callable[[Image.Image, str], T]) -> T:
+        """What use makes of an image and where it lies. Raises IntegrityError where it is none, or broken."""
         where = self._place(name)
         try:
             with Image.open(io.BytesIO(self._bytes(name))) as image:

@@ -237,7 +237,7 @@ def _check_json(path: Path) -> None:
     (read_json if path.name.endswith(("config.json", "index.json")) else _parsed)(path)
 
 
-def _parsed(path: Path) -> Any:
+def _parsed(path: Path) -> object:
     try:
         return json.loads(path.read_text("utf-8"))
     except (ValueError, RecursionError) as error:

@@ -79,14 +79,14 @@ def released_form(captions: list[str]) -> bytes:
     return (json.dumps({"labels": labels}) + "\n").encode()
 
 
-def _strings(content: Any, path: Path) -> list[str]:
+def _strings(content: object, path: Path) -> list[str]:
     if not isinstance(content, list) or not all(isinstance(caption, str) for caption in content):
         raise IntegrityError(f"{path}: found {type(content).__name__}, expected a list of strings")
     return list(checked(enumerate(content, 1), str(path), "row")) if content else content
 
 
 def _orders(path: Path) -> Iterator[list[str]]:
-    content = json_document(path)
+    content: Any = json_document(path)  # of whatever form: what is not as expected raises, and is said below
     try:
         if isinstance(content, list):
             yield _strings(content, path)
@@ -108,7 +108,7 @@ def _of_coco(content: dict[str, Any]) -> Iterator[list[str]]:
         lambda own: own[0],
         lambda own: min(own, key=lambda annotation: annotation["id"]),
     )
-    by_image: dict[Any, list[dict[str, Any]]] = {}
+    by_image: dict[object, list[dict[str, Any]]] = {}
     for annotation in content["annotations"]:
         by_image.setdefault(annotation["image_id"], []).append(annotation)
     for choose in ways:

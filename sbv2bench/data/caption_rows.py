@@ -13,11 +13,16 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from sbv2bench.errors import InputError, IntegrityError, PrerequisiteError
 
-Rows = Iterator[tuple[int, tuple[Any, ...]]]  # number of a line or row, from 1, and what stands in each of the columns
+if TYPE_CHECKING:
+    from _csv import Reader
+
+    import pyarrow.parquet
+
+Rows = Iterator[tuple[int, tuple[object, ...]]]  # number of a line or row, from 1, and what stands in each of the columns
 BATCH = 10_000  # rows of a parquet file that are in memory at a time
 LISTS = frozenset({".txt", ".json"})  # these have no columns: a row is the caption
 BLANK, NULL = "blank", "null"  # rows that hold nothing, which training may skip
@@ -39,7 +44,7 @@ def unit_of(path: Path) -> str:
     return "line" if path.suffix.lower() in {".txt", ".jsonl", ".csv"} else "row"
 
 
-def checked(rows: Iterable[tuple[int, Any]], where: str, unit: str, skipped: Counter[str] | None = None) -> Iterator[str]:
+def checked(rows: Iterable[tuple[int, object]], where: str, unit: str, skipped: Counter[str] | None = None) -> Iterator[str]:
     """The captions among (number, value).
 
     skipped: counts the rows that hold nothing (BLANK, NULL), which are left out; without it they are refused.
@@ -51,7 +56,7 @@ def checked(rows: Iterable[tuple[int, Any]], where: str, unit: str, skipped: Cou
         complaint = complaint_of(value)
         if complaint is None:
             empty = False
-            yield value
+            yield str(value)
         elif skipped is not None and complaint in {BLANK, NULL}:
             skipped[complaint] += 1
         else:
@@ -65,7 +70,7 @@ def checked(rows: Iterable[tuple[int, Any]], where: str, unit: str, skipped: Cou
         raise IntegrityError(f"{where}: found no captions{held}, expected at least one")
 
 
-def complaint_of(value: Any) -> str | None:
+def complaint_of(value: object) -> str | None:
     """Why a value is not a caption; None if it is one."""
     if value is None:
         return NULL
@@ -112,7 +117,7 @@ def found_columns(path: Path) -> list[str]:
     return []
 
 
-def json_document(path: Path, where: str | None = None) -> Any:
+def json_document(path: Path, where: str | None = None) -> object:
     """What a JSON file holds. Raises InputError (cannot be read), IntegrityError (not JSON)."""
     where = where or f"captions: {path}"
     try:
@@ -155,7 +160,7 @@ def _json_rows(path: Path, columns: tuple[str, ...], where: str) -> Rows:
     yield from ((number, (value,)) for number, value in enumerate(content, 1))
 
 
-def _records(path: Path, where: str) -> Iterator[tuple[int, dict[str, Any] | None]]:
+def _records(path: Path, where: str) -> Iterator[tuple[int, dict[str, object] | None]]:
     """The objects of a file of JSON lines; None for a blank line."""
     for number, line in _lines(path, where):
         if not line.strip():
@@ -188,7 +193,7 @@ def _steps(column: str, found: Sequence[str], where: str) -> list[str]:
     return [column]
 
 
-def _walked(value: Any, steps: Sequence[str]) -> Any:
+def _walked(value: object, steps: Sequence[str]) -> object:
     for step in steps:
         value = value.get(step) if isinstance(value, dict) else None
     return value
@@ -212,7 +217,7 @@ def _csv_rows(path: Path, columns: tuple[str, ...], where: str) -> Rows:
 
 
 @contextmanager
-def _csv_refused(reader: Any, where: str) -> Iterator[None]:
+def _csv_refused(reader: Reader, where: str) -> Iterator[None]:
     try:
         yield
     except csv.Error as error:
@@ -228,7 +233,7 @@ def _csv_refused(reader: Any, where: str) -> Iterator[None]:
         raise IntegrityError(f"{where}: line {reader.line_num} is not CSV ({why})", fix) from error
 
 
-def _parquet(path: Path, where: str) -> Any:
+def _parquet(path: Path, where: str) -> pyarrow.parquet.ParquetFile:
     try:
         import pyarrow
         import pyarrow.parquet

@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any
 
 from sbv2bench import paths
 from sbv2bench.atomic import write_whole
@@ -73,7 +72,7 @@ def remembered(what: list[str], files: Iterable[Path], compute: Callable[[], str
     return found
 
 
-def _remember(entry: Path, content: dict[str, Any]) -> None:
+def _remember(entry: Path, content: dict[str, object]) -> None:
     """Whole or not at all; a cache that cannot be written only costs time."""
     try:
         entry.parent.mkdir(parents=True, exist_ok=True)

@@ -17,7 +17,7 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, Protocol
+from typing import IO, Protocol
 
 from sbv2bench.errors import InputError, IntegrityError
 
@@ -25,7 +25,7 @@ MOST_TIMES = 100  # a compressed tar may not become larger than so many times it
 SMALL = 2**26  # bytes that it may become, whatever its size
 _CHUNK = 2**20
 _KIND, _LINK = 0o170000, 0o120000  # of a zip member's mode: the bits of its kind, and a symbolic link as Info-ZIP stores it
-_COMPRESSED: dict[bytes, Callable[..., Any]] = {
+_COMPRESSED: dict[bytes, Callable[[IO[bytes]], gzip.GzipFile | bz2.BZ2File | lzma.LZMAFile]] = {
     b"\x1f\x8b": gzip.open,
     b"BZh": bz2.open,
     b"\xfd7zXZ\x00": lzma.open,

@@ -64,7 +64,7 @@ def read_own_captions(path: Path, *, named: bool = False) -> OwnCaptions:
     unnamed = next((number for number, (name, _) in rows if not isinstance(name, str) or not name.strip()), None)
     if unnamed is not None:
         raise IntegrityError(f"{where}: {unit_of(path)} {unnamed} names no file, expected {FORMS}")
-    pairs = sorted(((name, caption) for _, (name, caption) in rows), key=lambda pair: natural_key(Path(pair[0])))
+    pairs = sorted(((str(name), str(caption)) for _, (name, caption) in rows), key=lambda pair: natural_key(Path(pair[0])))
     files = tuple(name for name, _ in pairs)
     if len(set(files)) < len(files):
         raise IntegrityError(f"{where} names a file twice", "one row for each image")

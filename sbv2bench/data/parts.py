@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 from sbv2bench.data.assets import read_json
 from sbv2bench.errors import InputError
@@ -42,7 +41,7 @@ def _is_part(path: Path) -> bool:
     return bool(_config(path).keys() & {"_class_name", "architectures", "model_type"})
 
 
-def _config(part: Path) -> dict[str, Any]:
+def _config(part: Path) -> dict[str, object]:
     path = part / "config.json"
     return read_json(path) if path.is_file() else {}
 
@@ -64,7 +63,7 @@ def check_parts(folders: Iterable[Path], holds: str = "model") -> None:
         _check_one_version(folders)
 
 
-def _check_brought(folder: Path, pipeline: Path, kind: str, parts: Mapping[str, Any]) -> None:
+def _check_brought(folder: Path, pipeline: Path, kind: str, parts: Mapping[str, object]) -> None:
     """Every part of a folder has a place among those of the pipeline that it is laid over, and can take it."""
     loose = [path.name for path in sorted(folder.glob("*.safetensors"))]
     if loose:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +14,7 @@ from sbv2bench.mini import rendering, world
 from sbv2bench.specs import AssetSpec, SuiteSpec
 
 _CAPTION_START = 2**40  # past every caption that a suite reports on or a student is trained with
-_KEY_START = 2**41  # past every key that a training picture was rendered with
+KEY_START = 2**41  # past every key that a training picture was rendered with
 
 
 def reference_blocks(suite: SuiteSpec, block_size: int = 100) -> Iterator[NDArray[np.uint8]]:
@@ -28,20 +27,7 @@ def reference_blocks(suite: SuiteSpec, block_size: int = 100) -> Iterator[NDArra
     for start in range(0, suite.num_reference, block_size):
         index = np.arange(start, min(start + block_size, suite.num_reference), dtype=np.int64) + wanted.caption_offset
         scenes = world.scenes(wanted.split, index + _CAPTION_START, wanted.world_seed)
-        yield rendering.render(scenes, index + _KEY_START, wanted.world_seed)
-
-
-def reference_fingerprint(suite: SuiteSpec) -> str:
-    """SHA-256 (64 hex digits) of the reference's pixels, in order."""
-    return pixels_sha256(reference_blocks(suite))
-
-
-def pixels_sha256(blocks: Iterable[NDArray[np.uint8]]) -> str:
-    """SHA-256 (64 hex digits) of the bytes of uint8 images, block after block."""
-    digest = hashlib.sha256()
-    for images in blocks:
-        digest.update(images.tobytes())
-    return digest.hexdigest()
+        yield rendering.render(scenes, index + KEY_START, wanted.world_seed)
 
 
 def reference_archive(suite: SuiteSpec, assets: Mapping[str, AssetSpec] | None = None) -> ImageArchive | None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import sys
 
-_said: set[str] = set()
+said: set[str] = set()  # by this process
 
 
 def say_once(text: str) -> None:
     """Print a remark unless this process has said it; of several processes under torchrun the first one speaks."""
-    if text not in _said and os.environ.get("RANK", "0") == "0":
+    if text not in said and os.environ.get("RANK", "0") == "0":
         print(f"note: {text}", file=sys.stderr)
-    _said.add(text)
+    said.add(text)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 # The safety checker replaces whole pictures by black ones, which would count against a model: it is never loaded.
 NEVER_LOADED = frozenset({"safety_checker"})
@@ -72,7 +71,7 @@ class _Set:
 def select(
     names: Iterable[str],
     dtype: str = "float32",
-    index: Mapping[str, Any] | None = None,
+    index: Mapping[str, object] | None = None,
     *,
     unused: Collection[str] = (),
     pickles: bool = False,
@@ -114,7 +113,7 @@ def select(
     return Selection(tuple(read), tuple(configs), variants, () if pickles else tuple(pickled), tuple(cut))
 
 
-def _belongs(name: str, index: Mapping[str, Any] | None) -> bool:
+def _belongs(name: str, index: Mapping[str, object] | None) -> bool:
     """Whether a file is in a folder that a model is read from; beside a model_index.json no weights are."""
     top, slash, _ = name.partition("/")
     if not slash:
@@ -128,7 +127,7 @@ def _is_named(entry: object) -> bool:
     return isinstance(entry, list) and entry[:1] not in ([], [None])
 
 
-def networks(index: Mapping[str, Any]) -> list[str]:
+def networks(index: Mapping[str, object]) -> list[str]:
     """The parts that a model_index.json names and that are loaded."""
     return [name for name, entry in index.items() if not name.startswith("_") and _is_named(entry) and name not in NEVER_LOADED]
 

@@ -11,7 +11,6 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from sbv2bench.data.assets import ASSET, HUB, offline, resolve_location
 from sbv2bench.data.chain import model_files
@@ -88,7 +87,7 @@ class Work:
                 found[name] = (count * image + (self.captions * text if count else 0)) / 1000
         return found
 
-    def describe(self, registry: Registry, device: str, dtype: str, *, cache: bool) -> dict[str, Any]:
+    def describe(self, registry: Registry, device: str, dtype: str, *, cache: bool) -> dict[str, object]:
         """The cost part of `--dry-run`, JSON-ready."""
         passes = self.forward_passes()
         tflop = self.teraflop(passes, stage_gflop(self.model, registry) if self.model.has_network() else {})
@@ -118,14 +117,14 @@ class Work:
         return {"model_weights": _weights_bytes(self.model, registry, dtype), "rows": rows}
 
 
-def describe(plan: EvalPlan, registry: Registry) -> dict[str, Any]:
+def describe(plan: EvalPlan, registry: Registry) -> dict[str, object]:
     """What a plan costs, less what the cache has."""
     cached = [name for name in plan.references if name not in plan.missing_references()]
     work = Work.of(plan).describe(registry, plan.device, plan.dtype, cache=plan.options.use_cache)
     return {"reference_in_cache": cached} | work
 
 
-def outline(model_ref: str, suite_ref: str | SuiteSpec | None, options: EvalOptions, registry: Registry) -> dict[str, Any]:
+def outline(model_ref: str, suite_ref: str | SuiteSpec | None, options: EvalOptions, registry: Registry) -> dict[str, object]:
     """The same for a run that cannot be planned yet because files are missing. Raises InputError for unknown names."""
     suite = suite_ref if isinstance(suite_ref, SuiteSpec) else suite_of_run(model_ref, suite_ref, options, registry)
     work = whole_work(with_options(registry.model(model_ref, suite), options), suite, options, registry)
@@ -213,7 +212,7 @@ def _held(file: Path, dtype: str) -> int:
     return file.stat().st_size * (4 if dtype == "float32" else 2) // stored
 
 
-def _estimated_seconds(tflop: Mapping[str, float], passes: Mapping[str, int], device: str, dtype: str) -> dict[str, Any]:
+def _estimated_seconds(tflop: Mapping[str, float], passes: Mapping[str, int], device: str, dtype: str) -> dict[str, object]:
     """Seconds of the networks whose arithmetic is known, from the rate of a matrix product on this device.
 
     A rough figure: whole networks are taken to reach SHARE_OF_CEILING of that rate. unknown: networks without a figure.

@@ -194,7 +194,7 @@ class Run(Evaluator):
         self.seconds["generate"] += float(wall[0])
         self.seconds["features"] += float(wall[1])
 
-    def latency(self) -> dict[str, Any]:
+    def latency(self) -> dict[str, object]:
         """The clock, on an otherwise idle process."""
         began = time.perf_counter()
         with enough_memory(self.plan.device, "while single images were timed", "what was measured is kept"):

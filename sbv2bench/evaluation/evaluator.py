@@ -144,7 +144,7 @@ class Evaluator:
             )
         return {name: np.concatenate([by_place[place][name] for place in places]) for name in by_place[0]}
 
-    def compute(self, latency: dict[str, Any] | None = None) -> EvalResult:
+    def compute(self, latency: dict[str, object] | None = None) -> EvalResult:
         """The result, the same on every process. latency: what `quick_latency` gave, of a run that is timed.
 
         Raises IntegrityError where images are missing, and what reading the reference raises.
@@ -195,7 +195,7 @@ class Evaluator:
                 found[name] = entry.arrays
         return found
 
-    def _result(self, latency: dict[str, Any] | None) -> EvalResult:
+    def _result(self, latency: dict[str, object] | None) -> EvalResult:
         plan, texts, reference = self.plan, self.texts, self.reference
         started = time.perf_counter()
         firsts = [self.rows.get((seed, 0), {}) for seed in plan.seeds]
@@ -244,7 +244,7 @@ class Evaluator:
             | ({"own": own_data(plan.suite, plan.metrics, plan.options)} if plan.suite.id == OWN_SUITE else {}),
         )
 
-    def _rows(self, metric: MetricSpec, seed: int, latency: dict[str, Any] | None, texts: dict[str, Measured]) -> Rows:
+    def _rows(self, metric: MetricSpec, seed: int, latency: dict[str, object] | None, texts: dict[str, Measured]) -> Rows:
         """What a metric of one seed is computed from; of several images of a caption those that it asks for."""
         plan, name = self.plan, metric.extractor
         common: dict[str, Any] = {
@@ -270,10 +270,10 @@ class Evaluator:
             **common,
         )
 
-    def _kept(self, metric: MetricSpec, extractor: str) -> Callable[[str, Callable[[], NDArray[Any]]], NDArray[Any]]:
+    def _kept(self, metric: MetricSpec, extractor: str) -> Callable[[str, Callable[[], NDArray[np.number]]], NDArray[np.number]]:
         """`Rows.kept` of a metric: arrays of the reference alone, from the cache, or computed and put there."""
 
-        def kept(name: str, make: Callable[[], NDArray[Any]]) -> NDArray[Any]:
+        def kept(name: str, make: Callable[[], NDArray[np.number]]) -> NDArray[np.number]:
             code = [provenance.modules_fingerprint(["metrics"]), provenance.plugin_fingerprint(metric.target)]
             key = fingerprint([self.plan.reference_key(extractor), metric.id, metric.version, name, code])
             if key not in self._derived:
@@ -286,5 +286,5 @@ class Evaluator:
         return kept
 
     @cached_property
-    def _derived(self) -> dict[str, NDArray[Any]]:
+    def _derived(self) -> dict[str, NDArray[np.number]]:
         return {}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +12,7 @@ from sbv2bench.data.preparation import prepare, side_of
 from sbv2bench.data.reference import reference_blocks
 from sbv2bench.errors import InputError
 from sbv2bench.evaluation.plan import EvalPlan
-from sbv2bench.features.base import Extractor, load_extractor
+from sbv2bench.features.base import Extractor, is_of_images, is_paired, is_scorer, load_extractor
 from sbv2bench.features.cache import Entry
 from sbv2bench.machine.choices import Progress
 from sbv2bench.machine.processes import cores, each
@@ -21,8 +20,8 @@ from sbv2bench.samplers.base import PromptBlock
 
 REFERENCE_BLOCK = 100
 
-Measured = dict[str, NDArray[Any]]  # extractor id -> its rows
-Asked = Callable[[NDArray[np.uint8], Sequence[str]], NDArray[Any]]  # images [B, H, W, 3] and their captions to rows
+Measured = dict[str, NDArray[np.number]]  # extractor id -> its rows
+Asked = Callable[[NDArray[np.uint8], Sequence[str]], NDArray[np.number]]  # images [B, H, W, 3] and their captions to rows
 Images = NDArray[np.uint8] | Sequence[NDArray[np.uint8]]  # [B, H, W, 3], or [H, W, 3] each
 
 
@@ -69,8 +68,9 @@ class Measurer:
         """Embeddings of the captions, "text" [N, D] float32, by a paired extractor, and of their hard negatives, "false_text"."""
         prompts = self.plan.prompts
         self.load([name])
-        embed: Any = self._loaded[name]
-        found = {"text": embed.embed_text(prompts.captions)}
+        embed = self._loaded[name]
+        assert is_paired(embed, self.plan.extractors[name])
+        found: Measured = {"text": embed.embed_text(prompts.captions)}
         return found if prompts.false_captions is None else found | {"false_text": embed.embed_text(prompts.false_captions)}
 
     def of_reference(self, names: Sequence[str], workers: int, progress: Progress | None, size: int) -> dict[str, Entry]:
@@ -114,11 +114,13 @@ class Measurer:
 
     def _asked(self, name: str) -> Asked:
         """An extractor as a function of images and their captions, by what it gives."""
-        network: Any = self._loaded[name]
-        gives = network.embed_images if self.plan.extractors[name].gives == "paired" else network
-        if self.plan.extractors[name].gives == "scorer":
+        network, spec = self._loaded[name], self.plan.extractors[name]
+        if is_scorer(network, spec):
             return lambda images, captions: np.asarray(network.score(images, list(captions)))
-        return lambda images, captions: np.asarray(gives(images))
+        if is_paired(network, spec):
+            return lambda images, captions: np.asarray(network.embed_images(images))
+        assert is_of_images(network, spec)
+        return lambda images, captions: np.asarray(network(images))
 
 
 def _pixels(size: tuple[int, int]) -> str:
@@ -127,14 +129,14 @@ def _pixels(size: tuple[int, int]) -> str:
     return f"{height} px" if height == width else f"{height}x{width} px"
 
 
-def by_size(network: Asked, images: Images) -> NDArray[Any]:
+def by_size(network: Asked, images: Images) -> NDArray[np.number]:
     """A network's rows of uint8 images [H, W, 3] of any sizes, in their order: those of a size are shown to it together."""
     if isinstance(images, np.ndarray):
         return network(images, ())
     places: dict[tuple[int, ...], list[int]] = {}
     for row, image in enumerate(images):
         places.setdefault(image.shape, []).append(row)
-    found: dict[int, NDArray[Any]] = {}
+    found: dict[int, NDArray[np.number]] = {}
     for rows in places.values():
         found |= dict(zip(rows, network(np.stack([images[row] for row in rows]), ()), strict=True))
     return np.stack([found[row] for row in range(len(images))])

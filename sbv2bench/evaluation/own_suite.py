@@ -157,7 +157,7 @@ def _preparation(base: SuiteSpec, extractors: Iterable[ExtractorSpec], sizes: li
     return preparation_of(sides.pop())
 
 
-def own_data(suite: SuiteSpec, metrics: Iterable[MetricSpec], options: EvalOptions) -> dict[str, Any]:
+def own_data(suite: SuiteSpec, metrics: Iterable[MetricSpec], options: EvalOptions) -> dict[str, object]:
     """What a suite `own` was made of, by the names that were given; what it hashes to is in the metrics' protocols."""
     named = {"prompts": options.prompts, "reference": options.reference}
     return {

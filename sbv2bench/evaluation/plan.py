@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 from sbv2bench import paths, provenance
 from sbv2bench.data.archive import ImageArchive
@@ -44,7 +43,7 @@ class EvalPlan:
     suite: SuiteSpec
     extractors: dict[str, ExtractorSpec]
     metrics: tuple[MetricSpec, ...]
-    protocols: dict[str, dict[str, Any]]
+    protocols: dict[str, dict[str, object]]
     prompts: Prompts
     seeds: tuple[int, ...]
     block_size: int
@@ -82,19 +81,19 @@ class EvalPlan:
         return any(metric.reads == "latency" for metric in self.metrics)
 
     @cached_property
-    def _ground(self) -> dict[str, Any]:
+    def _ground(self) -> dict[str, object]:
         """What any computed array depends on besides its inputs: code, libraries, kind of device."""
         libraries = {name: provenance.library_version(package) for name, package in provenance.LIBRARIES.items()}
         kind = self.device.partition(":")[0]  # processes of one run have a GPU each
         return {"code": provenance.measuring_fingerprint(), "libraries": libraries, "device": kind}
 
-    def _seen_by(self, extractor: str) -> dict[str, Any]:
+    def _seen_by(self, extractor: str) -> dict[str, object]:
         spec = self.extractors[extractor]
         own = {"extractor": spec.protocol(), "source": provenance.plugin_fingerprint(spec.kind)}
         return {**self._ground, **own, "preparation": self.suite.preparation}
 
     @cached_property
-    def _images(self) -> dict[str, Any]:
+    def _images(self) -> dict[str, object]:
         return {
             "model": self.model.protocol(),
             "sampler": self.sampler_source,
@@ -153,7 +152,7 @@ class EvalPlan:
         """The metric's, SHA-256 (64 hex digits)."""
         return fingerprint(self.protocols[metric.id])
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """The plan in JSON-ready words, for --dry-run."""
         return {
             "model": self.model.id,
@@ -281,7 +280,7 @@ def with_options(model: ModelSpec, options: EvalOptions) -> ModelSpec:
             "--repeats 1" if options.repeats > 1 else "--seed 0",
         )
     wanted = {"steps": options.steps, "guidance_scale": options.guidance_scale}
-    changes: dict[str, Any] = {name: value for name, value in wanted.items() if value is not None}
+    changes: dict[str, object] = {name: value for name, value in wanted.items() if value is not None}
     if changes and (model.one_step or not model.has_network()):
         name = next(iter(changes))
         raise InputError(f"--{name.replace('_', '-')}: model {model.id} is sampled by {model.sampler}, which has no such setting")

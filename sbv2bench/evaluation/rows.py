@@ -6,11 +6,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from sbv2bench.specs import ExtractorSpec
 
-Array = NDArray[Any]
+Array = NDArray[np.number]
 
 
 def _made(name: str, make: Callable[[], Array]) -> Array:

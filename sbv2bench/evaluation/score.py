@@ -84,7 +84,7 @@ def _marked(one: Measured, value: MetricValue, rows: Rows, labels: Labels) -> Me
     """A value with what all of them say; an interval of +- 1.96 standard errors where its function gives none."""
     metric, extractor = one.metric, rows.extractor
     name = value.label or metric.title or metric.id
-    update: dict[str, Any] = {
+    update: dict[str, object] = {
         "label": name if metric.reads == "latency" else labels.label(name),
         "direction": metric.direction,
         "n_generated": value.n_generated or (labels.n if rows.generated is None else len(rows.generated)),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import astuple
-from typing import Any
 
 from sbv2bench.evaluation.rows import Array, Rows
 from sbv2bench.metrics import kernel, uncertainty
@@ -60,7 +59,7 @@ def pr(rows: Rows) -> dict[str, MetricValue]:
 def pr_paper(rows: Rows) -> dict[str, MetricValue]:
     """Precision and recall as the paper's script computes them: BGR features, float16 distances."""
 
-    def statistic(generated: Features, reference: Features) -> tuple[float, float]:
+    def statistic(generated: Array, reference: Array) -> tuple[float, float]:
         found = paper_precision_recall(generated, reference, rows.parameters["k"])
         return found.precision, found.recall
 
@@ -81,7 +80,7 @@ def kid(rows: Rows) -> dict[str, MetricValue]:
 
 def _errors_by_blocks(
     statistic: Statistic, pair: tuple[Array, Array], values: tuple[float, ...], counts: tuple[int | None, ...]
-) -> list[dict[str, Any]]:
+) -> list[dict[str, object]]:
     """The fields of MetricValue that errors_by_blocks gives for each value, or why it gives none."""
     least = BLOCKS * _LEAST_IN_BLOCK
     if min(map(len, pair)) < least:

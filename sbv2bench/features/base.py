@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
-from typing import Any, Protocol
+from typing import Protocol, TypeGuard
 
 import numpy as np
 import torch
@@ -22,18 +22,53 @@ KINDS = {
 }
 
 
-class Extractor(Protocol):
-    """A network that measures images. What it is asked by, its spec's `gives` says (ExtractorSpec); this is the usual way."""
+class ImageExtractor(Protocol):
+    """A network of a spec that gives features or attributes."""
 
-    spec: ExtractorSpec
-    image_size: int | None  # images must be this size; None takes any
-
-    def __call__(self, images_BHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Features [B, D] float32 of uint8 RGB images [B, H, W, 3]."""
+    def __call__(self, images_BHWC: NDArray[np.uint8]) -> NDArray[np.float32 | np.int64]:
+        """Features [B, D] float32, or attributes [B, A] int64, of uint8 RGB images [B, H, W, 3]."""
         ...
 
 
-def extractor_class(spec: ExtractorSpec) -> Any:
+class PairedExtractor(Protocol):
+    """A network of a spec that gives pairs: images and captions in one space."""
+
+    def embed_images(self, images_BHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Unit embeddings [B, D] float32 of uint8 RGB images [B, H, W, 3]."""
+        ...
+
+    def embed_text(self, captions: Sequence[str]) -> NDArray[np.float32]:
+        """Unit embeddings [N, D] float32 of captions."""
+        ...
+
+
+class Scorer(Protocol):
+    """A network of a spec that gives a number for an image and its caption."""
+
+    def score(self, images_BHWC: NDArray[np.uint8], captions: Sequence[str]) -> NDArray[np.float32]:
+        """Scores [B] float32 of uint8 RGB images [B, H, W, 3], each with its caption."""
+        ...
+
+
+Extractor = ImageExtractor | PairedExtractor | Scorer  # which, its spec's `gives` says (ExtractorSpec)
+
+
+def is_paired(extractor: Extractor, spec: ExtractorSpec) -> TypeGuard[PairedExtractor]:
+    """Whether the extractor of a spec is asked for images and for captions."""
+    return spec.gives == "paired"
+
+
+def is_scorer(extractor: Extractor, spec: ExtractorSpec) -> TypeGuard[Scorer]:
+    """Whether the extractor of a spec is asked for both at once."""
+    return spec.gives == "scorer"
+
+
+def is_of_images(extractor: Extractor, spec: ExtractorSpec) -> TypeGuard[ImageExtractor]:
+    """Whether the extractor of a spec is asked for images alone."""
+    return spec.gives in ("features", "attributes")
+
+
+def extractor_class(spec: ExtractorSpec) -> Callable[[ExtractorSpec, str], Extractor]:
     """The class of a spec's kind, which may say `image_size` and `dimension`, the number of its features, before it is made.
 
     Raises InputError on an unknown kind.
@@ -43,12 +78,13 @@ def extractor_class(spec: ExtractorSpec) -> Any:
     if not name:
         raise InputError(f"extractor {spec.id}: found kind {spec.kind!r}, expected {', '.join(KINDS)} or module:Class")
     try:
-        return getattr(import_module(module), name)
+        found: Callable[[ExtractorSpec, str], Extractor] = getattr(import_module(module), name)
+        return found
     except (ImportError, AttributeError) as error:
         raise InputError(f"extractor {spec.id}: {target} cannot be imported ({error})") from error
 
 
-def load_extractor(spec: ExtractorSpec, device: str = "cpu") -> Any:
+def load_extractor(spec: ExtractorSpec, device: str = "cpu") -> Extractor:
     """The network of a spec, float32, in evaluation mode, on a device. Raises what `extractor_class` raises."""
     return extractor_class(spec)(spec, device)
 

@@ -25,7 +25,7 @@ from safetensors import SafetensorError
 from sbv2bench.atomic import write_whole
 from sbv2bench.errors import IntegrityError
 
-Arrays = dict[str, NDArray[Any]]
+Arrays = dict[str, NDArray[np.number]]
 
 LOCK_SECONDS = 600  # a write of the largest entry takes a minute or two; a lock held for longer is a stopped process's
 
@@ -84,11 +84,6 @@ class FeatureCache:
     def put_block(self, key: str, number: int, arrays: Arrays, manifest: dict[str, Any] | None = None) -> None:
         """Keep a finished block of the run that will end as `put(key, ...)`. number: of its first row."""
         self.put(_block(key, number), arrays, manifest or {})
-
-    def get_block(self, key: str, number: int) -> Arrays | None:
-        """A finished block of an unfinished run, or None."""
-        entry = self.get(_block(key, number))
-        return None if entry is None else entry.arrays
 
     def get_rows(self, key: str, numbers: Sequence[int], rows: range) -> tuple[Arrays, set[int]] | None:
         """Rows of finished blocks, whatever their size was, and those sizes; None where one of the rows is in none.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import open_clip
@@ -22,6 +22,9 @@ from sbv2bench.errors import InputError, IntegrityError
 from sbv2bench.features.base import to_tensor
 from sbv2bench.specs import ExtractorSpec
 from sbv2bench.weights import compare_keys, load_state_dict
+
+if TYPE_CHECKING:
+    import torchvision
 
 _TEXT_BATCH = 256  # fixed, so that a text's embedding does not depend on who asks for it
 _CONFIG = "open_clip_config.json"
@@ -82,7 +85,7 @@ class OpenClipScorer:
             if self.spec.preparation:
                 embeds = self.embed_pixels(to_tensor(images_BHWC, self.device) / 255.0)
             else:
-                embeds = self.model.encode_image(self._pixels(images_BHWC), normalize=True)
+                embeds = self.model.encode_image(self.pixels(images_BHWC), normalize=True)
         return np.asarray(embeds.cpu().numpy(), dtype=np.float32)
 
     def embed_pixels(self, pixels_BCHW: torch.Tensor) -> torch.Tensor:
@@ -100,7 +103,7 @@ class OpenClipScorer:
         embeds: torch.Tensor = self.model.encode_image((pixels_BCHW - self._mean) / self._std, normalize=True)
         return embeds
 
-    def _pixels(self, images_BHWC: NDArray[np.uint8]) -> torch.Tensor:
+    def pixels(self, images_BHWC: NDArray[np.uint8]) -> torch.Tensor:
         """float32 [B, 3, S, S], normalised by the model's mean and deviation."""
         if images_BHWC.shape[1:3] == self._size:
             return (to_tensor(images_BHWC, self.device) / 255.0 - self._mean) / self._std
@@ -124,7 +127,7 @@ def cut_captions(spec: ExtractorSpec, captions: Sequence[str]) -> tuple[int, int
     return sum(own > length for own in lengths), length
 
 
-def _from_folder(spec: ExtractorSpec) -> tuple[Any, Any, Any]:
+def _from_folder(spec: ExtractorSpec) -> tuple[open_clip.CLIP, torchvision.transforms.Compose, open_clip.SimpleTokenizer]:
     """(model, evaluation transform, tokenizer) of a folder in OpenCLIP's layout."""
     folder = locate(spec)
     if spec.files:
@@ -138,7 +141,7 @@ def _from_folder(spec: ExtractorSpec) -> tuple[Any, Any, Any]:
     return model, preprocess, _tokenizer(folder, spec)
 
 
-def _tokenizer(folder: Path, spec: ExtractorSpec) -> Any:
+def _tokenizer(folder: Path, spec: ExtractorSpec) -> open_clip.HFTokenizer:
     name = f"local-dir:{folder}"
     try:
         return open_clip.get_tokenizer(name, **_offline(name))
@@ -146,7 +149,7 @@ def _tokenizer(folder: Path, spec: ExtractorSpec) -> Any:
         raise IntegrityError(f"extractor {spec.id}: open_clip cannot load {folder} ({str(error).splitlines()[0]})") from error
 
 
-def _from_state_dict(spec: ExtractorSpec) -> tuple[Any, Any, Any]:
+def _from_state_dict(spec: ExtractorSpec) -> tuple[open_clip.CLIP, torchvision.transforms.Compose, open_clip.SimpleTokenizer]:
     """The same of OpenCLIP's architecture of that name with the tensors of one file; its tokenizer ships with open_clip."""
     if open_clip.get_model_config(spec.architecture) is None:
         raise InputError(
@@ -160,7 +163,7 @@ def _from_state_dict(spec: ExtractorSpec) -> tuple[Any, Any, Any]:
     return model, preprocess, open_clip.get_tokenizer(spec.architecture)
 
 
-def _offline(name: str) -> dict[str, Any]:
+def _offline(name: str) -> dict[str, object]:
     """Arguments that keep a Hugging Face tokenizer in the folder from asking the hub; OpenCLIP's own one takes none."""
     text = open_clip.get_model_config(name).get("text_cfg", {})
     return {"local_files_only": True} if text.get("hf_tokenizer_name") else {}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from sbv2bench.data.chain import chain
 from sbv2bench.data.hub import nothing_fetched
@@ -49,12 +48,12 @@ def _counted(unet_folder: Path, text_folder: Path, vae_folder: Path, size: tuple
     from transformers import CLIPTextConfig, CLIPTextModel
 
     with torch.device("meta"):
-        unet_config: dict[str, Any] = UNet2DConditionModel.load_config(unet_folder)
+        unet_config: dict[str, object] = UNet2DConditionModel.load_config(unet_folder)
         if unet_config.get("addition_embed_type"):
             return {}
         unet = UNet2DConditionModel.from_config(unet_config)
         text = CLIPTextModel(CLIPTextConfig.from_pretrained(text_folder))
-        vae_config: dict[str, Any] = AutoencoderKL.load_config(vae_folder)
+        vae_config: dict[str, object] = AutoencoderKL.load_config(vae_folder)
         if vae_config.get("_class_name") != "AutoencoderKL":
             return {}
         vae = AutoencoderKL.from_config(vae_config)
@@ -70,7 +69,7 @@ def _counted(unet_folder: Path, text_folder: Path, vae_folder: Path, size: tuple
         }
 
 
-def _gflop(run: Callable[[], Any]) -> float:
+def _gflop(run: Callable[[], object]) -> float:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch.nn.functional import conv2d
@@ -41,7 +40,7 @@ def flop_counter() -> FlopCounterMode:
     return FlopCounterMode(display=False, custom_mapping={fused: _attention})
 
 
-def _attention(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+def _attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *_: object, **__: object) -> int:
     return int(sdpa_flop_count(query, key, value))
 
 
@@ -70,10 +69,11 @@ class CeilingProbe:
         """sizes: side of the matrices, and (batch, channels, side) of the images; by default what suits the kind of device."""
         self._device, self._clock = torch.device(device), clock
         side, (batch, channels, pixels) = sizes or _SIZES.get(self._device.type, _SIZES["cpu"])
-        placed: dict[str, Any] = {"device": self._device, "dtype": dtype}
-        a, b = torch.rand(side, side, **placed), torch.rand(side, side, **placed)
-        kernel = torch.rand(channels, channels, 3, 3, **placed).to(memory_format=torch.channels_last)
-        images = torch.rand(batch, channels, pixels, pixels, **placed).to(memory_format=torch.channels_last)
+        a, b = torch.rand(side, side, device=self._device, dtype=dtype), torch.rand(side, side, device=self._device, dtype=dtype)
+        kernel = torch.rand(channels, channels, 3, 3, device=self._device, dtype=dtype).to(memory_format=torch.channels_last)
+        images = torch.rand(batch, channels, pixels, pixels, device=self._device, dtype=dtype).to(
+            memory_format=torch.channels_last
+        )
         self._work: dict[str, tuple[int, Callable[[], object]]] = {
             "matmul": (2 * side**3, lambda: a @ b),
             "conv": (2 * 9 * batch * channels**2 * pixels**2, lambda: conv2d(images, kernel, padding=1)),

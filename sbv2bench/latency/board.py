@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from sbv2bench.errors import IntegrityError
 from sbv2bench.report.columns import Column, csv_text, markdown_lines
@@ -61,7 +60,7 @@ def admit(path: Path) -> LatencyResult:
 
 def rows(folder: Path) -> list[Row]:
     """Of each model, decoder, batch size, device and protocol the newest row in `<folder>/results`, fastest models first."""
-    newest: dict[tuple[Any, ...], Row] = {}
+    newest: dict[tuple[str, str, str, int], Row] = {}
     for path in store.find_latency(folder / "results"):
         result = admit(path)
         for batch in result.batches:
@@ -125,10 +124,6 @@ def short(value: float | None) -> str:
     if value == 0 or not math.isfinite(value):
         return f"{value:g}"
     return f"{value:.{min(6, max(0, 2 - math.floor(math.log10(abs(value)))))}f}"
-
-
-def _short_decoder(result: LatencyResult) -> str:
-    return result.decoder.removeprefix("Autoencoder")
 
 
 def _mega(size: int | None) -> str:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -181,7 +180,7 @@ def _result(
     mine: list[tuple[Contender, Repeats]],
     plan: LatencyPlan,
     ceiling: Ceiling,
-    made: dict[str, Any],
+    made: dict[str, object],
 ) -> LatencyResult:
     protocol = plan.options.protocol
     vae = row.networks.get("vae")
@@ -237,7 +236,7 @@ def _enough_memory(plan: LatencyPlan) -> Iterator[None]:
         ) from error
 
 
-def _on(device: str) -> Any:
+def _on(device: str) -> AbstractContextManager[object]:
     """Events are marked in the current device's stream, so it must be the one that is used."""
     return torch.cuda.device(device) if torch.device(device).type == "cuda" else nullcontext()
 
@@ -258,7 +257,7 @@ def _load_average() -> float | None:
     return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
 
 
-def _torch_settings() -> dict[str, Any]:
+def _torch_settings() -> dict[str, object]:
     """Switches of torch that change its speed, as they were."""
     cudnn = torch.backends.cudnn
     return {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +15,7 @@ SECONDS = 8.0  # with the last image that begins within them, under 10 s for any
 MOST_RUNS = 50  # the paper's count (section 7.5)
 
 
-def quick_latency(sampler: Sampler, prompts: Prompts, seed: int = 0, device: str = "cpu") -> dict[str, Any]:
+def quick_latency(sampler: Sampler, prompts: Prompts, seed: int = 0, device: str = "cpu") -> dict[str, object]:
     """Wall time of single images, caption to pixels, one after another, after a warm-up, with every core.
 
     Returns milliseconds: "median_ms", "p5_ms", "p95_ms", "stages_ms" {stage: median}, and "runs", "warm_up", "batch_size",

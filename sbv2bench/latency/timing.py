@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -35,10 +35,10 @@ Repeats = list[list[Sample]]  # for each repeat, its timed calls
 class EventStopwatch(Stopwatch):
     """Stages by events in the device's own stream: the processor does not wait between stages, as it does not in use."""
 
-    def __init__(self, device: str, event: Callable[[], Any] = lambda: torch.cuda.Event(enable_timing=True)) -> None:
+    def __init__(self, device: str, event: Callable[[], torch.Event] = lambda: torch.cuda.Event(enable_timing=True)) -> None:
         super().__init__(device)
         self._event = event
-        self._marks: list[tuple[Stage, Any, Any]] = []
+        self._marks: list[tuple[Stage, torch.Event, torch.Event]] = []
 
     @contextmanager
     def stage(self, name: Stage) -> Iterator[None]:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from sbv2bench.data.assets import resolve_location
 from sbv2bench.data.chain import chain
 from sbv2bench.data.hub import nothing_fetched
 from sbv2bench.data.needs import read_captions, suite_needs
 from sbv2bench.errors import SBV2BenchError
-from sbv2bench.registry import Registry
+from sbv2bench.registry import BUILT_IN, Registry
 from sbv2bench.specs import ModelSpec, SuiteSpec
 
 # The columns of the table that people read; JSON has these keys and those of every kind.
@@ -22,16 +20,39 @@ COLUMNS = {
 }
 
 
-def listed(registry: Registry, kind: str) -> list[dict[str, Any]]:
+def listed(registry: Registry, kind: str) -> list[dict[str, object]]:
     """Everything of a kind, in the order of its declaration. kind: a key of COLUMNS. The network is not asked.
 
     Every object has `id`, `family`, `kind`, `origin`, `licence` and `verified`, and what `COLUMNS` names of its kind. `here`
     says whether all its files are on this machine.
     """
-    return [row | _more(registry, kind, row["id"]) for row in registry.rows(kind)]
+    return [row | _more(registry, kind, str(row["id"])) for row in _rows(registry, kind)]
 
 
-def _more(registry: Registry, kind: str, name: str) -> dict[str, Any]:
+def _rows(registry: Registry, what: str) -> list[dict[str, object]]:
+    """What every line has: id, family, kind, origin, licence, verified."""
+    if what == "plugins":
+        found = [(p.name, "", p.error or "entry point", p.distribution, "", not p.error) for p in registry.plugins]
+    elif what == "models":
+        found = [
+            (m.id, m.family, m.sampler, m.origin or registry.sources["model", m.id], m.licence, m.verified)
+            for m in registry.models.values()
+        ]
+    else:
+        kind = what.removesuffix("s")
+        own = {name: registry.sources[kind, name] for name in registry.table(kind)}
+        families = {name: suite.family for name, suite in registry.suites.items()} if kind == "suite" else {}
+        kinds: dict[str, str] = {name: suite.prompts.kind for name, suite in registry.suites.items()}
+        kinds |= {name: " ".join(metric.keys) for name, metric in registry.metrics.items()} if kind == "metric" else {}
+        kinds |= {name: extractor.kind for name, extractor in registry.extractors.items()} if kind == "extractor" else {}
+        found = [(name, families.get(name, ""), kinds[name], source, "", source == BUILT_IN) for name, source in own.items()]
+        for group in registry.groups.values() if kind == "suite" else ():
+            source = registry.sources["group", group.id]
+            found.append((group.id, group.family, " + ".join(group.suites), source, "", source == BUILT_IN))
+    return [dict(zip(("id", "family", "kind", "origin", "licence", "verified"), row, strict=True)) for row in found]
+
+
+def _more(registry: Registry, kind: str, name: str) -> dict[str, object]:
     if kind == "models":
         model = registry.models[name]
         return {

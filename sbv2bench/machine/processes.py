@@ -61,25 +61,25 @@ class Processes:
 
     rank: int = 0
     size: int = 1
-    group: Any = None
+    group: Any = None  # torch's, whose stubs have numbers among them
 
     def owns(self, number: int) -> bool:
         """Whether block `number` is this process's."""
         return number % self.size == self.rank
 
-    def broadcast(self, value: Any) -> Any:
-        """Rank 0's value, on every rank."""
+    def broadcast(self, value: object) -> Any:
+        """Rank 0's value, on every rank; what the others give is of no matter."""
         if self.size == 1:
             return value
         box = [value]
         dist.broadcast_object_list(box, src=0, group=self.group)
         return box[0]
 
-    def gather(self, value: Any) -> list[Any]:
+    def gather(self, value: T) -> list[T]:
         """Every rank's value, in order, on rank 0; an empty list elsewhere."""
         if self.size == 1:
             return [value]
-        values: list[Any] | None = [None] * self.size if self.rank == 0 else None
+        values = [value] * self.size if self.rank == 0 else None  # each is overwritten
         dist.gather_object(value, values, dst=0, group=self.group)
         return values or []
 

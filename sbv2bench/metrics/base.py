@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sbv2bench.errors import InputError
 
 Float64 = NDArray[np.float64]
-Features = NDArray[np.floating[Any]]
+Features = NDArray[np.floating]
 
 
 def as_features(features: ArrayLike, name: str, minimum: int = 1) -> Features:

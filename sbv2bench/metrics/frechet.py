@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -105,7 +105,7 @@ def factor(covariance: NDArray[np.float64]) -> Float64:
     return root
 
 
-def _centred_root(features: NDArray[np.floating[Any]], mean: Float64) -> Float64:
+def _centred_root(features: NDArray[np.floating], mean: Float64) -> Float64:
     """A [D, n - 1] with A A' the covariance of features [n, D]: a Householder reflection takes the constant vector to the
     first axis, so that the one direction which centring empties is left out exactly instead of as rounding noise."""
     n = len(features)

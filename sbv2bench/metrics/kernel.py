@@ -91,11 +91,6 @@ def kernel_distance(generated: ArrayLike, reference: ArrayLike) -> float:
     return kernel_statistics(generated, reference)[0]
 
 
-def kernel_distance_std_err(generated: ArrayLike, reference: ArrayLike) -> float:
-    """Standard error of kernel_distance; its assumptions are in kernel_statistics, which gives both at the cost of one."""
-    return kernel_statistics(generated, reference)[1]
-
-
 def kernel_distance_subsets(
     generated: ArrayLike, reference: ArrayLike, subsets: int = 100, subset_size: int = 1000, seed: int = 2020
 ) -> tuple[float, float]:

@@ -51,7 +51,7 @@ def _in_single(u: Float32, v: Float32) -> Float32:
     return np.maximum(found, np.float32(0))
 
 
-def _block(u: Float32, v: Float32) -> Iterator[tuple[slice, Float32]]:
+def block_distances(u: Float32, v: Float32) -> Iterator[tuple[slice, Float32]]:
     """(rows, distances [t, c] float32) tile by tile of one block [b, c], in float16 if all of the block is finite there."""
     tiles = [slice(start, start + _TILE) for start in range(0, len(u), _TILE)]
     half = []
@@ -84,7 +84,7 @@ def paper_radii(features: ArrayLike, k: int = 3, block_size: int = BLOCK) -> Flo
     for span in _spans(len(rows), block_size):
         own = nearest[span]
         for other in _spans(len(rows), block_size):
-            for tile, distances in _block(rows[span], rows[other]):
+            for tile, distances in block_distances(rows[span], rows[other]):
                 pool = np.concatenate([own[tile], distances], axis=1)
                 own[tile] = np.partition(pool, k, axis=1)[:, : k + 1]
     radii: Float32 = nearest.max(axis=1)
@@ -119,7 +119,7 @@ def paper_precision_recall(
     precise, recalled = np.zeros(len(gen), bool), np.zeros(len(ref), bool)
     for span in _spans(len(ref), block_size):
         for other in _spans(len(gen), block_size):
-            for tile, distances in _block(ref[span], gen[other]):  # the reference's rows first, as there
+            for tile, distances in block_distances(ref[span], gen[other]):  # the reference's rows first, as there
                 recalled[span][tile] |= (distances <= fake_radii[other]).any(axis=1)
                 precise[other] |= (distances <= real_radii[span][tile, None]).any(axis=0)
     return PaperPrecisionRecall(precision=float(precise.mean()), recall=float(recalled.mean()))

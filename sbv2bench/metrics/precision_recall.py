@@ -14,7 +14,6 @@ depend on the block size, the threads or the BLAS.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -29,7 +28,7 @@ _SPARE = 2  # neighbours kept beyond k, so that rounding seldom leaves the k-th 
 _GROUPS = 64  # columns of a block are thinned to this many minima before anything is sorted
 _PROBABILITY = 8.0  # width of the rounding bound in standard deviations
 
-Floats = NDArray[np.floating[Any]]
+Floats = NDArray[np.floating]
 Indices = NDArray[np.intp]
 
 
@@ -56,7 +55,7 @@ class _Block:
         return slice(self.start, self.start + len(self.rows))
 
 
-class _Blocks:
+class Blocks:
     """A set of features cut into centred blocks, with the bound on the rounding of products of two of them.
 
     By Higham and Mary (2019, theorem 2.4) the product of two rows is off by at most about 8 sqrt(D) u |x| |y| (u: unit
@@ -85,14 +84,14 @@ class _Blocks:
         self.half[span] = half
         return _Block(start, rows, half * self.dtype.type(1 - self.slope) - self.dtype.type(self.least))
 
-    def slack(self, index: Indices, other: _Blocks, other_index: Indices) -> Float64:
+    def slack(self, index: Indices, other: Blocks, other_index: Indices) -> Float64:
         """Lower bound + slack is an upper bound; float64, of the shape that the two index arrays broadcast to."""
         norms: Float64 = self.half[index].astype(np.float64) + other.half[other_index]
         norms *= 2 * self.slope
         norms += 4 * self.least
         return norms
 
-    def exact(self, index: Indices, other: _Blocks, other_index: Indices) -> Float64:
+    def exact(self, index: Indices, other: Blocks, other_index: Indices) -> Float64:
         """Half squared distances of pairs, [P] float64, from the uncentred features: zero exactly for equal rows."""
         distances = np.empty(len(index))
         step = max(1, _EXACT_ELEMENTS // self.features.shape[1])
@@ -104,7 +103,7 @@ class _Blocks:
         return distances
 
 
-def _lower_bounds(block: _Block, other: _Block) -> Floats:
+def lower_bounds(block: _Block, other: _Block) -> Floats:
     """Lower bounds [b, c] of the half squared distances between the rows of two blocks."""
     bounds: Floats = block.rows @ other.rows.T
     np.subtract(other.low[None, :], bounds, out=bounds)
@@ -163,14 +162,14 @@ def _entries(bounds: Floats, mask: NDArray[np.bool_]) -> tuple[Indices, Indices,
     return rows, columns, bounds.ravel()[flat]
 
 
-def _search(points: _Blocks, nearest: _Nearest) -> None:
+def _search(points: Blocks, nearest: _Nearest) -> None:
     """Fill nearest with the smallest lower bounds of every point to others of its set; upper-triangle blocks only."""
     keep = nearest.values.shape[1]
     for start in points.starts:
         block = points.block(start)
         for other_start in points.starts[start // points.step :]:
             other = block if other_start == start else points.block(other_start)
-            bounds = _lower_bounds(block, other)
+            bounds = lower_bounds(block, other)
             if other is block:
                 np.fill_diagonal(bounds, np.inf)
             worst = nearest.values[block.span].max(axis=1).astype(bounds.dtype)
@@ -182,7 +181,7 @@ def _search(points: _Blocks, nearest: _Nearest) -> None:
                 nearest.take(other.span, j, i + block.start, values)
 
 
-def _half_radii(points: _Blocks, k: int) -> Float64:
+def _half_radii(points: Blocks, k: int) -> Float64:
     """Exact half squared distance of every point to its k-th nearest other point, [N] float64."""
     n = len(points.features)
     nearest = _Nearest(n, min(k + _SPARE, n - 1))
@@ -201,15 +200,15 @@ def _half_radii(points: _Blocks, k: int) -> Float64:
     return half
 
 
-def _settle(points: _Blocks, index: Indices, limits: Float64, k: int) -> Float64:
+def _settle(points: Blocks, index: Indices, limits: Float64, k: int) -> Float64:
     """Exact half radii of the points of index, where a neighbour that was not kept might be nearer than limits, the k-th
     of those that were: everything within limits is computed exactly. Rare, but for clusters tighter than rounding."""
     exact = _Nearest(len(index), k)
     for start in range(0, len(index), points.step):
         chosen = index[start : start + points.step]
-        block = _Blocks(points.features[chosen], points.mean, points.step).block(0)
+        block = Blocks(points.features[chosen], points.mean, points.step).block(0)
         for other_start in points.starts:
-            bounds = _lower_bounds(block, points.block(other_start))
+            bounds = lower_bounds(block, points.block(other_start))
             i, j, _ = _entries(bounds, bounds <= limits[start : start + points.step, None])
             j = j + other_start
             others = chosen[i] != j
@@ -220,7 +219,7 @@ def _settle(points: _Blocks, index: Indices, limits: Float64, k: int) -> Float64
 
 
 def _inside(
-    generated: _Blocks, reference: _Blocks, pairs: tuple[Indices, Indices], lower: Floats, radii_of: Float64
+    generated: Blocks, reference: Blocks, pairs: tuple[Indices, Indices], lower: Floats, radii_of: Float64
 ) -> NDArray[np.bool_]:
     """Whether half distances of pairs are <= half radii, all [P]; lower: their bounds, none above its radius."""
     i, j = pairs
@@ -230,7 +229,7 @@ def _inside(
     return inside
 
 
-def _working_dtype(*sets: Features) -> np.dtype[Any]:
+def _working_dtype(*sets: Features) -> np.dtype[np.floating]:
     return np.result_type(np.float32, *sets)
 
 
@@ -246,7 +245,7 @@ def radii(features: ArrayLike, k: int = 3, block_size: int = _BLOCK) -> Float64:
     reference set. Raises InputError if N <= k, the shape is wrong, or a value is not finite."""
     rows = as_features(features, "given")
     _check(rows, "given", k, block_size)
-    return 2 * _half_radii(_Blocks(rows, rows.mean(axis=0, dtype=_working_dtype(rows)), block_size), k)
+    return 2 * _half_radii(Blocks(rows, rows.mean(axis=0, dtype=_working_dtype(rows)), block_size), k)
 
 
 def precision_recall(
@@ -281,7 +280,7 @@ def precision_recall(
     generated_half = radii(rows[0], k, block_size) / 2
 
     mean = rows[1].mean(axis=0, dtype=_working_dtype(*rows))
-    gen, ref = (_Blocks(features, mean, block_size) for features in rows)
+    gen, ref = (Blocks(features, mean, block_size) for features in rows)
     # rounding a radius moves it by less than the slack, so no pair inside is lost
     reach_fakes, reach_reals = generated_half.astype(mean.dtype)[:, None], reference_half.astype(mean.dtype)[None, :]
     precise, covered, recalled = np.zeros(len(rows[0]), bool), np.zeros(len(rows[1]), bool), np.zeros(len(rows[1]), bool)
@@ -290,7 +289,7 @@ def precision_recall(
         block = gen.block(start)
         for other_start in ref.starts:
             other = ref.block(other_start)
-            bounds = _lower_bounds(block, other)
+            bounds = lower_bounds(block, other)
             i, j, lower = _entries(bounds, bounds <= reach_reals[:, other.span])
             i, j = i + start, j + other_start
             inside = _inside(gen, ref, (i, j), lower, reference_half[j])

@@ -7,14 +7,13 @@ size, rotation, hue, light and background, and any picture can be had alone.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sbv2bench.mini.world import ATTRIBUTES, FREE, IMAGE_SIZE, Ints, Scenes, random_uniform
 
-Floats = NDArray[Any]  # float32, or float64 where a constant widened it
+Floats = NDArray[np.floating]  # float32, or float64 where a constant widened it
 
 _PICTURE_STREAM = 3
 _FIELDS = 48
@@ -129,7 +128,8 @@ def _background(style: Ints, u: Floats, waves: Floats) -> Floats:
     slope = np.select([style == 0, style == 2], [0.20 + 0.12 * u[:, 2], np.zeros(len(u))], 0.0).astype(np.float32)
     shade = 1.0 - _at(slope) * (_Y + 0.3 * _at(2 * u[:, 3] - 1) * _X)
     shade += 0.13 * waves * _at((style == 2).astype(np.float32))
-    return base[:, None, None, :] * shade[..., None]
+    lit: Floats = base[:, None, None, :] * shade[..., None]
+    return lit
 
 
 @dataclass(frozen=True)
@@ -244,7 +244,8 @@ def _ring(x: Floats, y: Floats) -> Floats:
 def _cross(x: Floats, y: Floats) -> Floats:
     x, y = np.abs(x), np.abs(y)
     bar, beam = np.float32(0.33), np.float32(0.98)
-    return np.minimum(np.maximum(x - beam, y - bar), np.maximum(x - bar, y - beam))
+    distance: Floats = np.minimum(np.maximum(x - beam, y - bar), np.maximum(x - bar, y - beam))
+    return distance
 
 
 _DISTANCES = (_circle, _square, _triangle, _star, _ring, _cross)

@@ -71,7 +71,7 @@ class Scenes:
     def __len__(self) -> int:
         return len(self.attributes)
 
-    def __getitem__(self, rows: Any) -> Scenes:
+    def __getitem__(self, rows: Ints | NDArray[np.bool_] | slice) -> Scenes:
         """Scenes at an index array, mask or slice."""
         return Scenes(self.attributes[rows], self.mentioned_last[rows], self.wording[rows], self.phrasing[rows])
 

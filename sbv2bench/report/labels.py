@@ -49,7 +49,7 @@ def place(points: Sequence[tuple[float, float]], texts: Sequence[str], width: fl
     for (x, y), text in zip(points, texts, strict=True):
         label = None
         for right, down, align in PLACES if text else ():
-            box = _box(x + right, y + down, align, CHARACTER * len(text))
+            box = box_of(x + right, y + down, align, CHARACTER * len(text))
             inside = box.left >= 0 and box.right <= width and box.top >= 0 and box.bottom <= height
             if inside and not any(box.meets(other) for other in taken):
                 taken.append(box)
@@ -59,6 +59,7 @@ def place(points: Sequence[tuple[float, float]], texts: Sequence[str], width: fl
     return found
 
 
-def _box(x: float, y: float, align: Align, width: float) -> Box:
+def box_of(x: float, y: float, align: Align, width: float) -> Box:
+    """What a name of that width covers, in pixels, whose end or middle is at x."""
     left = x - {"left": 0.0, "center": width / 2, "right": width}[align]
     return Box(left, y - LINE / 2, left + width, y + LINE / 2)

@@ -10,10 +10,13 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 from xml.etree import ElementTree
 
 from sbv2bench.report.labels import place
+
+if TYPE_CHECKING:
+    import altair
 
 VEGA_LITE = "5.20"  # of those that vl-convert brings: the drawing does not change when altair does
 LEFT, RIGHT, TOP, BOTTOM = 48, 16, 30, 44  # pixels around a plot's inside
@@ -26,7 +29,7 @@ _LOOKS = {  # shape, fill, stroke
 }
 Look = Literal["one step", "several steps", "published", "real", "curve"]
 _TAGS = {"svg", "g", "path", "line", "text", "rect"}
-_KEPT = {
+KEPT = {
     "viewBox", "transform", "d", "x", "y", "x1", "y1", "x2", "y2", "width", "height", "fill", "stroke", "stroke-width",
     "stroke-dasharray", "opacity", "fill-opacity", "text-anchor", "font-size", "font-weight",
 }  # fmt: skip
@@ -138,7 +141,7 @@ def plot(
     return _own(vl_convert.vegalite_to_svg(spec, vl_version=VEGA_LITE), marks, title)
 
 
-def _placed(x: Axis, y: Axis, across: Scale, up: Scale) -> dict[str, Any]:
+def _placed(x: Axis, y: Axis, across: Scale, up: Scale) -> dict[str, object]:
     """The two axes, as the first layer declares them for all."""
     import altair
 
@@ -156,7 +159,7 @@ def _placed(x: Axis, y: Axis, across: Scale, up: Scale) -> dict[str, Any]:
     }
 
 
-def _joined(lines: Sequence[Sequence[Mark]], x: Axis, y: Axis, across: Scale, up: Scale) -> list[Any]:
+def _joined(lines: Sequence[Sequence[Mark]], x: Axis, y: Axis, across: Scale, up: Scale) -> list[altair.Chart]:
     import altair
 
     joined = [
@@ -168,7 +171,7 @@ def _joined(lines: Sequence[Sequence[Mark]], x: Axis, y: Axis, across: Scale, up
     return [chart.encode(**_placed(x, y, across, up), detail="line:N", order="place:O")]
 
 
-def _intervals(marks: Sequence[Mark], across: Scale, up: Scale) -> list[Any]:
+def _intervals(marks: Sequence[Mark], across: Scale, up: Scale) -> list[altair.Chart]:
     import altair
 
     level = [
@@ -189,20 +192,21 @@ def _intervals(marks: Sequence[Mark], across: Scale, up: Scale) -> list[Any]:
     ]
 
 
-def _points(marks: Sequence[Mark]) -> Any:
+def _points(marks: Sequence[Mark]) -> altair.Chart:
     import altair
 
     looks = [dict(zip(("shape", "fill", "stroke"), _LOOKS[mark.look], strict=True)) for mark in marks]
     points = [{"x": mark.x, "y": mark.y, **look} for mark, look in zip(marks, looks, strict=True)]
     chart = altair.Chart(altair.Data(values=points), name="points").mark_point(size=64, strokeWidth=1.25, opacity=1)
-    return chart.encode(
+    encoded: altair.Chart = chart.encode(
         x="x:Q", y="y:Q",
         shape=altair.Shape("shape:N", scale=None), fill=altair.Fill("fill:N", scale=None),
         stroke=altair.Stroke("stroke:N", scale=None),
     )  # fmt: skip
+    return encoded
 
 
-def _names(marks: Sequence[Mark], across: Scale, up: Scale, width: float, height: float) -> list[Any]:
+def _names(marks: Sequence[Mark], across: Scale, up: Scale, width: float, height: float) -> list[altair.Chart]:
     import altair
 
     spots = [(across.share(mark.x) * width, (1 - up.share(mark.y)) * height) for mark in marks]
@@ -239,7 +243,7 @@ def _clean(element: ElementTree.Element, points: dict[ElementTree.Element, Mark]
     element.tag = element.tag.rpartition("}")[2]
     if element.tag not in _TAGS:
         raise ValueError(f"plot: found <{element.tag}> in a drawing, expected {sorted(_TAGS)}")
-    kept = {name: _rounded(value) for name, value in element.attrib.items() if name in _KEPT}
+    kept = {name: rounded(value) for name, value in element.attrib.items() if name in KEPT}
     element.attrib.clear()
     element.attrib |= kept
     if element in points:
@@ -247,6 +251,6 @@ def _clean(element: ElementTree.Element, points: dict[ElementTree.Element, Mark]
         element.attrib |= {"class": "mark", "role": "img", "tabindex": "-1", "aria-label": mark.tip, "data-row": mark.row}
 
 
-def _rounded(text: str) -> str:
+def rounded(text: str) -> str:
     """Coordinates to a hundredth of a pixel: what two machines' arithmetic agrees on."""
     return re.sub(r"-?\d+\.\d+(e-?\d+)?", lambda found: f"{round(float(found[0]), 2) + 0.0:g}", text)

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 from sbv2bench.boards.claims import Verdict
 from sbv2bench.metrics.comparison import Mean, holm, spread_of, welch
@@ -69,7 +68,7 @@ class FigureCurves:
         """Whether any of its sweeps was run."""
         return any(panel.curves for panel in self.panels)
 
-    def document(self) -> dict[str, Any]:
+    def document(self) -> dict[str, object]:
         """JSON-ready."""
         return {
             "target": self.name,
@@ -80,7 +79,7 @@ class FigureCurves:
         }
 
 
-def _panel(panel: PanelCurves) -> dict[str, Any]:
+def _panel(panel: PanelCurves) -> dict[str, object]:
     curves = [
         {
             "key": curve.key,

@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
-from typing import Any
 
 from sbv2bench.boards import claims
 from sbv2bench.boards.boards import Board
@@ -82,7 +81,7 @@ class Miniature:
         found = Counter(order.verdict for order in self.orders if order.key == key)
         return {verdict: found[verdict] for verdict in VERDICTS}
 
-    def document(self) -> dict[str, Any]:
+    def document(self) -> dict[str, object]:
         """JSON-ready."""
         return {
             "target": self.name,
@@ -96,7 +95,7 @@ class Miniature:
             "correction": f"Holm within a column, at {LEVEL}",
         }
 
-    def _row(self, line: Line) -> dict[str, Any]:
+    def _row(self, line: Line) -> dict[str, object]:
         cells = []
         for column in self.columns:
             found = line.measured[column.key]
@@ -114,7 +113,7 @@ class Miniature:
         return head | {"suspect": line.printed.suspect, "cells": cells}
 
 
-def _order(order: Order) -> dict[str, Any]:
+def _order(order: Order) -> dict[str, object]:
     difference = order.difference
     numbers = (None, None) if difference is None else (difference.value, list(difference.interval))
     return {

@@ -48,7 +48,7 @@ def plan_figure(name: str, suites: Sequence[SuiteSpec], registry: Registry) -> d
         ends = (f"{suite.family}/{panel.a}", f"{suite.family}/{panel.b}")
         models = [registry.models.get(end) for end in ends]
         lacking = next(
-            (f"{end}: {why}" for end, model in zip(ends, models, strict=True) if (why := _lacking(model, registry))), ""
+            (f"{end}: {why}" for end, model in zip(ends, models, strict=True) if (why := why_lacking(model, registry))), ""
         )
         known = next((model for model in models if model is not None), None)
         cost = _times(cost_of(known, suite, registry), SWEEP_WEIGHTS) if known is not None and known.has_network() else {}
@@ -95,7 +95,7 @@ def _method(
         options = [f"--steps {model.steps}"] if model.steps != declared_as.steps else []
         options += [f"--guidance-scale {model.guidance_scale:g}"] if model.guidance_scale != declared_as.guidance_scale else []
         command = " ".join([f"sbv2bench eval --model {model_id}", *options, *(f"--suite {suite.id}" for suite in suites[:1])])
-    lacking = _lacking(model, registry) if model_id else "the mini family has no such model"
+    lacking = why_lacking(model, registry) if model_id else "the mini family has no such model"
     return {
         "model": model_id,
         "at_hand": not lacking,
@@ -106,7 +106,7 @@ def _method(
     }
 
 
-def _lacking(model: ModelSpec | None, registry: Registry) -> str:
+def why_lacking(model: ModelSpec | None, registry: Registry) -> str:
     """Why a model cannot be sampled here and now; "" if its files seem to be at hand."""
     if model is None:
         return "not in the catalog"
@@ -119,7 +119,7 @@ def _lacking(model: ModelSpec | None, registry: Registry) -> str:
             return errors[0]
     if model.merge is not None:
         ends = (model.merge.a, model.merge.b)
-        return next((f"{end}: {why}" for end in ends if (why := _lacking(registry.models.get(end), registry))), "")
+        return next((f"{end}: {why}" for end in ends if (why := why_lacking(registry.models.get(end), registry))), "")
     return ""
 
 
@@ -137,7 +137,7 @@ def cost_of(model: ModelSpec, suite: SuiteSpec, registry: Registry) -> dict[str,
     work = whole_work(model, suite, EvalOptions(), registry)
     passes = work.forward_passes()
     from_hub = any(location.startswith(HUB) for location in (model.location, model.base, model.vae))
-    stages = {} if from_hub or _lacking(model, registry) else stage_gflop(model, registry)
+    stages = {} if from_hub or why_lacking(model, registry) else stage_gflop(model, registry)
     return {"images": work.images, "forward_passes": passes, "tflop": work.teraflop(passes, stages)}
 
 

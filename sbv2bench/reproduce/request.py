@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from sbv2bench.boards.boards import Board
 from sbv2bench.errors import InputError, PrerequisiteError
@@ -96,7 +95,7 @@ def _nothing(request: Request, results: Search) -> PrerequisiteError:
     )
 
 
-def plan_of(request: Request) -> dict[str, Any]:
+def plan_of(request: Request) -> dict[str, object]:
     """What it would take, JSON-ready. Raises as `carry_out`, but for results that are missing."""
     if request.target in declared().figures:
         return plan_figure(request.target, request.suites, request.registry)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from sbv2bench.boards import boards
 from sbv2bench.boards.boards import Board
@@ -108,7 +107,7 @@ def differing(result: EvalResult, suite: SuiteSpec, registry: Registry) -> list[
     return [*dict.fromkeys(wrong), *(f"{name} (declared anew)" for name in result.provenance.get("declared_anew") or ())]
 
 
-def _unequal(own: Any, declared: Any, where: str, metric: str) -> Iterable[str]:
+def _unequal(own: object, declared: object, where: str, metric: str) -> Iterable[str]:
     """Dotted paths at which two JSON values differ; weights apart, which are declared without hashes.
 
     metric: named before what is its own; captions, reference and numbers of images are all metrics'.
@@ -138,7 +137,7 @@ def twins(model: ModelSpec, found: Iterable[Board]) -> list[ModelSpec]:
     return twins
 
 
-def as_sampled(model: ModelSpec) -> dict[str, Any]:
+def as_sampled(model: ModelSpec) -> dict[str, object]:
     """Where a model's weights are from and how it is asked, JSON-ready."""
     names = set(ModelSpec.model_fields) - (ModelSpec.remarks | {"weights"}) | {"location", "base"}
     return model.model_dump(mode="json", include=names)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from sbv2bench.boards.boards import latency_of
 from sbv2bench.errors import InputError, ToleranceError
@@ -99,7 +99,7 @@ class Reproduction:
                 f"sbv2bench show {line.model}",
             )
 
-    def document(self) -> dict[str, Any]:
+    def document(self) -> dict[str, object]:
         """JSON-ready."""
         rows = [
             {

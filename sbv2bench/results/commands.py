@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from typing import Any
 
 from sbv2bench.registry import OWN_SUITE
 from sbv2bench.results.records import EvalResult
@@ -30,8 +29,8 @@ def model_word(model: ModelSpec) -> str:
     return model.location if model.family == "local" and model.location else model.id
 
 
-def _own_words(result: EvalResult) -> dict[str, Any]:
-    own: dict[str, Any] = result.provenance.get("own") or {}
+def _own_words(result: EvalResult) -> dict[str, object]:
+    own = result.provenance.get("own") or {}
     height, width = own.get("resolution") or (None, None)
     return {
         "--suite": str(own.get("from", "")).partition(":")[0],

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +14,7 @@ from sbv2bench.results.records import EvalResult
 
 # Metric key -> what each caption scored, [S, N]: seeds, captions in the suite's order. CLIP and HPS are float32, attribute
 # accuracy is uint8: 1 where every attribute named is right.
-Values = dict[str, NDArray[Any]]
+Values = dict[str, NDArray[np.number]]
 
 
 def attach(result: EvalResult, values: Values) -> tuple[EvalResult, bytes | None]:

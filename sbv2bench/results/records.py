@@ -56,11 +56,11 @@ class MetricValue(Record):
     prompt_values: str | None = None  # SHA-256 of `<result file's stem>.prompts.safetensors`, which has each caption's value
     repeats: tuple[float, ...] = ()
     styles: dict[str, dict[str, float]] | None = None  # HPS: {style: {"value", "std_err", "n", "group_deviation"}}
-    each: Any = Field(default=None, exclude=True, repr=False)
+    each: object = Field(default=None, exclude=True, repr=False)
 
     @model_validator(mode="before")
     @classmethod
-    def _label_of_what_was_measured(cls, fields: Any) -> Any:
+    def _label_of_what_was_measured(cls, fields: object) -> object:
         if not isinstance(fields, dict) or not isinstance(fields.get("label"), str):
             return fields
         n = fields.get("n_generated")
@@ -80,7 +80,7 @@ class SuiteRecord(Record):
     id: str
     version: int
     prompts_sha256: str
-    reference: dict[str, Any] | None
+    reference: dict[str, object] | None
     num_generated: int  # captions
     num_reference: int | None
     images_per_prompt: int = 1

@@ -7,7 +7,7 @@ import json
 import re
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from pydantic import ValidationError
 
@@ -155,11 +155,11 @@ def _loaded(path: Path, record: type[R], kind: str) -> R:
         raise IntegrityError(f"result file {path}: {where}: {first['msg']}, found {first['input']!r:.80}") from error
 
 
-def _kind(content: dict[str, Any]) -> str:
+def _kind(content: dict[str, object]) -> str:
     return "latency" if content.get("kind") == "latency" else "eval"
 
 
-def _content(path: Path) -> dict[str, Any]:
+def _content(path: Path) -> dict[str, object]:
     """A file's JSON, of a schema that this version reads."""
     try:
         content = json.loads(path.read_text("utf-8"))

@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterable
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import ValidationError
 
@@ -53,7 +53,7 @@ class SweepFile(Record):
     b: SweepEnd
     suite: SweepSuite
     rows: tuple[SweepRow, ...]
-    provenance: dict[str, Any]
+    provenance: dict[str, object]
 
 
 def load(path: Path) -> SweepFile:

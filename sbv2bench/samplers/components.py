@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, SchedulerMixin, StableDiffusionPipeline, UNet2DConditionModel
@@ -20,6 +20,8 @@ from sbv2bench.samplers.networks import StoredModel
 from sbv2bench.specs import ModelSpec
 
 if TYPE_CHECKING:
+    from diffusers import ModelMixin
+
     from sbv2bench.registry import Registry
 
 
@@ -129,7 +131,7 @@ def is_guided(guidance_scale: float) -> bool:
     return guidance_scale > 1.0
 
 
-def check_guidance(spec: ModelSpec, denoiser: Any) -> None:
+def check_guidance(spec: ModelSpec, denoiser: ModelMixin) -> None:
     """Raises InputError or IntegrityError where a network is not guided as its spec says."""
     scale, embedded = spec.guidance_scale, embeds_guidance(denoiser)
     if spec.guidance == "none" and is_guided(scale):
@@ -139,7 +141,7 @@ def check_guidance(spec: ModelSpec, denoiser: Any) -> None:
         raise IntegrityError(f"{spec.id}: guidance is declared {spec.guidance}, and its network {takes} the scale as an input")
 
 
-def embeds_guidance(denoiser: Any) -> bool:
+def embeds_guidance(denoiser: ModelMixin) -> bool:
     """Whether a network reads the guidance scale as an input."""
     config = denoiser.config
     return config.get("time_cond_proj_dim") is not None or bool(config.get("guidance_embeds"))

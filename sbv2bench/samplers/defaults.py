@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any
 
 import diffusers
 
@@ -28,7 +27,7 @@ def settled(spec: ModelSpec, dtype: str | None = None) -> ModelSpec:
     name = read_json(index).get("_class_name") if index is not None else None
     kind = getattr(diffusers, str(name), None)
     call = inspect.signature(kind.__call__).parameters if inspect.isclass(kind) else {}
-    found: dict[str, Any] = {}
+    found: dict[str, object] = {}
     for setting in spec.unstated:
         default = getattr(call.get(_ARGUMENTS[setting]), "default", None)
         if isinstance(default, int | float):

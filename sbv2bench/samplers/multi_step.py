@@ -27,20 +27,21 @@ class MultiStepSampler:
         refuse_unused(spec, "timestep", "alpha_T", "input_scaling")
         self.spec = spec
         self._guided = is_guided(spec.guidance_scale)
-        self._components = load_components(spec, device, dtype, registry)
-        self._scheduler = make_scheduler(spec, self._components.scheduler)
-        self.resolution = self._components.resolution
-        self.width = self._components.width
+        self.components = load_components(spec, device, dtype, registry)
+        self._scheduler = make_scheduler(spec, self.components.scheduler)
+        self.resolution = self.components.resolution
+        self.width = self.components.width
         scheduler = self._fresh_scheduler()
         self.network_calls = count_calls(scheduler) * (2 if self._guided else 1)
-        check_walk(scheduler, spec, self._components.latent_shape[0])
+        check_walk(scheduler, spec, self.components.latent_shape[0])
 
     def generate(self, block: PromptBlock, stopwatch: Stopwatch) -> Images:
         """uint8 [block size, resolution, width, 3]; see `Sampler.generate`."""
-        return self._components.sample(block, stopwatch, self._guided, self._denoise)
+        return self.components.sample(block, stopwatch, self._guided, self.denoise)
 
-    def _denoise(self, noise: Tensor, text: Tensor, rngs: list[torch.Generator]) -> Tensor:
-        parts, scale, scheduler = self._components, self.spec.guidance_scale, self._fresh_scheduler()
+    def denoise(self, noise: Tensor, text: Tensor, rngs: list[torch.Generator]) -> Tensor:
+        """Latents x_0 [B, C, h, w] of noise of that shape and the states of captions; rngs: a generator for each image."""
+        parts, scale, scheduler = self.components, self.spec.guidance_scale, self._fresh_scheduler()
         latents: Tensor = noise * scheduler.init_noise_sigma
         drawn = randomness(scheduler, rngs)
         for t in scheduler.timesteps:
@@ -50,14 +51,14 @@ class MultiStepSampler:
 
     def networks(self) -> dict[str, torch.nn.Module]:
         """Its networks by part; see `HasNetworks.networks`."""
-        return self._components.networks()
+        return self.components.networks()
 
     def pipeline(self) -> StableDiffusionPipeline:
         """For the same images pass the noise as `latents`, the spec's steps or timesteps, guidance_scale, and generators."""
-        return self._components.pipeline(copy.deepcopy(self._scheduler))
+        return self.components.pipeline(copy.deepcopy(self._scheduler))
 
     def _fresh_scheduler(self) -> SchedulerMixin:
         """A scheduler keeps the state of one denoising, so every block has its own."""
         scheduler = copy.deepcopy(self._scheduler)
-        set_timesteps(scheduler, self.spec, self._components.device)
+        set_timesteps(scheduler, self.spec, self.components.device)
         return scheduler

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import diffusers
 import torch
@@ -32,6 +32,11 @@ from sbv2bench.specs import ModelSpec, PredictionType
 from sbv2bench.weights import StateDict, check_finite, fold_lora, interpolate, load_adapter, some
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from diffusers import ModelMixin
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
     from sbv2bench.registry import Registry
 
 SLOTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
@@ -124,7 +129,9 @@ class StoredModel:
         check_scaling(self.spec, vae, folder)
         return vae
 
-    def text_encoder(self, dtype: torch.dtype, name: str = "text_encoder", kind: Any = CLIPTextModel) -> Any:
+    def text_encoder(
+        self, dtype: torch.dtype, name: str = "text_encoder", kind: type[PreTrainedModel] = CLIPTextModel
+    ) -> PreTrainedModel:
         """A text encoder; of the tensors that it has no use for, those of CLIP's other half may lie in its file.
 
         name: its part. kind: a class of transformers, which may keep some of its layers in float32.
@@ -146,7 +153,7 @@ class StoredModel:
         network = network.to(dtype) if kind.__name__.startswith("CLIPText") else network
         return network.eval().requires_grad_(False)
 
-    def tokenizer(self, name: str = "tokenizer", kind: Any = CLIPTokenizer) -> Any:
+    def tokenizer(self, name: str = "tokenizer", kind: type[PreTrainedTokenizerBase] = CLIPTokenizer) -> PreTrainedTokenizerBase:
         """A tokenizer. name: its part. kind: a class of transformers."""
         folder = self._slot(name)
         with quiet(), reading(folder):
@@ -219,11 +226,11 @@ class StoredModel:
         """The suffix of the weights that are read of a network's folder; None for the plain ones."""
         return selection_in(folder, self.dtype).variants.get("") or None
 
-    def network(self, kind: Any, name: str, dtype: torch.dtype) -> Any:
+    def network(self, kind: type[ModelMixin], name: str, dtype: torch.dtype) -> ModelMixin:
         """A part that is a network of diffusers. kind: its class."""
         return self._load(kind, self._slot(name), dtype)
 
-    def _load(self, kind: Any, folder: Path, dtype: torch.dtype) -> Any:
+    def _load(self, kind: type[ModelMixin], folder: Path, dtype: torch.dtype) -> ModelMixin:
         return load_network(kind, folder, dtype, self.variant(folder))
 
     def _slot(self, *names: str) -> Path:
@@ -243,7 +250,7 @@ class StoredModel:
         )
 
 
-def load_network(kind: Any, folder: Path, dtype: torch.dtype, variant: str | None = None) -> Any:
+def load_network(kind: type[ModelMixin], folder: Path, dtype: torch.dtype, variant: str | None = None) -> ModelMixin:
     """A diffusers network in eval mode; every parameter from the file, and every tensor of the file used.
 
     Raises IntegrityError where that cannot be.
@@ -267,7 +274,7 @@ def load_network(kind: Any, folder: Path, dtype: torch.dtype, variant: str | Non
     return network.eval().requires_grad_(False)
 
 
-def check_scaling(spec: ModelSpec, vae: Any, folder: Path) -> None:
+def check_scaling(spec: ModelSpec, vae: AutoencoderKL | AutoencoderTiny, folder: Path) -> None:
     """IntegrityError unless an AutoencoderKL divides latents by the number that the spec expects (or by any, where it says none).
 
     A wrong one makes pictures that are too pale or too harsh, and no error.
@@ -304,7 +311,7 @@ def _folded(state: StateDict, adapter: Path, base: Path) -> StateDict:
         ) from error
 
 
-def _check_loaded(folder: Path, **wrong: Any) -> None:
+def _check_loaded(folder: Path, **wrong: Collection[str]) -> None:
     words = {"missing": "missing", "extra": "not expected", "reshaped": "of another shape"}
     if parts := [f"{len(keys)} {words[kind]} ({some(sorted(keys))})" for kind, keys in wrong.items() if keys]:
         raise IntegrityError(f"{folder}: weights do not fit config.json: {'; '.join(parts)}", "copy or download the whole model")

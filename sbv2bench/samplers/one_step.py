@@ -52,7 +52,7 @@ class OneStepSampler:
         self.spec = spec
         self._guided = is_guided(spec.guidance_scale)
         self.network_calls = 2 if self._guided else 1
-        self._components = components
+        self.components = components
         self.resolution = components.resolution
         self.width = components.width
         schedule = Schedule.from_config(components.scheduler.config)
@@ -60,28 +60,29 @@ class OneStepSampler:
 
     def generate(self, block: PromptBlock, stopwatch: Stopwatch) -> Images:
         """uint8 [block size, resolution, width, 3]; see `Sampler.generate`."""
-        return self._components.sample(block, stopwatch, self._guided, self._denoise)
+        return self.components.sample(block, stopwatch, self._guided, self.denoise)
 
-    def _denoise(self, noise: Tensor, text: Tensor, rngs: list[torch.Generator]) -> Tensor:
-        parts, spec = self._components, self.spec
+    def denoise(self, noise: Tensor, text: Tensor, rngs: list[torch.Generator]) -> Tensor:
+        """Latents x_0 [B, C, h, w] of noise of that shape and the states of captions; rngs: a generator for each image."""
+        parts, spec = self.components, self.spec
         x_T = noise * self.sigma_T if spec.input_scaling == "sigma" else noise
         output = parts.predict(x_T, spec.timestep, text, spec.guidance_scale)
         return predict_x0(output, x_T, self.alpha_T, self.sigma_T, parts.prediction_type)
 
     def networks(self) -> dict[str, torch.nn.Module]:
         """Its networks by part; see `HasNetworks.networks`."""
-        return self._components.networks()
+        return self.components.networks()
 
     def pipeline(self) -> StableDiffusionPipeline:
         """For the same images pass the noise as `latents`, num_inference_steps=1 and the spec's guidance_scale."""
-        return self._components.pipeline(self.scheduler())
+        return self.components.pipeline(self.scheduler())
 
     def scheduler(self) -> SchedulerMixin:
         """The scheduler of `pipeline`: one trailing DDIM step that ends at alpha = 1 is x_0 itself (Song et al. 2021, eq. 12).
 
         Where the student is not asked at the schedule's end, or has its own alpha_T, the schedule is one that jumps there.
         """
-        parts, spec = self._components, self.spec
+        parts, spec = self.components, self.spec
         schedule = Schedule.from_config(parts.scheduler.config)
         at_the_end = spec.timestep == len(schedule) - 1 and self.alpha_T == schedule.alpha(spec.timestep)
         own = parts.scheduler if at_the_end else None

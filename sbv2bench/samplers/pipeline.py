@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import diffusers
 import torch
@@ -31,6 +31,8 @@ from sbv2bench.specs import ModelSpec
 from sbv2bench.weights import some
 
 if TYPE_CHECKING:
+    from diffusers import ModelMixin
+
     from sbv2bench.registry import Registry
 
 REQUIRED = ("prompt", "generator", "output_type", "num_inference_steps")  # arguments of a text-to-image pipeline with seeds
@@ -74,7 +76,7 @@ class PipelineSampler:
         """uint8 [block size, resolution, width, 3]; see `Sampler.generate`."""
         rngs = generators(block.noise_seeds)
         pipeline = self._fresh_pipeline()
-        arguments: dict[str, Any] = {
+        arguments: dict[str, object] = {
             "prompt": list(block.captions),
             "num_inference_steps": self.spec.steps,
             "timesteps": list(self.spec.timesteps) or None,
@@ -82,7 +84,7 @@ class PipelineSampler:
             "height": self.resolution,
             "width": self.width,
             "generator": rngs,
-            "latents": self._noise(rngs),
+            "latents": self.noise(rngs),
             "output_type": "pt",
         }
         if self.spec.steps != 2:  # SANA-Sprint's default is for its two steps alone
@@ -123,7 +125,7 @@ class PipelineSampler:
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
 
-    def _noise(self, rngs: Sequence[torch.Generator]) -> torch.Tensor | None:
+    def noise(self, rngs: Sequence[torch.Generator]) -> torch.Tensor | None:
         """The initial noise in float32, cast, where the pipeline's latents are a UNet's; else the pipeline draws its own.
 
         It would draw in the run's dtype, and float16 draws other numbers than float32 of the same seed.
@@ -147,13 +149,13 @@ class PipelineSampler:
         denoiser = self._denoiser()
         return steps * (2 if guided and not (denoiser is not None and embeds_guidance(denoiser)) else 1)
 
-    def _denoiser(self) -> Any:
+    def _denoiser(self) -> ModelMixin | None:
         return getattr(self._pipeline, "unet", None) or getattr(self._pipeline, "transformer", None)
 
 
 def _is_cast_in_place(pipeline: DiffusionPipeline) -> bool:
     """Whether a pipeline changes its autoencoder's dtype while it runs."""
-    vae: Any = getattr(pipeline, "vae", None)
+    vae: ModelMixin | None = getattr(pipeline, "vae", None)
     if vae is None or not hasattr(pipeline, "upcast_vae"):
         return False
     return bool(vae.dtype == torch.float16 and vae.config.get("force_upcast"))
@@ -169,7 +171,7 @@ def _load(stored: StoredModel, dtype: torch.dtype) -> tuple[Path, DiffusionPipel
     if isinstance(parts.get("_class_name"), list) or foreign:
         raise InputError(f"{index}: names code of its own ({', '.join(foreign) or parts['_class_name'][0]}), which is never run")
     # Parts that were left out when it was saved: diffusers wants to be told so of some, as of SD3's third text encoder.
-    own: dict[str, Any] = {name: None for name, part in parts.items() if isinstance(part, list) and part[:1] == [None]}
+    own: dict[str, object] = {name: None for name, part in parts.items() if isinstance(part, list) and part[:1] == [None]}
     if "safety_checker" in parts:  # it replaces whole pictures by black ones, which would count against the model
         own |= {"safety_checker": None, "requires_safety_checker": False}
     scheduler = stored.replaced(folder).get("scheduler", folder / "scheduler")
@@ -194,13 +196,13 @@ def _load(stored: StoredModel, dtype: torch.dtype) -> tuple[Path, DiffusionPipel
     return folder, pipeline
 
 
-def _of_one_file(file: Path, configs: Path, name: str, dtype: torch.dtype, own: dict[str, Any]) -> DiffusionPipeline:
+def _of_one_file(file: Path, configs: Path, name: str, dtype: torch.dtype, own: dict[str, object]) -> DiffusionPipeline:
     """A whole model in one file, translated by diffusers as the configs say; the network is not asked.
 
     Raises InputError for a pipeline that has no such translation, IntegrityError where a network gets no weights from it.
     """
-    kind: Any = getattr(diffusers, name, None)
-    if not hasattr(kind, "from_single_file"):
+    kind = getattr(diffusers, name, None)
+    if kind is None or not hasattr(kind, "from_single_file"):
         raise InputError(f"{configs}: {name} of diffusers reads no model from one file")
     with quiet(), reading(file):
         pipeline: DiffusionPipeline = kind.from_single_file(

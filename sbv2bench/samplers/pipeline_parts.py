@@ -7,7 +7,6 @@ chance; so what is known here is read here, and what is not is looked at afterwa
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import diffusers
 import torch
@@ -23,7 +22,7 @@ from sbv2bench.samplers.swaps import fold_into
 from sbv2bench.weights import some
 
 
-def proved_parts(stored: StoredModel, folder: Path, dtype: torch.dtype) -> dict[str, Any]:
+def proved_parts(stored: StoredModel, folder: Path, dtype: torch.dtype) -> dict[str, object]:
     """Part -> network or tokenizer, from the first folder that has it; what neither library knows by name is left out.
 
     folder: the pipeline's. Raises InputError for a part that the pipeline has no place for, and what reading one raises.
@@ -48,7 +47,7 @@ def proved_parts(stored: StoredModel, folder: Path, dtype: torch.dtype) -> dict[
     return found
 
 
-def _unet(stored: StoredModel, folder: Path, dtype: torch.dtype) -> Any:
+def _unet(stored: StoredModel, folder: Path, dtype: torch.dtype) -> object:
     """The UNet as the spec says; an adapter alone is folded in the run's dtype: a large UNet in float32 besides is too much."""
     if stored.spec.holds != "lora" or not stored.unet_is_in(folder):
         return stored.unet(dtype)

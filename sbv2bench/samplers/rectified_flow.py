@@ -30,25 +30,26 @@ class RectifiedFlowSampler:
         refuse_unused(spec, "scheduler", "timestep_spacing", "timesteps", "timestep", "alpha_T", "input_scaling")
         self.spec = spec
         self._guided = is_guided(spec.guidance_scale)
-        self._components = load_components(spec, device, dtype, registry)
-        self.resolution = self._components.resolution
-        self.width = self._components.width
+        self.components = load_components(spec, device, dtype, registry)
+        self.resolution = self.components.resolution
+        self.width = self.components.width
         self.network_calls = spec.steps * (2 if self._guided else 1)
 
     def generate(self, block: PromptBlock, stopwatch: Stopwatch) -> Images:
         """uint8 [block size, resolution, width, 3]; see `Sampler.generate`."""
-        return self._components.sample(block, stopwatch, self._guided, self._denoise)
+        return self.components.sample(block, stopwatch, self._guided, self.denoise)
 
-    def _denoise(self, noise: Tensor, text: Tensor, rngs: list[torch.Generator]) -> Tensor:
+    def denoise(self, noise: Tensor, text: Tensor, rngs: list[torch.Generator]) -> Tensor:
+        """Latents x_0 [B, C, h, w] of noise of that shape and the states of captions; rngs: a generator for each image."""
         x, spec = noise, self.spec
         for step in range(spec.steps):
             t = torch.tensor(START * (1 - step / spec.steps), device=noise.device)
-            x = x + self._components.predict(x, t, text, spec.guidance_scale) / spec.steps
+            x = x + self.components.predict(x, t, text, spec.guidance_scale) / spec.steps
         return x
 
     def networks(self) -> dict[str, torch.nn.Module]:
         """Its networks by part; see `HasNetworks.networks`."""
-        return self._components.networks()
+        return self.components.networks()
 
     def pipeline(self) -> NoReturn:
         """Raises InputError: no scheduler of diffusers asks a network at t = 1000, and its community pipeline is remote code."""

@@ -6,7 +6,6 @@ import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import diffusers
 import torch
@@ -50,7 +49,7 @@ def load_scheduler(folder: Path) -> SchedulerMixin:
     found = getattr(diffusers, str(name), None)
     if not (inspect.isclass(found) and issubclass(found, SchedulerMixin)):
         raise InputError(f"{path}: _class_name is {name!r}, expected a scheduler of diffusers {diffusers.__version__}")
-    kind: Any = found
+    kind: type[SchedulerMixin] = found
     if clamping := [key for key in _not_clamping(kind) if config.get(key)]:
         raise InputError(
             f"{path}: {clamping[0]} is true\nit would clamp latents to a range that only pixels have, expected false",
@@ -60,7 +59,7 @@ def load_scheduler(folder: Path) -> SchedulerMixin:
         return kind.from_config(config, **_not_clamping(kind))
 
 
-def _not_clamping(kind: Any) -> dict[str, bool]:
+def _not_clamping(kind: type[SchedulerMixin]) -> dict[str, bool]:
     """The settings by which a class of schedulers does not clamp."""
     return {key: False for key in CLAMPS if key in inspect.signature(kind).parameters}
 
@@ -73,10 +72,10 @@ def make_scheduler(spec: ModelSpec, own: SchedulerMixin) -> SchedulerMixin:
     start at the noisiest step whatever their number (Lin et al. 2023, section 3.3). Raises InputError for a scheduler whose
     images have no seed, or whose timesteps have no spacing to choose.
     """
-    changes: dict[str, Any] = {} if spec.prediction_type is None else {"prediction_type": spec.prediction_type}
+    changes: dict[str, object] = {} if spec.prediction_type is None else {"prediction_type": spec.prediction_type}
     if "steps_offset" in own.config:
         changes["steps_offset"] = 1
-    kind: Any = type(own) if spec.scheduler == "folder" else NAMED[spec.scheduler]
+    kind: type[SchedulerMixin] = type(own) if spec.scheduler == "folder" else NAMED[spec.scheduler]
     if kind.__name__ == "DPMSolverSDEScheduler":
         raise InputError(f"{spec.id}: DPMSolverSDEScheduler draws noise without a generator, so an image has no seed")
     if spec.scheduler != "folder":
@@ -99,7 +98,7 @@ def jumping_scheduler(
     """
     if own is None:
         betas = [0.0] * timestep + [1.0 - alpha**2]
-        schedule: dict[str, Any] = {"num_train_timesteps": len(betas), "trained_betas": betas}
+        schedule: dict[str, object] = {"num_train_timesteps": len(betas), "trained_betas": betas}
     else:
         kept = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "rescale_betas_zero_snr")
         schedule = {key: own.config[key] for key in kept if key in own.config}
@@ -110,7 +109,7 @@ def jumping_scheduler(
     return DDIMScheduler(**schedule, set_alpha_to_one=True, clip_sample=False)
 
 
-def randomness(scheduler: SchedulerMixin, rngs: Sequence[torch.Generator]) -> dict[str, Any]:
+def randomness(scheduler: SchedulerMixin, rngs: Sequence[torch.Generator]) -> dict[str, object]:
     """What a scheduler's step takes to draw the noise of image i from generator i; nothing where it draws none."""
     return {"generator": list(rngs)} if "generator" in inspect.signature(scheduler.step).parameters else {}
 

@@ -9,7 +9,6 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline, UNet2DConditionModel
@@ -39,7 +38,9 @@ def unet_of_file(path: Path, config: Path, dtype: torch.dtype) -> UNet2DConditio
     _check_config_beside(path, config)
     state = unwrapped(load_state_dict(path), path)
     with reading(config), torch.device("meta"):
-        unet: Any = UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(config, local_files_only=True))
+        unet: UNet2DConditionModel = UNet2DConditionModel.from_config(
+            UNet2DConditionModel.load_config(config, local_files_only=True)
+        )
     compare_keys(state, unet.state_dict(), f"{path}, for the UNet of {config}")
     unet.load_state_dict({key: value.to(dtype) for key, value in state.items()}, assign=True)
     return unet.eval().requires_grad_(False)
@@ -83,7 +84,7 @@ def _check_config_beside(path: Path, config: Path) -> None:
         )
 
 
-def read_lora(path: Path, unet_config: Any) -> tuple[StateDict, LoraSettings]:
+def read_lora(path: Path, unet_config: Mapping[str, object]) -> tuple[StateDict, LoraSettings]:
     """An adapter of a UNet in peft's names. path: peft's folder, a folder with one *.safetensors, or such a file.
 
     A layer without an alpha of its own has its rank for one, as in diffusers. Raises PrerequisiteError (no weights),
@@ -121,7 +122,7 @@ def read_lora(path: Path, unet_config: Any) -> tuple[StateDict, LoraSettings]:
     return found, LoraSettings(lora_alpha=0.0, alphas={module: own.get(module, float(rank)) for module, rank in ranks.items()})
 
 
-def _alphas(alphas: Mapping[str, Any]) -> dict[str, float]:
+def _alphas(alphas: Mapping[str, float]) -> dict[str, float]:
     """Module -> alpha, of names as diffusers translates kohya's: a module's, or that of one of its tensors in an old layout."""
     found = {}
     for key, alpha in alphas.items():

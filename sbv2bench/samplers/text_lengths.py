@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sbv2bench.data.assets import read_json
 from sbv2bench.data.chain import chain
@@ -13,6 +13,8 @@ from sbv2bench.errors import SBV2BenchError
 from sbv2bench.specs import ModelSpec
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from sbv2bench.registry import Registry
 
 SLOTS = ("tokenizer", "tokenizer_2", "tokenizer_3")
@@ -49,7 +51,7 @@ def _folders(spec: ModelSpec, registry: Registry) -> dict[str, Path]:
     return {slot: place for slot, place in places.items() if place is not None}
 
 
-def _tokenizer(folder: Path) -> Any:
+def _tokenizer(folder: Path) -> PreTrainedTokenizerBase | None:
     from transformers import AutoTokenizer
 
     try:
@@ -58,7 +60,7 @@ def _tokenizer(folder: Path) -> Any:
         return None
 
 
-def _length(tokenizer: Any, model: Path) -> int | None:
+def _length(tokenizer: PreTrainedTokenizerBase, model: Path) -> int | None:
     """Tokens that the text encoder gets: of CLIP the tokenizer's length, of others what their pipeline asks for by default."""
     if "CLIP" in type(tokenizer).__name__:
         return _known(tokenizer.model_max_length)

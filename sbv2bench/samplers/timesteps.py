@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import inspect
-from typing import Any
 
 import torch
 from diffusers import SchedulerMixin
@@ -61,7 +60,7 @@ def check_walk(scheduler: SchedulerMixin, spec: ModelSpec, channels: int) -> Non
             "write scheduler: ddim in its spec (trailing timesteps)",
         )
     latents, drawn = torch.zeros(1, channels, 1, 1), randomness(scheduler, [torch.Generator()])
-    t: Any = first
+    t: float | torch.Tensor = first
     try:
         for t in scheduler.timesteps.cpu():
             latents = scheduler.step(scheduler.scale_model_input(latents, t), t, latents, **drawn).prev_sample
@@ -74,7 +73,7 @@ def _refused(
 ) -> str:
     """Why a scheduler cannot be asked so, "" where it can; it is readied then."""
     trained = int(scheduler.config.get("num_train_timesteps") or 0)
-    arguments: dict[str, Any] = {"timesteps": list(timesteps)} if timesteps else {"num_inference_steps": steps}
+    arguments: dict[str, object] = {"timesteps": list(timesteps)} if timesteps else {"num_inference_steps": steps}
     if scheduler.config.get("use_dynamic_shifting"):
         arguments["mu"] = 1.0  # a pipeline finds its own from the resolution: it moves timesteps, and not their number
     if "intermediate_timesteps" in inspect.signature(scheduler.set_timesteps).parameters and steps != 2:

@@ -33,7 +33,7 @@ def sampler() -> OneStepSampler:
 
 @pytest.fixture(scope="module")
 def parts(sampler: OneStepSampler) -> Components:
-    return sampler._components
+    return sampler.components
 
 
 def noise(parts: Components) -> torch.Tensor:
@@ -65,7 +65,7 @@ def test_denoising_against_the_bare_unet(benchmark: Any, parts: Components, samp
     with torch.inference_mode():
         text, drawn = parts.encode_text(BLOCK.captions, guided=False), noise(parts)
     bare = lambda: parts.unet(drawn, 999, encoder_hidden_states=text).sample  # noqa: E731
-    assert ratio(benchmark, floor=bare, ours=lambda: sampler._denoise(noise(parts), text, [])) <= 1.2
+    assert ratio(benchmark, floor=bare, ours=lambda: sampler.denoise(noise(parts), text, [])) <= 1.2
 
 
 def test_decoding_against_the_bare_decoder(benchmark: Any, parts: Components) -> None:

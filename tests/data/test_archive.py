@@ -64,7 +64,7 @@ def test_the_content_hash_is_remembered(both: tuple[ImageArchive, ImageArchive],
     for archive in both:
         before = archive.content_sha256()
         with monkeypatch.context() as patch:
-            patch.setattr(ImageArchive, "_hash_all", lambda self: pytest.fail("read again"))
+            patch.setattr(ImageArchive, "hash_all", lambda self: pytest.fail("read again"))
             assert ImageArchive(archive.path).content_sha256() == before
 
 

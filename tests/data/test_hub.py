@@ -296,7 +296,7 @@ def test_no_room_on_the_disk(standin: StandinHub, plain: Path, monkeypatch: pyte
     monkeypatch.setattr(hub.shutil, "disk_usage", lambda _: usage._replace(free=1000))
     with pytest.raises(IntegrityError, match=r"found 0\.0 MB free, expected"):
         read("hub:lab/model")
-    monkeypatch.setattr(hub, "_check_room", lambda _: None)  # the disk may also fill up meanwhile
+    monkeypatch.setattr(hub.shutil, "disk_usage", lambda _: usage)  # the disk may also fill up meanwhile
 
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")

@@ -100,7 +100,7 @@ def too_small_for(most: int) -> Callable[[PromptBlock, int], None]:
 def test_out_of_memory_halves_the_block_and_keeps_what_was_made(
     registry: Registry, watch: Watch, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(remarks, "_said", set())
+    monkeypatch.setattr(remarks, "said", set())
     expected = run(registry, use_cache=False)
     watch(too_small_for(2))
     found = run(registry)

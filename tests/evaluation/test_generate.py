@@ -10,7 +10,7 @@ from PIL import Image
 from tiny_suite import BLOCK, GENERATED
 
 from sbv2bench.data.prompts import Prompts, load_prompts
-from sbv2bench.data.reference import pixels_sha256, reference_blocks, reference_fingerprint
+from sbv2bench.data.reference import reference_blocks
 from sbv2bench.errors import InputError, IntegrityError
 from sbv2bench.evaluation.generate import SAMPLE, blocks
 from sbv2bench.evaluation.options import EvalOptions
@@ -76,10 +76,8 @@ def test_reference_is_fresh_and_cut_at_will(registry: Registry) -> None:
     assert whole.shape == (suite.num_reference, 32, 32, 3)
     assert whole.dtype == np.uint8
     assert np.array_equal(np.concatenate(list(reference_blocks(suite, block_size=7))), whole)
-    assert reference_fingerprint(suite) == pixels_sha256([whole])
     moved = suite.model_copy(update={"prompts": suite.prompts.model_copy(update={"caption_offset": 700_010})})
     assert np.array_equal(np.concatenate(list(reference_blocks(moved)))[:30], whole[10:])
-    assert reference_fingerprint(moved) != reference_fingerprint(suite)
 
 
 class Numbered:

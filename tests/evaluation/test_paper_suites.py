@@ -78,13 +78,13 @@ def test_coco_is_what_the_metrics_say_of_prepared_images(paper: Registry, place:
 
 def test_caching_repeats_and_one_pass_over_the_photographs(paper: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     decoded: list[str] = []
-    real = ImageArchive._decoded
+    real = ImageArchive.decoded
 
     def counted(self: ImageArchive, name: str, use: Any) -> Any:
         decoded.append(name)
         return real(self, name, use)
 
-    monkeypatch.setattr(archive_module.ImageArchive, "_decoded", counted)
+    monkeypatch.setattr(archive_module.ImageArchive, "decoded", counted)
     first = run(paper)
     assert sorted(decoded) == sorted(set(decoded))  # each once, for all three networks
     assert len(decoded) == REFERENCE

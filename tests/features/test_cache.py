@@ -84,10 +84,10 @@ def test_blocks_of_an_unfinished_run(cache: FeatureCache) -> None:
     cache.put_block("run", 11, ARRAYS)
     cache.put_block("other", 3, ARRAYS)
     assert cache.block_numbers("run") == [3, 11]
-    assert cache.get_block("run", 4) is None
-    block = cache.get_block("run", 11)
-    assert block is not None
-    assert np.array_equal(block["features"], ARRAYS["features"])
+    assert cache.get_rows("run", [11], range(10, 12)) is None
+    found = cache.get_rows("run", [3, 11], range(11, 12))
+    assert found is not None
+    assert np.array_equal(found[0]["features"], ARRAYS["features"][:1])
     assert cache.get("run") is None
     assert not cache.has("run")
     cache.drop_blocks("run")

@@ -64,7 +64,7 @@ def test_clip_equals_stock_open_clip(clip_folder: Path, size: int) -> None:
 def test_clip_pixels_without_resize_are_open_clips(clip_folder: Path) -> None:
     scorer = OpenClipScorer(clip_spec(clip_folder))
     expected = torch.stack([scorer.preprocess(Image.fromarray(image)) for image in images(2)])
-    assert torch.equal(scorer._pixels(images(2)), expected)
+    assert torch.equal(scorer.pixels(images(2)), expected)
 
 
 def test_clip_embeds_text_in_fixed_batches_of_unit_rows(clip_folder: Path) -> None:

@@ -10,7 +10,7 @@ import torch
 
 from sbv2bench.errors import InputError
 from sbv2bench.metrics import precision_recall
-from sbv2bench.metrics.paper_precision_recall import _block, paper_precision_recall, paper_radii
+from sbv2bench.metrics.paper_precision_recall import block_distances, paper_precision_recall, paper_radii
 
 Sets = tuple[np.ndarray, np.ndarray]
 
@@ -48,7 +48,7 @@ def quarters(n: int, m: int, d: int, far: int) -> Sets:
 def test_a_block_is_that_of_half_tensors(far: int) -> None:
     """Squared norms near 480 and 2,400, where float16 has steps of a quarter and of 2: bit for bit, and not the exact ones."""
     u, v = quarters(90, 70, 48, far)
-    (_, distances), *_ = _block(u, v)
+    (_, distances), *_ = block_distances(u, v)
     assert np.array_equal(distances, block_by_torch(torch.from_numpy(u), torch.from_numpy(v)).numpy())
     assert np.abs(distances - ((u[:, None] - v) ** 2).sum(axis=2)).max() >= 0.25
 
@@ -65,7 +65,7 @@ def test_equals_half_tensors(size: int) -> None:
 def test_a_point_is_not_always_nearest_to_itself() -> None:
     rng = np.random.default_rng(0)
     rows = rng.standard_normal((60, 64)).astype(np.float32) * 3
-    (_, distances), *_ = _block(rows, rows)
+    (_, distances), *_ = block_distances(rows, rows)
     assert np.diagonal(distances).max() > 0
 
 
@@ -85,11 +85,11 @@ def test_a_block_that_is_not_finite_is_computed_in_float32(golden: Sets) -> None
     huge = reference.copy()
     huge[7] *= 30
     assert np.square(huge[7]).sum() > 65504
-    tiles = dict(enumerate(distances for _, distances in _block(huge[:100], generated[:50])))
+    tiles = dict(enumerate(distances for _, distances in block_distances(huge[:100], generated[:50])))
     wide = huge[:100].astype(np.float64), generated[:50].astype(np.float64)
     exact = ((wide[0][:, None] - wide[1]) ** 2).sum(axis=2)
     np.testing.assert_allclose(tiles[0], exact, rtol=1e-4, atol=1e-2)
-    half = next(distances for _, distances in _block(reference[100:200], generated[:50]))
+    half = next(distances for _, distances in block_distances(reference[100:200], generated[:50]))
     assert np.array_equal(half, half.astype(np.float16))
     finite = tiles[0][tiles[0] < 6e4]
     assert not np.array_equal(finite, finite.astype(np.float16))
@@ -105,7 +105,7 @@ def test_a_block_that_is_not_finite_is_computed_in_float32(golden: Sets) -> None
 def test_an_overflowing_product_is_distance_0_and_no_fallback() -> None:
     """|f|^2 = 40,000 is a float16, 2 f.f is not: the formula's maximum turns -inf into 0, and all of the block is finite."""
     rows = np.stack([np.full(6, 200.0), 20.0 * np.arange(6)], axis=1).astype(np.float32)
-    (_, distances), *_ = _block(rows, rows)
+    (_, distances), *_ = block_distances(rows, rows)
     tensor = torch.from_numpy(rows)
     assert np.array_equal(distances, block_by_torch(tensor, tensor).numpy())
     assert distances.max() == 0 < np.square(rows[5] - rows[0]).sum()

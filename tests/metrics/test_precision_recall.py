@@ -9,7 +9,7 @@ import pytest
 
 from sbv2bench.errors import InputError
 from sbv2bench.metrics import precision_recall
-from sbv2bench.metrics.precision_recall import PrecisionRecall, _Blocks, _lower_bounds, radii
+from sbv2bench.metrics.precision_recall import Blocks, PrecisionRecall, lower_bounds, radii
 
 HAND_REFERENCE = np.array([0.0, 1, 2, 3, 10])[:, None]
 HAND_GENERATED = np.array([1.0, 4, 6, 30])[:, None]
@@ -165,9 +165,9 @@ def test_bounds_hold_the_distance(dimension: int, dtype: type) -> None:
     rng = np.random.default_rng(9)
     for rows in (rng.standard_normal((200, dimension)), rng.random((200, dimension)) + 10, np.ones((200, dimension))):
         features = rows.astype(dtype)
-        points = _Blocks(features, np.zeros(dimension, dtype=dtype), 1024)
+        points = Blocks(features, np.zeros(dimension, dtype=dtype), 1024)
         block = points.block(0)
-        lower = _lower_bounds(block, block).astype(np.float64)
+        lower = lower_bounds(block, block).astype(np.float64)
         i, j = (axis.ravel() for axis in np.indices(lower.shape))
         exact = points.exact(i, points, j)
         assert (lower.ravel() <= exact).all()

@@ -61,7 +61,7 @@ def test_a_drawing_is_shapes_and_text_with_its_points_labelled() -> None:
     marks = [Mark(1.0, 1.0, "one step", harm, name=harm, row="r0"), Mark(2.0, 2.0, "several steps", "b")]
     root = ElementTree.fromstring(plot(marks, Axis(harm), Axis("y"), harm, size=(1200, 300), lines=[marks]))
     assert {element.tag for element in root.iter()} <= {"svg", "g", "path", "line", "text", "rect"}
-    assert {name for element in root.iter() for name in element.attrib} <= plots._KEPT | {
+    assert {name for element in root.iter() for name in element.attrib} <= plots.KEPT | {
         "class", "role", "aria-label", "tabindex", "data-row",
     }  # fmt: skip
     first = next(element for element in root.iter() if element.get("class") == "mark")
@@ -71,7 +71,7 @@ def test_a_drawing_is_shapes_and_text_with_its_points_labelled() -> None:
 
 
 def test_a_drawing_has_no_more_digits_than_two_machines_agree_on() -> None:
-    assert plots._rounded("translate(140.123456,-0.001) M-3.5,2 1.5e-7") == "translate(140.12,0) M-3.5,2 0"
+    assert plots.rounded("translate(140.123456,-0.001) M-3.5,2 1.5e-7") == "translate(140.12,0) M-3.5,2 0"
     drawing = plot([Mark(1 / 3, 1 / 7, "curve", "a"), Mark(2 / 3, 1.0, "curve", "b")], Axis("x"), Axis("y"), "t", size=SIZE)
     assert not re.findall(r"\d\.\d{3,}", drawing)
 
@@ -81,7 +81,7 @@ def test_names_lie_over_nothing() -> None:
     texts = [f"model {place}" for place in range(20)]
     spots = labels.place(points, texts, 400, 300)
     boxes = [
-        labels._box(spot.x, spot.y, spot.align, labels.CHARACTER * len(text))
+        labels.box_of(spot.x, spot.y, spot.align, labels.CHARACTER * len(text))
         for spot, text in zip(spots, texts, strict=True)
         if spot
     ]

@@ -26,7 +26,7 @@ def unet_with(location: Path, base: Path, sampler: str = "one_step") -> Any:
         id="local/x", sampler=sampler, location=str(location), holds="lora", base=str(base), steps=2, guidance_scale=1.0
     )
     loaded: Any = load_sampler(spec, "cpu", torch.float32)
-    return loaded._components.unet if hasattr(loaded, "_components") else loaded._pipeline.unet
+    return loaded.networks()["unet"]
 
 
 def trained(base: Path, folder: Path, train_bias: bool = False, **config: Any) -> dict[str, torch.Tensor]:

@@ -140,7 +140,7 @@ def test_a_unets_names_behind_a_wrappers(
 ) -> None:
     save_file({WRAPPED[name].format(key): value for key, value in state.items()}, tmp_path / "u.safetensors")
     loaded: Any = load_sampler(spec(tmp_path / "u.safetensors", v_folder, sampler, holds="unet"), "cpu", torch.float32)
-    unet = loaded._components.unet if sampler == "multi_step" else loaded._pipeline.unet
+    unet = loaded.networks()["unet"]
     assert all(torch.equal(value, state[key]) for key, value in unet.state_dict().items())
 
 

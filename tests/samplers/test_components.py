@@ -182,7 +182,7 @@ def test_a_run_in_half_precision_keeps_latents_in_float32(folder: Path, make_blo
     block = make_block()
     exact = MultiStepSampler(spec, "cpu", torch.float32).generate(block, Stopwatch())
     model = MultiStepSampler(spec, "cpu", torch.bfloat16)
-    parts = model._components
+    parts = model.components
     for network in (parts.unet, parts.vae, parts.text_encoder):
         assert {parameter.dtype for parameter in network.parameters()} == {torch.bfloat16}
     with torch.no_grad():
@@ -274,7 +274,7 @@ def test_a_tiny_autoencoder_in_the_vae_slot(tmp_path: Path, make_block: Make) ->
     folder = write_tiny_pipeline(tmp_path / "m", vae="AutoencoderTiny")
     spec = ModelSpec(id="local/tiny", sampler="multi_step", location=str(folder), steps=3)
     model = MultiStepSampler(spec, "cpu", torch.float32)
-    assert isinstance(model._components.vae, AutoencoderTiny)
+    assert isinstance(model.components.vae, AutoencoderTiny)
     block = make_block()
     pipeline = model.pipeline()
     pipeline.set_progress_bar_config(disable=True)

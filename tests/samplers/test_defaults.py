@@ -20,7 +20,7 @@ from sbv2bench.samplers.defaults import settled
 def test_steps_and_guidance_are_the_pipelines_own(
     epsilon_folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(remarks, "_said", set())
+    monkeypatch.setattr(remarks, "said", set())
     spec = Registry.load().model(str(epsilon_folder))
     found = settled(spec)
     assert (found.steps, found.guidance_scale, found.unstated) == (50, 7.5, ())  # StableDiffusionPipeline.__call__

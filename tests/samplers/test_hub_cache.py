@@ -19,7 +19,7 @@ from sbv2bench.errors import InputError, IntegrityError, PrerequisiteError
 from sbv2bench.evaluation import download
 from sbv2bench.provenance import sha256_file
 from sbv2bench.registry import Registry
-from sbv2bench.reproduce.plan import _lacking
+from sbv2bench.reproduce.plan import why_lacking
 from sbv2bench.samplers import load_model
 from sbv2bench.samplers.base import PromptBlock, Stopwatch
 
@@ -60,7 +60,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_tiny_student(folder / "new", folder / "old", seed=5)
     (folder / "files" / "deep").mkdir(parents=True)
     shutil.copy(folder / "new" / "unet" / "diffusion_pytorch_model.safetensors", folder / "files" / "deep" / "unet.safetensors")
-    unet = load_model(folder / "old")._pipeline.unet  # type: ignore[attr-defined]
+    unet = load_model(folder / "old").networks()["unet"]  # type: ignore[attr-defined]
     write_tiny_adapter(folder / "adapter", unet, "")
     (folder / "adapter" / "unet_lora").rename(folder / "lora")
     return folder
@@ -126,7 +126,7 @@ def test_a_mirror_serves_what_the_first_place_has_not(registry: Registry, cache:
     assert f"sbv2bench download hub:lab/base@{OLD}" in str(caught.value)
     store(cache, "copy/base", NEW, sources / "old")
     assert hash_chain(chain(registry.model("full/base"))) == expected
-    assert _lacking(registry.model("full/base"), registry) == ""
+    assert why_lacking(registry.model("full/base"), registry) == ""
     assert (
         registry.model("full/base").fingerprint() == registry.model("full/base").model_copy(update={"mirrors": ()}).fingerprint()
     )

@@ -91,7 +91,7 @@ def test_the_shipped_teacher_by_its_id(make_block: Make) -> None:
     block = make_block(count=2)
     pipeline = teacher.pipeline()
     pipeline.set_progress_bar_config(disable=True)
-    noise = initial_noise(generators(block.noise_seeds), teacher._components.latent_shape)
+    noise = initial_noise(generators(block.noise_seeds), teacher.components.latent_shape)
     steps, scale = teacher.spec.steps, teacher.spec.guidance_scale
     images = pipeline(
         list(block.captions), num_inference_steps=steps, guidance_scale=scale, latents=noise, output_type="np"
@@ -108,7 +108,7 @@ def test_a_merge_is_made_on_load(v_folder: Path, other_folder: Path, make_block:
     registry = Registry.load()
     registry.add("model", ModelSpec(id="mini/a", family="mini", sampler="one_step", location=str(v_folder), steps=1))
     merged = load(one_step(merge=MergeSpec(a="mini/a", b=str(other_folder), weight=weight)), registry)
-    a, b, state = unet_of(v_folder), unet_of(other_folder), merged._components.unet.state_dict()
+    a, b, state = unet_of(v_folder), unet_of(other_folder), merged.components.unet.state_dict()
     for key, value in state.items():
         torch.testing.assert_close(value, weight * a[key] + (1 - weight) * b[key], rtol=0, atol=1e-7)
     if weight in {0.0, 1.0}:
@@ -123,10 +123,10 @@ def test_a_merge_takes_its_other_parts_from_its_own_location(v_folder: Path, oth
     merge = MergeSpec(a=str(v_folder), b=str(other_folder), weight=0.5)
     third = write_tiny_pipeline(tmp_path / "third", seed=6)
     for location, expected in (("", v_folder), (third, third)):
-        parts = load(one_step(location, merge=merge))._components
+        parts = load(one_step(location, merge=merge)).components
         assert torch.equal(
             parts.text_encoder.state_dict()["embeddings.token_embedding.weight"],
-            load(one_step(expected))._components.text_encoder.state_dict()["embeddings.token_embedding.weight"],
+            load(one_step(expected)).components.text_encoder.state_dict()["embeddings.token_embedding.weight"],
         )
 
 
@@ -157,8 +157,8 @@ def test_an_adapter_is_folded_into_its_bases_unet(v_folder: Path, tmp_path: Path
     inputs = torch.randn(1, 8, 8, 8), 999, torch.randn(1, 4, 16)
     with torch.no_grad():
         expected = adapted.eval()(*inputs).sample
-        torch.testing.assert_close(student._components.unet(*inputs).sample, expected, rtol=1e-4, atol=1e-4)
-        assert float((expected - load(one_step(v_folder))._components.unet(*inputs).sample).abs().max()) > 0.01
+        torch.testing.assert_close(student.components.unet(*inputs).sample, expected, rtol=1e-4, atol=1e-4)
+        assert float((expected - load(one_step(v_folder)).components.unet(*inputs).sample).abs().max()) > 0.01
     assert student.generate(make_block(), Stopwatch()).shape == (4, 32, 32, 3)
     (tmp_path / "unet_lora" / "adapter_model.safetensors").unlink()
     with pytest.raises(PrerequisiteError):
@@ -203,7 +203,7 @@ def test_a_students_folder_may_hold_its_unet_alone(v_folder: Path, other_folder:
     with pytest.raises(InputError, match=r"model_index\.json"):
         load(one_step(tmp_path))
     student = load(one_step(tmp_path, base=str(v_folder)))
-    state = student._components.unet.state_dict()
+    state = student.components.unet.state_dict()
     assert all(torch.equal(value, state[key]) for key, value in unet_of(other_folder).items())
     assert student.generate(make_block(), Stopwatch()).shape == (4, 32, 32, 3)
 
@@ -216,7 +216,7 @@ def test_each_part_is_the_first_folders_of_the_chain_that_has_it(
     shutil.copytree(other_folder / "text_encoder", middle / "text_encoder")
     student = load_model(write_students_part(tmp_path / "student", other_folder / "unet", "../middle"))
     assert isinstance(student, OneStepSampler)
-    parts, a, b = student._components, load(one_step(v_folder))._components, load(one_step(other_folder))._components
+    parts, a, b = student.components, load(one_step(v_folder)).components, load(one_step(other_folder)).components
     for part, first in (("unet", b), ("text_encoder", b), ("vae", a)):
         state, expected = getattr(parts, part).state_dict(), getattr(first, part).state_dict()
         assert all(torch.equal(value, expected[key]) for key, value in state.items()), part
@@ -235,7 +235,7 @@ def test_each_part_is_the_first_folders_of_the_chain_that_has_it(
 def test_parts_can_be_read_one_by_one(v_folder: Path, tmp_path: Path) -> None:
     """What a trainer needs of a model that supplies only its UNet, its text encoder or its schedule."""
     student = StoredModel.find(one_step(write_students_part(tmp_path / "s", v_folder / "unet", str(v_folder))))
-    whole = load(one_step(v_folder))._components
+    whole = load(one_step(v_folder)).components
     for part in ("unet", "vae", "text_encoder"):
         state = getattr(student, part)(torch.float32).state_dict()
         assert all(torch.equal(value, state[key]) for key, value in getattr(whole, part).state_dict().items())

@@ -108,7 +108,7 @@ def test_a_single_step_asks_once_at_the_noisiest_timestep(
 ) -> None:
     model = sampler(folders[kind], steps=1, guidance_scale=1.0, scheduler=scheduler)
     asked: list[float] = []
-    model._components.unet.register_forward_pre_hook(lambda module, inputs: asked.append(float(inputs[1])))
+    model.components.unet.register_forward_pre_hook(lambda module, inputs: asked.append(float(inputs[1])))
     block = make_block()
     images = generate(model, block)
     assert asked == [999.0]
@@ -120,7 +120,7 @@ def test_a_single_step_asks_once_at_the_noisiest_timestep(
 def count_calls(model: Any, block: PromptBlock) -> list[int]:
     """Rows of each call of the UNet while a block is generated."""
     rows: list[int] = []
-    hook = model._components.unet.register_forward_pre_hook(lambda module, inputs: rows.append(len(inputs[0])))
+    hook = model.components.unet.register_forward_pre_hook(lambda module, inputs: rows.append(len(inputs[0])))
     generate(model, block)
     hook.remove()
     return rows
@@ -138,7 +138,7 @@ def test_no_guidance_never_computes_the_unconditional_branch(v_folder: Path, mak
 def test_the_empty_caption_is_encoded_once(v_folder: Path, make_block: Make) -> None:
     model = sampler(v_folder)
     rows: list[int] = []
-    model._components.text_encoder.register_forward_pre_hook(lambda module, inputs: rows.append(len(inputs[0])))
+    model.components.text_encoder.register_forward_pre_hook(lambda module, inputs: rows.append(len(inputs[0])))
     generate(model, make_block(count=4))
     assert sorted(rows) == [1, 4]
 
@@ -197,7 +197,7 @@ def test_a_model_may_be_asked_at_its_very_timesteps(epsilon_folder: Path, make_b
             scheduler=scheduler,
         )
         model = load_sampler(spec, "cpu", torch.float32)
-        unet = model._components.unet if kind == "multi_step" else model._pipeline.unet  # type: ignore[attr-defined]
+        unet = model.networks()["unet"]  # type: ignore[attr-defined]
         asked: list[float] = []
         hook = unet.register_forward_pre_hook(lambda module, inputs, asked=asked: asked.append(float(inputs[1])))
         images = model.generate(block, Stopwatch())

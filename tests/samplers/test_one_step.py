@@ -40,7 +40,7 @@ def sample_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def parts_of(model: OneStepSampler, block: PromptBlock, timestep: int = 999) -> tuple[torch.Tensor, torch.Tensor]:
     """The noise of a block and the raw network output on it, unscaled."""
-    parts = model._components
+    parts = model.components
     z = initial_noise(generators(block.noise_seeds), parts.latent_shape)
     with torch.inference_mode():
         return z, parts.unet(z, timestep, encoder_hidden_states=parts.encode_text(block.captions, False)).sample
@@ -53,7 +53,7 @@ def test_images_are_the_formula_of_the_paper(folders: dict[str, Path], sample_fo
     z, output = parts_of(model, block)
     x0 = {"epsilon": (z - SIGMA * output) / ALPHA, "v_prediction": ALPHA * z - SIGMA * output, "sample": output}[kind]
     with torch.inference_mode():
-        pixels = model._components.vae.decode(x0 / 0.18215).sample
+        pixels = model.components.vae.decode(x0 / 0.18215).sample
     expected = 255 * (pixels / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).numpy()
     images = model.generate(block, Stopwatch())
     assert images.shape == (4, 32, 32, 3)
@@ -66,7 +66,7 @@ def test_parts_in_memory_are_sampled_by_the_same_code(v_folder: Path, make_block
     stored, block = sampler(v_folder), make_block()
     parts = load_components(stored.spec, "cpu", torch.float32)
     student = OneStepSampler.of(stored.spec, parts)
-    assert student._components is parts
+    assert student.components is parts
     assert (student.alpha_T, student.sigma_T, student.resolution) == (stored.alpha_T, stored.sigma_T, stored.resolution)
     assert np.array_equal(student.generate(block, Stopwatch()), stored.generate(block, Stopwatch()))
     with torch.no_grad():
@@ -101,8 +101,8 @@ def oracle(model: OneStepSampler, answer: Callable[[torch.Tensor], torch.Tensor]
         caught.append(latents * 0.18215)
         return SimpleNamespace(sample=torch.zeros(len(latents), 3, 32, 32))
 
-    vae = SimpleNamespace(config=model._components.vae.config, dtype=torch.float32, decode=decode)
-    model._components = dataclasses.replace(model._components, unet=unet, vae=vae)
+    vae = SimpleNamespace(config=model.components.vae.config, dtype=torch.float32, decode=decode)
+    model.components = dataclasses.replace(model.components, unet=unet, vae=vae)
     return caught
 
 
@@ -117,7 +117,7 @@ def test_an_oracle_that_answers_z(epsilon_folder: Path, make_block: Make) -> Non
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
 def test_an_oracle_that_knows_the_answer_is_believed(folders: dict[str, Path], make_block: Make, kind: str) -> None:
     model, block = sampler(folders[kind]), make_block()
-    answer = torch.randn(4, *model._components.latent_shape, generator=torch.Generator().manual_seed(3))
+    answer = torch.randn(4, *model.components.latent_shape, generator=torch.Generator().manual_seed(3))
 
     def network(x: torch.Tensor) -> torch.Tensor:
         epsilon = (x - ALPHA * answer) / SIGMA
@@ -178,7 +178,7 @@ def test_the_pipeline_makes_the_same_images_of_the_same_noise(
         list(block.captions),
         num_inference_steps=1,
         guidance_scale=model.spec.guidance_scale,
-        latents=initial_noise(generators(block.noise_seeds), model._components.latent_shape),
+        latents=initial_noise(generators(block.noise_seeds), model.components.latent_shape),
         output_type="np",
     ).images
     assert np.abs(model.generate(block, Stopwatch()) - 255 * images).max() <= 0.51
@@ -197,8 +197,8 @@ def test_one_euler_step_of_the_stock_pipeline_is_not_quite_the_same(epsilon_fold
     relative = float((euler - ours).square().mean().sqrt() / ours.square().mean().sqrt())
     assert 1e-4 < relative < 2e-2
     with torch.inference_mode():
-        text = model._components.encode_text(block.captions, False)
-        shown = model._components.unet(SIGMA * z, 999, encoder_hidden_states=text).sample
+        text = model.components.encode_text(block.captions, False)
+        shown = model.components.unet(SIGMA * z, 999, encoder_hidden_states=text).sample
     torch.testing.assert_close(euler, SIGMA / ALPHA * (z - shown), rtol=1e-3, atol=1e-3)
 
 
@@ -207,7 +207,7 @@ def test_noise_may_be_scaled_by_sigma_first(folders: dict[str, Path], make_block
     """SiD-LSG at t = 625: x0 = 2.5017 (z - eps(0.92856 z, 625)) for epsilon; Euler's scheduler of diffusers makes the same."""
     model, block = sampler(folders[kind], timestep=625, input_scaling="sigma"), make_block()
     alpha, sigma = math.sqrt(0.1377690340), math.sqrt(1 - 0.1377690340)
-    parts = model._components
+    parts = model.components
     z = initial_noise(generators(block.noise_seeds), parts.latent_shape)
     with torch.inference_mode():
         text = parts.encode_text(block.captions, False)
@@ -229,7 +229,7 @@ def test_noise_may_be_scaled_by_sigma_first(folders: dict[str, Path], make_block
 def test_one_call_and_no_unconditional_branch(v_folder: Path, make_block: Make, guidance: float, rows: int, calls: int) -> None:
     model = sampler(v_folder, guidance_scale=guidance)
     seen: list[int] = []
-    model._components.unet.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
+    model.components.unet.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
     model.generate(make_block(count=3), Stopwatch())
     assert seen == [rows]
     assert model.network_calls == calls

@@ -97,10 +97,10 @@ def test_threads_share_networks_and_nothing_that_is_written_to(v_folder: Path) -
 def test_half_precision_gets_the_noise_of_float32(v_folder: Path) -> None:
     """float16 would draw other numbers of the same seed."""
     rngs = generators([1, 2])
-    noise = PipelineSampler(spec_of(v_folder), "cpu", torch.bfloat16)._noise(rngs)
+    noise = PipelineSampler(spec_of(v_folder), "cpu", torch.bfloat16).noise(rngs)
     assert noise is not None
     assert noise.dtype == torch.bfloat16
-    expected = sampler(v_folder)._noise(generators([1, 2]))
+    expected = sampler(v_folder).noise(generators([1, 2]))
     assert expected is not None
     assert torch.equal(noise, expected.bfloat16())
 

@@ -21,7 +21,7 @@ Make = Callable[..., PromptBlock]
 def test_images_are_euler_steps_of_the_velocity(epsilon_folder: Path, make_block: Make, steps: int, scale: float) -> None:
     spec = ModelSpec(id="local/flow", sampler="rectified_flow", location=str(epsilon_folder), steps=steps, guidance_scale=scale)
     model, block = load_sampler(spec, "cpu", torch.float32), make_block()
-    parts, guided = model._components, scale > 1  # type: ignore[attr-defined]
+    parts, guided = model.components, scale > 1  # type: ignore[attr-defined]
     assert model.network_calls == steps * (1 + guided)
     x = initial_noise(generators(block.noise_seeds), (4, 8, 8))
     with torch.no_grad():

@@ -43,7 +43,7 @@ def images_of(model: ModelSpec, block: PromptBlock) -> np.ndarray:
 
 
 def unet_of(sampler: Any) -> UNet2DConditionModel:
-    return sampler._components.unet if hasattr(sampler, "_components") else sampler._pipeline.unet
+    return sampler.networks()["unet"]
 
 
 @pytest.fixture(scope="module")

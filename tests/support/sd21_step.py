@@ -77,9 +77,9 @@ def take_steps(recipe: Recipe) -> dict[str, Any]:
     torch.manual_seed(0)
     networks_module.load_components = components
     networks_module.load_unet = lambda *_: random_unet()
-    Networks._check_other_parts = lambda self: None  # type: ignore[method-assign]
-    Networks._load_tiny_decoder = lambda self: AutoencoderTiny().eval().requires_grad_(False) if recipe.clip else None  # type: ignore[method-assign]
-    Networks._load_scorer = lambda self, loss: RandomClip()  # type: ignore[method-assign]
+    Networks.check_other_parts = lambda self: None  # type: ignore[method-assign]
+    Networks.load_tiny_decoder = lambda self: AutoencoderTiny().eval().requires_grad_(False) if recipe.clip else None  # type: ignore[method-assign]
+    Networks.load_scorer = lambda self, loss: RandomClip()  # type: ignore[method-assign]
     networks = Networks(recipe, torch.device("cpu"), Registry.load())
     prompts = SimpleNamespace(prompts_at=lambda *_: ["a red circle", "a photograph of a blue square"])
     trainer = Trainer(recipe, networks, prompts, None)

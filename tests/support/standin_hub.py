@@ -187,7 +187,7 @@ def standin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Standin
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
         monkeypatch.setattr(file_download, "time", PATIENT)
         monkeypatch.setenv("HF_HUB_OFFLINE", "0")
-        monkeypatch.setattr(remarks, "_said", set())
+        monkeypatch.setattr(remarks, "said", set())
         yield found
 
 

@@ -16,6 +16,7 @@ from reference_trainer.networks import Networks
 from reference_trainer.pairs import Pairs
 from reference_trainer.prompts import PromptSource
 from reference_trainer.step import Trainer
+from reference_trainer.training.checkpoint import Trained, checkpoint_name, snapshot, write
 from sbv2bench.registry import Registry
 
 CAPTIONS = [
@@ -74,6 +75,11 @@ def make_trainer(family: Path, rank: int = 0, processes: int = 1, **changes: Any
     prompts = PromptSource(recipe.prompts)
     pairs = Pairs(recipe, networks, prompts, lambda done, count: None) if recipe.regularisation else None
     return Trainer(recipe, networks, prompts, pairs, rank=rank, processes=processes), prompts
+
+
+def save_checkpoint(trainer: Trained, folder: Path, seconds: float = 0.0) -> Path:
+    """The checkpoint of this moment, of no recipe; its folder."""
+    return write(snapshot(trainer, {}, seconds), folder, checkpoint_name(trainer), 2)
 
 
 def take_steps(trainer: Trainer, count: int) -> list[dict[str, float]]:

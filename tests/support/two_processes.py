@@ -7,10 +7,10 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from tiny_recipe import CLIP, PAIRED, make_trainer, take_steps, weights
+from tiny_recipe import CLIP, PAIRED, make_trainer, save_checkpoint, take_steps, weights
 
 from reference_trainer.step import Trainer
-from reference_trainer.training.checkpoint import resume, save_checkpoint
+from reference_trainer.training.checkpoint import resume
 
 # Micro-batches on both sources, a share that leaves one process without a scored image, updates that wait for each other.
 SETTINGS = {
@@ -33,7 +33,7 @@ def trainer_of(family: Path, rank: int, processes: int) -> Trainer:
 def gradients(trainer: Trainer) -> dict[str, torch.Tensor]:
     """Of the first update of each network, as they are when it begins."""
     found: dict[str, torch.Tensor] = {}
-    update = trainer._update
+    update = trainer.update
 
     def noted(name: str, figures: dict[str, float]) -> bool:
         for key, parameter in trainer.trained(name).items():
@@ -41,9 +41,9 @@ def gradients(trainer: Trainer) -> dict[str, torch.Tensor]:
             found.setdefault(f"{name}.{key}", parameter.grad.clone())
         return update(name, figures)
 
-    trainer._update = noted  # type: ignore[method-assign]
+    trainer.update = noted  # type: ignore[method-assign]
     figures = take_steps(trainer, 1)[0]
-    trainer._update = update  # type: ignore[method-assign]
+    trainer.update = update  # type: ignore[method-assign]
     return found | {"figures": torch.tensor([figures[name] for name in sorted(figures)])}
 
 
@@ -56,7 +56,7 @@ def work(rank: int, family: Path, out: Path) -> None:
     broken = trainer_of(family, rank, 2)
     take_steps(broken, 3)
     if rank == 0:
-        save_checkpoint(broken, out / "checkpoints", {}, 0.0)
+        save_checkpoint(broken, out / "checkpoints")
     dist.barrier()
     resumed = trainer_of(family, rank, 2)
     resume(resumed, out / "checkpoints", {})

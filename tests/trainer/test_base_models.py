@@ -65,11 +65,11 @@ def test_a_sitting_ends_in_time_and_is_resumed(tmp_path: Path) -> None:
 
 
 def test_no_run_trains_on_the_reference_pictures() -> None:
-    from sbv2bench.data.reference import _KEY_START
+    from sbv2bench.data.reference import KEY_START
 
     with pytest.raises(ValueError, match="reference"):
-        config(seed=_KEY_START // 2**40)
-    assert _KEY_START not in training_batch(config(seed=3), 0, 0, 1).keys
+        config(seed=KEY_START // 2**40)
+    assert KEY_START not in training_batch(config(seed=3), 0, 0, 1).keys
 
 
 def test_processes_share_the_batch_without_overlap() -> None:
@@ -160,12 +160,12 @@ def test_shipping_one_rung_keeps_the_others_and_names_shipped_bases(tmp_path: Pa
 
 def test_weight_of_the_velocity_error() -> None:
     """None weighs all noise levels alike; min-SNR leaves next to nothing at the highest, where a layout is decided."""
-    from reference_trainer.base_models.teacher import _velocity_weight
+    from reference_trainer.base_models.teacher import velocity_weight
     from sbv2bench.diffusion import Schedule
 
     schedule = Schedule.scaled_linear()
-    assert torch.equal(_velocity_weight(schedule, None), torch.ones(1000))
-    clamped = _velocity_weight(schedule, 5.0)
+    assert torch.equal(velocity_weight(schedule, None), torch.ones(1000))
+    clamped = velocity_weight(schedule, 5.0)
     assert float(clamped[999]) == pytest.approx(float(schedule.alphas_cumprod[999]), rel=1e-5)
     snr = float(schedule.alphas_cumprod[20] / (1 - schedule.alphas_cumprod[20]))
     assert float(clamped[20]) == pytest.approx(5 / (snr + 1), rel=1e-5)

@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_recipe import make_trainer, take_steps, weights
+from tiny_recipe import make_trainer, save_checkpoint, take_steps, weights
 
 from reference_trainer.step import Trainer
 from reference_trainer.training import checkpoint
-from reference_trainer.training.checkpoint import CheckpointWriter, checkpoint_step, checkpoints, resume, save_checkpoint
+from reference_trainer.training.checkpoint import CheckpointWriter, checkpoint_step, checkpoints, resume
 from sbv2bench.errors import IntegrityError
 
 
@@ -52,7 +52,7 @@ def test_the_state_of_an_eight_bit_optimiser_resumes_to_the_same_bits(family: Pa
     whole, killed = eight_bit(family), eight_bit(family)
     take_steps(whole, 4)
     take_steps(killed, 2)
-    save_checkpoint(killed, tmp_path, {}, 1.0)
+    save_checkpoint(killed, tmp_path, 1.0)
     resumed = eight_bit(family)
     assert resume(resumed, tmp_path, {}) == 1.0
     for name, optimiser in resumed.optimisers.items():
@@ -70,8 +70,8 @@ def test_training_goes_on_while_a_checkpoint_is_written(family: Path, tmp_path: 
     """What is written is the step that it is of, whatever the weights have become meanwhile."""
     trainer, _ = make_trainer(family)
     take_steps(trainer, 1)
-    before, may_write, original = weights(trainer), threading.Event(), checkpoint._write
-    monkeypatch.setattr(checkpoint, "_write", lambda *a: (may_write.wait(60), original(*a))[1])
+    before, may_write, original = weights(trainer), threading.Event(), checkpoint.write_tensors
+    monkeypatch.setattr(checkpoint, "write_tensors", lambda *a: (may_write.wait(60), original(*a))[1])
     writer = CheckpointWriter(tmp_path, keep=2)
     writer.save(trainer, {}, 0.0)
     take_steps(trainer, 2)  # while the disk is as slow as can be
@@ -93,7 +93,7 @@ def test_what_goes_wrong_in_the_background_is_told_by_the_next_call(
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "_write", full)
+    monkeypatch.setattr(checkpoint, "write_tensors", full)
     take_steps(trainer, 1)
     writer.save(trainer, {}, 0.0)
     take_steps(trainer, 1)
@@ -110,7 +110,7 @@ def test_checkpoints_of_the_warm_up_come_before_all_others(family: Path, tmp_pat
     for trainer, count in ((whole, 12), (killed, 10)):
         for _ in range(count):
             trainer.warm_up_lora_teacher()
-    save_checkpoint(killed, tmp_path, {}, 0.0)
+    save_checkpoint(killed, tmp_path)
     assert str(checkpoint_step(tmp_path)) == "warm-up step 10"
     resumed, _ = make_trainer(family, lora_teacher=settings)
     resume(resumed, tmp_path, {})
@@ -119,7 +119,7 @@ def test_checkpoints_of_the_warm_up_come_before_all_others(family: Path, tmp_pat
     for trainer in (whole, resumed):
         take_steps(trainer, 2)
     assert all(torch.equal(value, weights(resumed)[key]) for key, value in weights(whole).items())
-    save_checkpoint(resumed, tmp_path, {}, 0.0)
+    save_checkpoint(resumed, tmp_path)
     assert [path.name for path in checkpoints(tmp_path)] == ["00000000-warm-up-000010", "00000002"]
     assert str(checkpoint_step(tmp_path)) == "step 2"
 
@@ -150,8 +150,8 @@ def test_a_writer_that_is_killed_loses_nothing(tmp_path: Path) -> None:
         process.wait()
         found = checkpoints(tmp_path)
         assert found and int(found[-1].name) >= told
-        state = checkpoint._verified(found[-1], ("step",))
-        tensors = checkpoint._read(found[-1] / "student.safetensors")
+        state = checkpoint.verified(found[-1], ("step",))
+        tensors = checkpoint.read_tensors(found[-1] / "student.safetensors")
         assert all(bool((value == state["step"]).all()) for value in tensors.values()) and len(tensors) == 32
 
 
@@ -174,7 +174,7 @@ def test_a_writer_that_is_killed_loses_nothing(tmp_path: Path) -> None:
 def test_a_state_that_cannot_be_is_refused(family: Path, tmp_path: Path, change: dict[str, Any]) -> None:
     trainer, _ = make_trainer(family)
     take_steps(trainer, 1)
-    path = save_checkpoint(trainer, tmp_path / "a b", {}, 1.0) / checkpoint.STATE
+    path = save_checkpoint(trainer, tmp_path / "a b", 1.0) / checkpoint.STATE
     shutil.copytree(path.parent, path.parent.with_name("00000001.bak"))  # somebody's copy is no checkpoint
     resume(trainer, tmp_path / "a b", {})
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
@@ -188,7 +188,7 @@ def test_advice_to_remove_a_checkpoint_says_where_the_run_goes_on(family: Path, 
     trainer, _ = make_trainer(family)
     for _ in range(2):
         take_steps(trainer, 1)
-        path = save_checkpoint(trainer, tmp_path, {}, 1.0)
+        path = save_checkpoint(trainer, tmp_path, 1.0)
     (path / "student.safetensors").write_bytes(b"cut")
     with pytest.raises(IntegrityError, match=r"student.safetensors: found .*\nthe one before it is 00000001"):
         resume(trainer, tmp_path, {})

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from tiny_models import sd_scheduler
 from tiny_recipe import CAPTIONS, CLIP, HPS, LORA, PAIRED, make_trainer, take_steps, write_tiny_family
 
-from reference_trainer.export import _seen_from, export_student
+from reference_trainer.export import export_student, seen_from
 from reference_trainer.networks import Networks
 from reference_trainer.origins import trained_with
 from reference_trainer.prompts import PromptSource
@@ -220,4 +220,4 @@ def test_a_student_of_a_merged_start_is_written_whole(family: Path, tmp_path: Pa
 )
 def test_how_a_base_is_named(tmp_path: Path, location: str, revision: str | None, expected: str) -> None:
     spec = ModelSpec(id="local/x", sampler="one_step", location=location.format(tmp=tmp_path), revision=revision)
-    assert _seen_from(tmp_path / "export", spec) == expected
+    assert seen_from(tmp_path / "export", spec) == expected

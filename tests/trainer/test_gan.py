@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_recipe import make_trainer, take_steps, tiny_recipe, weights
+from tiny_recipe import make_trainer, save_checkpoint, take_steps, tiny_recipe, weights
 
 from reference_trainer.show import describe
 from reference_trainer.terms import gradient_at
-from reference_trainer.training.checkpoint import resume, save_checkpoint
+from reference_trainer.training.checkpoint import resume
 from sbv2bench.registry import Registry
 
 GAN = {"gan": {"weight": 0.5, "learning_rate": 1e-2, "images": "world:training", "pictures": 8}}
@@ -52,7 +52,7 @@ def test_a_learned_loss_resumes_to_the_same_bits(family: Path, tmp_path: Path) -
     whole, broken, resumed = (make_trainer(family, losses=GAN)[0] for _ in range(3))
     take_steps(whole, 4)
     take_steps(broken, 2)
-    save_checkpoint(broken, tmp_path, {}, 0.0)
+    save_checkpoint(broken, tmp_path)
     resume(resumed, tmp_path, {})
     take_steps(resumed, 2)
     kept = weights(whole)

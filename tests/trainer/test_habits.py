@@ -34,7 +34,7 @@ def told(tmp_path: Path, family: Path, *, terminal: bool, steps: int) -> str:
     for step in range(1, steps + 1):
         monitor.add(step, {"loss": 1.0})
     if terminal:
-        monitor._bar.refresh()  # type: ignore[union-attr]
+        monitor.bar.refresh()  # type: ignore[union-attr]
     monitor.close()
     return shown.getvalue()
 

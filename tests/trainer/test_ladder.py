@@ -33,15 +33,15 @@ def test_ladder_refuses_what_it_cannot_climb(tmp_path: Path) -> None:
 
 def test_a_rung_needs_a_run_or_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a run has made comes first, then the package's own weights; neither is an error that says what to train."""
-    assert ladder._input("mini", "autoencoder", tmp_path) == ladder.paths.package_weights() / "sd21" / "vae"
+    assert ladder.input_of("mini", "autoencoder", tmp_path) == ladder.paths.package_weights() / "sd21" / "vae"
     (tmp_path / "autoencoder" / "export").mkdir(parents=True)
-    assert ladder._input("mini", "autoencoder", tmp_path) == tmp_path / "autoencoder" / "export"
+    assert ladder.input_of("mini", "autoencoder", tmp_path) == tmp_path / "autoencoder" / "export"
     with pytest.raises(PrerequisiteError, match="--until sd21-start"):
-        ladder._input("mini", "sd21-start", tmp_path)
-    assert ladder._model("mini", "sd21", tmp_path) == "mini/sd21"
+        ladder.input_of("mini", "sd21-start", tmp_path)
+    assert ladder.model_of("mini", "sd21", tmp_path) == "mini/sd21"
     monkeypatch.setattr(ladder.paths, "package_weights", lambda: tmp_path / "nothing")
     with pytest.raises(PrerequisiteError, match="--until sd21"):
-        ladder._model("mini", "sd21", tmp_path)
+        ladder.model_of("mini", "sd21", tmp_path)
 
 
 def test_students_of_the_ladder_have_recipes_that_agree_with_it() -> None:

@@ -88,9 +88,9 @@ def test_a_killed_run_resumes_to_the_same_bits(
 def test_every_step_has_its_own_captions(family: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All seven of an epoch, then all of the next: six batches of four are three epochs and three more."""
     seen: list[str] = []
-    original = loop.Trainer._student_batch
+    original = loop.Trainer.student_batch
     monkeypatch.setattr(
-        loop.Trainer, "_student_batch", lambda self, batch, *rest: (seen.extend(batch.captions), original(self, batch, *rest))[1]
+        loop.Trainer, "student_batch", lambda self, batch, *rest: (seen.extend(batch.captions), original(self, batch, *rest))[1]
     )
     run(family, tmp_path, checkpoint_every=4)
     assert [c.name for c in checkpoints(tmp_path / "checkpoints")] == ["00000004", "00000006"]  # the last step's always
@@ -189,7 +189,7 @@ def test_an_unfinished_checkpoint_is_not_there(family: Path, tmp_path: Path, mon
     """A disk that is full while the third checkpoint is written leaves the second, and no part of the third."""
     from reference_trainer.training import checkpoint
 
-    original, written = checkpoint._write_text, []
+    original, written = checkpoint.write_text, []
 
     def crash(path: Path, text: str) -> None:
         written.append(path)
@@ -197,11 +197,11 @@ def test_an_unfinished_checkpoint_is_not_there(family: Path, tmp_path: Path, mon
             raise OSError(28, "No space left on device")
         original(path, text)
 
-    monkeypatch.setattr(checkpoint, "_write_text", crash)
+    monkeypatch.setattr(checkpoint, "write_text", crash)
     with pytest.raises(IntegrityError, match=r"cannot be written \(No space left on device\)"):
         run(family, tmp_path)
     assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["00000002", "00000004"]
-    monkeypatch.setattr(checkpoint, "_write_text", original)
+    monkeypatch.setattr(checkpoint, "write_text", original)
     assert run(family, tmp_path)
 
 
@@ -256,9 +256,9 @@ def test_a_refused_start_leaves_the_folder_as_it_is(family: Path, tmp_path: Path
 
 
 def test_a_run_that_ends_in_skipped_steps_is_not_exported(family: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    original = loop.Trainer._update
+    original = loop.Trainer.update
     broken = lambda self, name, figures: self.step < 4 and original(self, name, figures)  # noqa: E731
-    monkeypatch.setattr(loop.Trainer, "_update", broken)
+    monkeypatch.setattr(loop.Trainer, "update", broken)
     with pytest.raises(IntegrityError, match="gradients of the last 2 steps were not numbers"):
         run(family, tmp_path)
     assert not (tmp_path / "done.json").exists() and not (tmp_path / "export").exists()

@@ -98,7 +98,7 @@ def test_a_learned_variance_is_dropped(family: Path) -> None:
     unet.dtype = torch.float32  # type: ignore[attr-defined]
     z = torch.randn(2, *networks.latent_shape)
     assert (
-        torch.equal(networks._predict(unet, z, 999, networks.encode_text(CAPTIONS[:2]), torch.float32), z)
+        torch.equal(networks.predict(unet, z, 999, networks.encode_text(CAPTIONS[:2]), torch.float32), z)
         and z.shape[1] == channels
     )
 
@@ -281,7 +281,8 @@ def test_an_average_on_the_cpu_is_an_average(family: Path, monkeypatch: pytest.M
     key = next(iter(networks.trained(STUDENT)))
     elsewhere = SimpleNamespace(device=torch.device("meta"))
     started = networks.average.shadow_params[0].clone()
-    monkeypatch.setattr(networks, "_trained", {STUDENT: {k: Elsewhere(v) for k, v in networks.trained(STUDENT).items()}})
+    elsewhere_held = {k: Elsewhere(v) for k, v in networks.trained(STUDENT).items()}
+    monkeypatch.setattr(networks, "trained", lambda network: elsewhere_held)
     for value in networks.trained(STUDENT).values():
         value.data.add_(1.0)
     assert networks.trained(STUDENT)[key].device == elsewhere.device

@@ -61,7 +61,7 @@ def test_a_recipe_is_rehearsed_as_it_stands(rehearsed: tuple[run.Report, Stage])
 
 @pytest.mark.ci
 def test_exports_are_merged_and_evaluated(rehearsed: tuple[run.Report, Stage]) -> None:
-    with run._environment(rehearsed[1].rehearsed):
+    with run.environment(rehearsed[1].rehearsed):
         legs.merge_exports(rehearsed[1])
         legs.evaluate_merged(rehearsed[1])
 
@@ -241,10 +241,10 @@ def _only_the_last(folder: Path) -> Any:
 whole_folder = export.whole_folder
 TRAINERS_FAULTS = [
     ("loading", loop, "Trainer", _raise),
-    ("LoRA-teacher warm-up", step.Trainer, "_lora_teacher_batch", _raise),
+    ("LoRA-teacher warm-up", step.Trainer, "lora_teacher_batch", _raise),
     ("step-0 and later grids", pictures, "sample_student", _raise),
     ("panels", pictures, "guidance_scale", _raise),
-    ("three steps", step.Trainer, "_student_batch", _raise),
+    ("three steps", step.Trainer, "student_batch", _raise),
     ("in-loop measurement", loop, "measure_student", _raise),
     ("export", export, "whole_folder", _only_the_last),
 ]
@@ -266,7 +266,7 @@ def test_a_full_disk_is_put_down_to_the_checkpoint(tmp_path: Path, monkeypatch: 
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("reference_trainer.training.checkpoint._write_text", full)
+    monkeypatch.setattr("reference_trainer.training.checkpoint.write_text", full)
     report = run.rehearse("paper/swiftbrush", (), tmp_path, lambda line: None, whole=False)
     assert report.failed is not None and report.failed.name == "checkpoint", report.legs
     assert "No space left on device" in report.failed.why
@@ -374,7 +374,7 @@ def test_every_leg_of_the_watch_is_a_function_of_the_trainer() -> None:
 @pytest.mark.ci
 def test_proofs_raise_what_a_leg_says(rehearsed: tuple[run.Report, Stage]) -> None:
     with pytest.raises(LegFailed, match="was not drawn"):
-        first_run._picture(rehearsed[1].folder / "nothing.png")
+        first_run.check_picture(rehearsed[1].folder / "nothing.png")
     with pytest.raises(InputError, match="expected no overrides"):
         run.carry_out("all", ["x=1"], lambda line: None)
 

@@ -69,8 +69,8 @@ def test_the_mean_over_two_processes_is_the_whole_batch(family: Path) -> None:
     gradients = []
     for rank, processes in ((0, 1), (0, 2), (1, 2)):
         trainer, _ = make_trainer(family, rank, processes, **EVERYTHING)
-        trainer._update = lambda name, figures: True  # type: ignore[method-assign]
-        trainer._figures = lambda report: {}  # type: ignore[method-assign]
+        trainer.update = lambda name, figures: True  # type: ignore[method-assign]
+        trainer.figures_of = lambda report: {}  # type: ignore[method-assign]
         take_steps(trainer, 1)
         gradients.append({k: p.grad for n in trainer.rates for k, p in trainer.networks.trained(n).items()})
     for key, whole in gradients[0].items():
@@ -80,8 +80,8 @@ def test_the_mean_over_two_processes_is_the_whole_batch(family: Path) -> None:
 def test_the_lora_teacher_learns_from_latents_made_before_the_students_update(family: Path) -> None:
     trainer, prompts = make_trainer(family)
     kept = []
-    original = trainer._lora_teacher_batch
-    trainer._lora_teacher_batch = lambda *a: (kept.append(a[2]), original(*a))  # type: ignore[method-assign]
+    original = trainer.lora_teacher_batch
+    trainer.lora_teacher_batch = lambda *a: (kept.append(a[2]), original(*a))  # type: ignore[method-assign]
     networks: Networks = trainer.networks
     recipe = trainer.recipe
     z = noise.student_draws(recipe.seed, 0, range(4), networks.latent_shape, recipe.vsd).z
@@ -118,8 +118,8 @@ def test_what_the_teachers_are_shown(family: Path) -> None:
 def test_the_warm_up_draws_what_no_step_draws(family: Path) -> None:
     trainer, prompts = make_trainer(family, lora_teacher=WARMED)
     networks, recipe, kept = trainer.networks, trainer.recipe, []
-    trainer._lora_teacher_batch = lambda *a: kept.append(list(a[2]))  # type: ignore[method-assign]
-    trainer._update = lambda name, figures: True  # type: ignore[method-assign]
+    trainer.lora_teacher_batch = lambda *a: kept.append(list(a[2]))  # type: ignore[method-assign]
+    trainer.update = lambda name, figures: True  # type: ignore[method-assign]
     for _ in range(2):
         trainer.warm_up_lora_teacher()
     for step, (generated,) in ((-1, kept[0]), (-2, kept[1])):
@@ -145,13 +145,13 @@ def test_a_further_update_of_the_lora_teacher_has_fresh_images(family: Path) -> 
     settings = {"lora": LORA, "learning_rate": 1e-2, "steps_per_student_step": 3}
     trainer, prompts = make_trainer(family, lora_teacher=settings)
     networks, recipe, kept = trainer.networks, trainer.recipe, []
-    original = trainer._lora_teacher_batch
+    original = trainer.lora_teacher_batch
 
     def note(teacher: object, turn: int, images: object, report: object) -> None:
         kept.append(list(images))  # type: ignore[call-overload]
         original(teacher, turn, kept[-1], report)  # type: ignore[arg-type]
 
-    trainer._lora_teacher_batch = note  # type: ignore[method-assign]
+    trainer.lora_teacher_batch = note  # type: ignore[method-assign]
     trainer.take_step()
     assert [len(images) for images in kept] == [1, 1, 1]
     first, *further = (images[0].x0 for images in kept)
@@ -294,8 +294,8 @@ def test_processes_have_the_same_names_of_figures(family: Path) -> None:
     for rank in (0, 1):
         trainer, _ = make_trainer(family, rank, 2, batch_size=2, clip=CLIP | {"share": 0.5})
         seen: list[Report] = []
-        trainer._update = lambda name, figures: True  # type: ignore[method-assign]
-        trainer._figures = lambda report, seen=seen: (seen.append(report), {})[1]  # type: ignore[method-assign]
+        trainer.update = lambda name, figures: True  # type: ignore[method-assign]
+        trainer.figures_of = lambda report, seen=seen: (seen.append(report), {})[1]  # type: ignore[method-assign]
         take_steps(trainer, 1)
         names.append((sorted(seen[0].means), sorted(seen[0].squares)))
     assert names[0] == names[1] and "clip_cosine" in names[0][0]
