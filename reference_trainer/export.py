@@ -103,6 +103,11 @@ def _write_adapter(networks: Networks, folder: Path, base: str) -> None:
     (folder / "adapter_config.json").write_text(json.dumps(config, indent=1, default=str))
 
 
+def _in_order(config: dict[str, object]) -> dict[str, object]:
+    """peft's config with lists for its sets, whose order is another in every process."""
+    return {key: sorted(value) if isinstance(value, set) else value for key, value in config.items()}
+
+
 def _adapter(networks: Networks) -> tuple[StateDict, dict[str, object]]:
     """Copies of the student's adapter in peft's names, float32 on the CPU, and peft's config."""
     tensors = get_peft_model_state_dict(networks.student, adapter_name=STUDENT)
