@@ -16,6 +16,7 @@ from sbv2bench.registry import Registry
 from sbv2bench.report.terminal import about, print_plan
 
 
+@pytest.mark.ci
 def test_estimates_are_within_30_percent_of_what_is_written(home: Path, tmp_path: Path) -> None:
     registry = Registry.load()
     options = EvalOptions.validated(

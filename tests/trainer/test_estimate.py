@@ -61,6 +61,7 @@ def test_work_is_arithmetic_on_the_parts(family: Path) -> None:
     assert estimate.hours(plain, 4, 1.0) * 3600 == pytest.approx(6 * 91 + pictures)  # three wait for the one that draws
 
 
+@pytest.mark.ci
 def test_a_real_warm_up_and_a_second_update_do_the_operations_that_were_counted(family: Path) -> None:
     settings = {**LORA_TEACHER, "steps_per_student_step": 2, "warmup_steps": 1}
     trainer, _ = make_trainer(family, lora_teacher=settings)
@@ -123,6 +124,7 @@ def blank(recipe: Recipe, family: Path) -> BlankTrainer:
     return BlankTrainer(recipe, Registry.load(family / "catalog.yaml"), None, 1, "cpu")
 
 
+@pytest.mark.ci
 def test_a_real_grid_takes_the_memory_that_was_predicted(family: Path) -> None:
     trainer, prompts = make_trainer(family)
     captions = prompts.prompts_at(0, 0, 4, range(4))
@@ -184,6 +186,7 @@ def test_what_is_kept_on_disk_and_in_host_memory(family: Path) -> None:
     assert (none["host"], none["checkpoints_kept"]) == (none["checkpoint"], 1)
 
 
+@pytest.mark.ci
 def test_show_says_that_it_is_an_estimate_and_what_measures(family: Path) -> None:
     found = described(family, lora_teacher={**LORA_TEACHER, "warmup_steps": 2})
     assert found["kind"] == "estimate"

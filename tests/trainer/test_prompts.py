@@ -311,6 +311,7 @@ def test_a_missing_package_and_an_unwritable_cache_say_what_to_do(tmp_path: Path
     assert len(opened("world:training")) == WORLD_LENGTH
 
 
+@pytest.mark.ci
 def test_a_long_file_is_not_in_memory(tmp_path: Path) -> None:
     path = written(tmp_path / "a.txt", [f"a photo of thing number {number} in a wood, golden hour" for number in range(300_000)])
     assert path.stat().st_size > 15 * 10**6

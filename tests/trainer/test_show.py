@@ -240,6 +240,7 @@ def test_latents_and_processes_can_be_chosen(configs: Path, plain: dict[str, Any
         describe(recipe, registry=Registry.load(), processes=3)
 
 
+@pytest.mark.ci
 def test_an_adapters_networks_are_its_bases(configs: Path, tmp_path: Path) -> None:
     adapter = tmp_path / "unet_lora"
     adapter.mkdir()

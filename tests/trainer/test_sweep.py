@@ -52,6 +52,7 @@ def run(registry: Registry, other: str, output: Path, weights: tuple[float, ...]
     return sweep("student", other, weights, "tiny", output, registry=registry, **options)  # type: ignore[arg-type]
 
 
+@pytest.mark.ci
 def test_a_sweep_of_three_weights(registry: Registry, other: str, tmp_path: Path) -> None:
     told: list[str] = []
     models = set(registry.models)
@@ -114,6 +115,7 @@ class Page(HTMLParser):
         self.text += data + "\n"
 
 
+@pytest.mark.ci
 def test_the_page_needs_nothing_else_and_names_both_ends(registry: Registry, other: str, tmp_path: Path) -> None:
     found = run(registry, other, tmp_path / "out")
     page = Page()
