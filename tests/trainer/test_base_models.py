@@ -187,5 +187,5 @@ def test_the_reading_loss_knows_only_what_a_caption_names() -> None:
         logits = networks.readers[name](states)
         assert logits.shape == (64, len(values))
         chosen = logits.log_softmax(1)[torch.arange(64), label.clamp(min=0)]
-        expected -= float(chosen[label != world.FREE].mean())
+        expected -= float(chosen[label != world.FREE].mean().detach())
     assert float(loss) == pytest.approx(expected, rel=1e-5)
