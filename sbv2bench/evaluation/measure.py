@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from sbv2bench.data.preparation import prepare, side_of
 from sbv2bench.data.reference import reference_blocks
 from sbv2bench.errors import InputError
+from sbv2bench.evaluation.choice import without
 from sbv2bench.evaluation.foreign_code import blamed, checked_rows, is_foreign
 from sbv2bench.evaluation.plan import EvalPlan
 from sbv2bench.features.base import Extractor, is_of_images, is_paired, is_scorer, load_extractor, target_of
@@ -47,7 +48,7 @@ class Measurer:
 
     def check_size(self, height: int, width: int) -> None:
         """Raises InputError if a loaded extractor takes images of another size than those to come, or square ones only."""
-        given = height, width
+        metrics, given = self.plan.metrics, (height, width)
         height, width = given if self.side is None else (self.side, self.side)
         for name, extractor in self._loaded.items():
             side, square = getattr(extractor, "image_size", None), getattr(extractor, "square_only", False)
@@ -57,7 +58,7 @@ class Measurer:
                     f"{'' if self.side is None else f' (prepared to {self.side} px)'}, expected "
                     f"{f'{side} px' if side else 'square ones'}, "
                     f"which extractor {name} of suite {self.plan.suite.id} takes",
-                    "sbv2bench list suites",
+                    without(metrics, [metric.id for metric in metrics if metric.extractor == name]) or "sbv2bench list suites",
                 )
 
     def measure(self, images_BHWC: NDArray[np.uint8], block: PromptBlock, names: Iterable[str]) -> Measured:
