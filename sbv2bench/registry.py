@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast, get_args
 
+from pydantic import ValidationError
+
 from sbv2bench import catalog, paths
 from sbv2bench.data.hub import WITHDRAWN
 from sbv2bench.data.remarks import say_once
@@ -132,7 +134,10 @@ class Registry:
         for metric in metrics:
             if metric.extractor is None:
                 continue
-            extractor = found.setdefault(metric.extractor, self.extractor(metric.extractor))
+            try:
+                extractor = found.setdefault(metric.extractor, self.extractor(metric.extractor))
+            except InputError as error:
+                raise InputError(f"metric {metric.id}: {error.message}", error.fix) from error
             if not metric.fits(extractor):
                 gives = f"its extractor {extractor.id} gives {extractor.gives}"
                 raise InputError(f"metric {metric.id}: it reads {metric.reads}, {gives}", "sbv2bench list extractors")
@@ -243,7 +248,9 @@ class Registry:
         known = {**self.table(kind), **(self.groups if kind == "suite" else {})}
         bare = [key.partition("/")[2] for key in known] if kind == "model" else []
         close = suggestion(name, [*known, *bare])
-        listed = f"sbv2bench list {kind}s" if kind in ("model", "suite", "metric") else f"known are {', '.join(known)}"
+        listed = (
+            f"sbv2bench list {kind}s" if kind in ("model", "suite", "metric", "extractor") else f"known are {', '.join(known)}"
+        )
         failed = "; ".join(f"plugin {plugin.name} did not load: {plugin.error}" for plugin in self.plugins if plugin.error)
         return InputError(
             f"unknown {kind} {name!r}" + (f", did you mean {close!r}?" if close else "") + (f"\n{failed}" if failed else ""),
@@ -260,8 +267,7 @@ class Registry:
             try:
                 entry.load().register(self)
             except Exception as failure:  # somebody else's code: whatever it raises must not take the built-ins away
-                text = failure.message if isinstance(failure, SBV2BenchError) else f"{type(failure).__name__}: {failure}"
-                error = " ".join(text.split())[:200]
+                error = " ".join(_in_words(failure).split())[:200]
                 self.sources = sources
                 for kind, table in before.items():  # all of a plugin, or nothing
                     self.table(kind).clear()
@@ -283,6 +289,14 @@ def suggestion(name: str, known: Iterable[str]) -> str | None:
     by_lower = {candidate.lower(): candidate for candidate in known}
     close = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.6)
     return by_lower[close[0]] if close else None
+
+
+def _in_words(failure: Exception) -> str:
+    """What a plugin raised, of several fields that are wrong the first."""
+    if isinstance(failure, ValidationError):
+        first = failure.errors()[0]
+        return f"{failure.title}: {'.'.join(map(str, first['loc'])) or 'fields'}: {first['msg']}, found {first['input']!r:.60}"
+    return failure.message if isinstance(failure, SBV2BenchError) else f"{type(failure).__name__}: {failure}"
 
 
 def _user_catalog(given: Path | None) -> Path | None:

@@ -66,14 +66,15 @@ def test_a_latency_of_version_1_names_the_parts_that_were_compiled() -> None:
     [
         ("suite", {"fingerprint": "0" * 64}, "suite.fingerprint is not that of suite.protocol"),
         ("suite", {"num_generated": 4000}, "suite.num_generated is 4000, its protocol says 5000"),
-        ("suite", {"protocol": {}}, "not a whole result of schema 1"),
+        ("suite", {"protocol": {}}, r"not a whole result of schema 1 \(no suite\)"),
+        ("", {"remark": "mine"}, r"not a whole result of schema 1 \(remark is none of its fields\)"),
     ],
 )
 def test_a_file_of_version_1_that_was_edited_is_refused(
     tmp_path: Path, section: str, changes: dict[str, object], words: str
 ) -> None:
     content = json.loads(of_schema_1(EVALUATIONS)[0].read_text())
-    content[section] |= changes
+    (content[section] if section else content).update(changes)
     path = tmp_path / "edited.json"
     path.write_text(json.dumps(content))
     with pytest.raises(IntegrityError, match=words):

@@ -12,7 +12,7 @@ from PIL import Image
 from sbv2bench.errors import InputError
 from sbv2bench.machine.inventory import listed
 from sbv2bench.registry import Registry
-from sbv2bench.specs import ModelSpec
+from sbv2bench.specs import MetricSpec, ModelSpec
 
 PLUGIN = Path(__file__).parent / "example_plugin"
 
@@ -307,8 +307,14 @@ def test_a_plugin_registers_by_its_entry_point(tmp_path: Path, monkeypatch: pyte
             "    registry.add('model', ModelSpec(id='mini/sd21', family='mini', sampler='pipeline'))",
             "taken",
         ),
+        (
+            "from sbv2bench.specs import MetricSpec\n"
+            "def register(registry):\n"
+            "    MetricSpec(id='half', target='half:half', reads='pixels', keys=('half',), higher_is_better=True)",
+            "MetricSpec: reads: Input should be 'features', 'paired', 'scorer', ",
+        ),
     ],
-    ids=["import", "crash", "collision"],
+    ids=["import", "crash", "collision", "fields"],
 )
 def test_a_broken_plugin_takes_nothing_away_and_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str, error: str, request: pytest.FixtureRequest
@@ -324,6 +330,14 @@ def test_a_broken_plugin_takes_nothing_away_and_leaves_nothing(
     assert error in plugin.error
     with pytest.raises(InputError, match="plugin example did not load"):
         registry.model("half", "mini")
+
+
+def test_a_metric_of_an_unknown_extractor_is_named() -> None:
+    registry = Registry.load()
+    own = MetricSpec(id="own", target="own:own", reads="features", extractor="word-128", keys=("own",), higher_is_better=True)
+    with pytest.raises(InputError, match="metric own: unknown extractor 'word-128', did you mean 'world-128'") as caught:
+        registry.extractors_of([own])
+    assert caught.value.fix == "sbv2bench list extractors"
 
 
 def test_list_rows_have_the_contracts_keys(registry: Registry) -> None:

@@ -43,6 +43,9 @@ def list_things(
     if as_json:
         print_json(rows)
         return
+    if not rows:
+        typer.echo(f"no {what} on this machine", err=True)
+        return
     headings = ["on this machine" if key == "here" else key.replace("_", " ") for key in COLUMNS[what]]
     terminal.print_table(terminal.stdout_console(), headings, [[_cell(row[key]) for key in COLUMNS[what]] for row in rows])
 

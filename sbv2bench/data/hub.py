@@ -273,7 +273,8 @@ def _present_name(repository: str, revision: str | None, kind: str) -> str:
     copy = WITHDRAWN.get(repository)
     if copy is None or kind != "model" or snapshot(repository, revision, kind) is not None:
         return repository
-    say_once(f"hub:{repository} was withdrawn from the hub; using its copy hub:{copy}")
+    if _may_fetch.get():  # a list of what is here uses nothing
+        say_once(f"hub:{repository} was withdrawn from the hub; using its copy hub:{copy}")
     return copy
 
 

@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 from sbv2bench.data.preparation import prepare, side_of
 from sbv2bench.data.reference import reference_blocks
 from sbv2bench.errors import InputError
+from sbv2bench.evaluation.choice import without
+from sbv2bench.evaluation.foreign_code import blamed, checked_rows, is_foreign
 from sbv2bench.evaluation.plan import EvalPlan
-from sbv2bench.features.base import Extractor, is_of_images, is_paired, is_scorer, load_extractor
+from sbv2bench.features.base import Extractor, is_of_images, is_paired, is_scorer, load_extractor, target_of
 from sbv2bench.features.cache import Entry
 from sbv2bench.machine.choices import Progress
 from sbv2bench.machine.processes import cores, each
@@ -34,16 +36,19 @@ class Measurer:
         self.side = None if plan.suite.preparation is None else side_of(plan.suite.preparation)
         self.threads = 1 if plan.device == "cpu" else cores()
         self._loaded: dict[str, Extractor] = {}
+        self._widths: dict[str, int] = {}  # of each extractor's rows
 
     def load(self, names: Iterable[str]) -> None:
         """Load some extractors, before threads ask them. Raises what loading raises."""
         for name in names:
             if name not in self._loaded:
-                self._loaded[name] = load_extractor(self.plan.extractors[name], self.plan.device)
+                spec = self.plan.extractors[name]
+                with blamed(f"extractor {name}", target_of(spec)):
+                    self._loaded[name] = load_extractor(spec, self.plan.device)
 
     def check_size(self, height: int, width: int) -> None:
         """Raises InputError if a loaded extractor takes images of another size than those to come, or square ones only."""
-        given = height, width
+        metrics, given = self.plan.metrics, (height, width)
         height, width = given if self.side is None else (self.side, self.side)
         for name, extractor in self._loaded.items():
             side, square = getattr(extractor, "image_size", None), getattr(extractor, "square_only", False)
@@ -53,7 +58,7 @@ class Measurer:
                     f"{'' if self.side is None else f' (prepared to {self.side} px)'}, expected "
                     f"{f'{side} px' if side else 'square ones'}, "
                     f"which extractor {name} of suite {self.plan.suite.id} takes",
-                    "sbv2bench list suites",
+                    without(metrics, [metric.id for metric in metrics if metric.extractor == name]) or "sbv2bench list suites",
                 )
 
     def measure(self, images_BHWC: NDArray[np.uint8], block: PromptBlock, names: Iterable[str]) -> Measured:
@@ -68,10 +73,16 @@ class Measurer:
         """Embeddings of the captions, "text" [N, D] float32, by a paired extractor, and of their hard negatives, "false_text"."""
         prompts = self.plan.prompts
         self.load([name])
-        embed = self._loaded[name]
-        assert is_paired(embed, self.plan.extractors[name])
-        found: Measured = {"text": embed.embed_text(prompts.captions)}
-        return found if prompts.false_captions is None else found | {"false_text": embed.embed_text(prompts.false_captions)}
+        network, spec = self._loaded[name], self.plan.extractors[name]
+        assert is_paired(network, spec)
+
+        def embedded(captions: Sequence[str]) -> NDArray[np.number]:
+            with blamed(f"extractor {name}", target_of(spec)):
+                found = network.embed_text(captions)
+            return self._checked(name, found, len(captions))
+
+        found: Measured = {"text": embedded(prompts.captions)}
+        return found if prompts.false_captions is None else found | {"false_text": embedded(prompts.false_captions)}
 
     def of_reference(self, names: Sequence[str], workers: int, progress: Progress | None, size: int) -> dict[str, Entry]:
         """The suite's M reference images measured in one pass: of each extractor an entry of "rows" [M, ...], in their order.
@@ -113,14 +124,30 @@ class Measurer:
         }
 
     def _asked(self, name: str) -> Asked:
-        """An extractor as a function of images and their captions, by what it gives."""
+        """An extractor as a function of images and their captions, by what it gives; what it gives is checked."""
         network, spec = self._loaded[name], self.plan.extractors[name]
-        if is_scorer(network, spec):
-            return lambda images, captions: np.asarray(network.score(images, list(captions)))
-        if is_paired(network, spec):
-            return lambda images, captions: np.asarray(network.embed_images(images))
-        assert is_of_images(network, spec)
-        return lambda images, captions: np.asarray(network(images))
+        target = target_of(spec)
+
+        def asked(images: NDArray[np.uint8], captions: Sequence[str]) -> NDArray[np.number]:
+            with blamed(f"extractor {name}", target):
+                shown = images.copy() if is_foreign(target) else images  # which it may overwrite: others see them after it
+                if is_scorer(network, spec):
+                    found = network.score(shown, list(captions))
+                elif is_paired(network, spec):
+                    found = network.embed_images(shown)
+                else:
+                    assert is_of_images(network, spec)
+                    found = network(shown)
+            return self._checked(name, found, len(images))
+
+        return asked
+
+    def _checked(self, name: str, found: object, count: int) -> NDArray[np.number]:
+        """An extractor's answer for so many images or captions, of as many columns as its others. Raises InputError."""
+        rows = checked_rows(self.plan.extractors[name], found, count, self._widths.get(name))
+        if rows.ndim == 2:
+            self._widths.setdefault(name, rows.shape[1])
+        return rows
 
 
 def _pixels(size: tuple[int, int]) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from sbv2bench.errors import InputError
+from sbv2bench.evaluation.foreign_code import blamed, checked_values, copied, is_foreign
 from sbv2bench.evaluation.rows import Array, Rows
 from sbv2bench.metrics import uncertainty
 from sbv2bench.metrics.comparison import spread_of
@@ -55,16 +56,13 @@ class Measured:
 def score(measured: Sequence[Measured], labels: Labels) -> tuple[dict[str, MetricValue], Values]:
     """The metrics block of a result, in the order given, the mean over seeds; and what each caption scored, [S, N] by key.
 
-    Raises InputError where a target does not give the keys it declares.
+    Raises InputError where a target does not give the keys it declares, or foreign code raises anything.
     """
     block: dict[str, MetricValue] = {}
     values: Values = {}
     for one in measured:
-        target, metric = target_of(one.metric), one.metric
-        found = [target(rows) for rows in one.seeds]
-        if set(found[0]) != set(metric.keys):
-            given, expected = ", ".join(found[0]), ", ".join(metric.keys)
-            raise InputError(f"metric {metric.id}: {metric.target} gave {given}, expected {expected}")
+        metric = one.metric
+        found = [_computed(metric, rows) for rows in one.seeds]
         for key in metric.keys:
             each = [value[key].each for value in found]
             if all(scores is not None for scores in each):
@@ -78,6 +76,14 @@ def score(measured: Sequence[Measured], labels: Labels) -> tuple[dict[str, Metri
             details = {**(paper.details or {}), "minus_fixed": paper.value - block[key].value}
             block[f"{key}_paper"] = paper.model_copy(update={"details": details})
     return block, values
+
+
+def _computed(metric: MetricSpec, rows: Rows) -> Mapping[str, MetricValue]:
+    """What a metric's function gives of one seed's rows, as it is declared."""
+    target = target_of(metric)
+    with blamed(f"metric {metric.id}", metric.target):
+        found = target(copied(rows) if is_foreign(metric.target) else rows)
+    return checked_values(metric, found, rows)
 
 
 def _marked(one: Measured, value: MetricValue, rows: Rows, labels: Labels) -> MetricValue:
@@ -107,7 +113,7 @@ def target_of(metric: MetricSpec) -> Target:
     module, _, name = metric.target.partition(":")
     try:
         found: Target = getattr(import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
+    except Exception as error:  # a plugin's module may raise anything
         raise InputError(f"metric {metric.id}: {metric.target} cannot be imported ({error})") from error
     return found
 

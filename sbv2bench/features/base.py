@@ -68,19 +68,24 @@ def is_of_images(extractor: Extractor, spec: ExtractorSpec) -> TypeGuard[ImageEx
     return spec.gives in ("features", "attributes")
 
 
+def target_of(spec: ExtractorSpec) -> str:
+    """ "module:Class" of a spec's kind, or what else the spec says."""
+    return KINDS.get(spec.kind, spec.kind)
+
+
 def extractor_class(spec: ExtractorSpec) -> Callable[[ExtractorSpec, str], Extractor]:
     """The class of a spec's kind, which may say `image_size` and `dimension`, the number of its features, before it is made.
 
     Raises InputError on an unknown kind.
     """
-    target = KINDS.get(spec.kind, spec.kind)
+    target = target_of(spec)
     module, _, name = target.partition(":")
     if not name:
         raise InputError(f"extractor {spec.id}: found kind {spec.kind!r}, expected {', '.join(KINDS)} or module:Class")
     try:
         found: Callable[[ExtractorSpec, str], Extractor] = getattr(import_module(module), name)
         return found
-    except (ImportError, AttributeError) as error:
+    except Exception as error:  # a plugin's module may raise anything
         raise InputError(f"extractor {spec.id}: {target} cannot be imported ({error})") from error
 
 
@@ -94,7 +99,7 @@ def cut_by_extractor(spec: ExtractorSpec, captions: Sequence[str]) -> tuple[int,
 
     Asks the function `cut_captions` in the module of its kind; None where that has none, as of a plugin. Raises what it raises.
     """
-    module, _, name = KINDS.get(spec.kind, spec.kind).partition(":")
+    module, _, name = target_of(spec).partition(":")
     count = getattr(import_module(module), "cut_captions", None) if name else None
     found: tuple[int, int] | None = None if count is None else count(spec, captions)
     return found

@@ -116,9 +116,9 @@ def _device() -> Check:
     if torch.cuda.is_available():
         names = ", ".join(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))
         return Check("device", "ok", f"cuda: {names}")
-    return Check(
-        "device", "ok", f"cpu: {cpu_model()}, {torch.get_num_threads()} threads; no GPU, which the mini suites do not need"
-    )
+    threads = torch.get_num_threads()
+    said = f"{threads} thread{'s' if threads > 1 else ''}; no GPU, which the mini suites do not need"
+    return Check("device", "ok", f"cpu: {cpu_model()}, {said}")
 
 
 def _disk() -> Iterator[Check]:
@@ -188,7 +188,9 @@ def _missing(registry: Registry, suite: SuiteSpec) -> tuple[list[str], list[str]
             )
     for location in dict.fromkeys(location for location in locations if location):
         try:
-            assets.hash_weights(assets.resolve_location(location))
+            place = assets.resolve_location(location)
+            if place.is_dir():  # captions are a file
+                assets.hash_weights(place)
         except SBV2BenchError as error:
             missing.append(error.message.replace("\n", " "))
             fixes.append(error.fix or f"see {location}")

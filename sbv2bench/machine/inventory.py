@@ -71,7 +71,8 @@ def _more(registry: Registry, kind: str, name: str) -> dict[str, object]:
     if kind == "metrics":
         metric = registry.metrics[name]
         return {
-            "what_it_is": f"{metric.title}: {metric.description}", "better": "higher" if metric.higher_is_better else "lower",
+            "what_it_is": ": ".join(filter(None, (metric.title, metric.description))),
+            "better": "higher" if metric.higher_is_better else "lower",
             "reads_captions": bool(read_captions([metric])),
             "suites": [suite.id for suite in registry.suites.values() if any(metric.id == name for metric in suite.metrics)],
         }  # fmt: skip

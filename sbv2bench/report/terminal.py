@@ -126,7 +126,7 @@ def print_result(console: Console, result: EvalResult, path: Path | None, out: C
         say(console, f"partial: {result.suite.num_generated} images only, not comparable with full results")
     if model.has_seeds():
         how = f"{model.sampler}, NFE {model.nfe}, guidance {model.guidance_scale:g}, scheduler {model.scheduler}"
-        say(console, f"sampled: {how}, seeds {seeds}")
+        say(console, f"sampled: {how if model.has_network() else model.sampler}, seeds {seeds}")
     else:
         say(console, f"measured: {model.weights[0].path if model.weights else 'images that exist already'}")
     for line in cut_lines(result):

@@ -27,6 +27,7 @@ _METRICS: dict[str, tuple[str, str, Content, bool]] = {
     "attribute_accuracy": ("attributes", "attributes", {}, False),
     "latency_ms": ("latency", "", {}, False),
 }
+_FIELDS = {"schema_version", "status", "model", "suite", "metrics", "prompt_values", "resumed_images", "seconds", "provenance"}
 _PAIRED = ("clip", "hps", "hps_v21")
 _ATTRIBUTES = {"id": "world-attributes", "kind": "world_attributes"}  # version 1 read them off the features' network
 
@@ -44,10 +45,14 @@ def eval_of_1(content: Content, where: str) -> Content:
     try:
         return _eval_of_1(content, where)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise IntegrityError(f"result file {where}: not a whole result of schema 1 ({error})", "copy the file again") from error
+        what = f"no {error.args[0]}" if isinstance(error, KeyError) else str(error)
+        raise IntegrityError(f"result file {where}: not a whole result of schema 1 ({what})", "copy the file again") from error
 
 
 def _eval_of_1(content: Content, where: str) -> Content:
+    unknown = sorted(content.keys() - _FIELDS)
+    if unknown:
+        raise ValueError(f"{unknown[0]} is none of its fields")
     suite, protocol, made = content["suite"], content["suite"]["protocol"], content.get("provenance") or {}
     declared, again = protocol["suite"], f"sbv2bench eval --model {content['model']['id']} --suite {suite['id']}"
     if fingerprint(protocol) != suite["fingerprint"]:

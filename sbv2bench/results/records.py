@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from sbv2bench.specs import ModelSpec, fingerprint
 
@@ -42,7 +42,7 @@ class MetricValue(Record):
 
     value: float
     ci95: tuple[float, float] | None = None
-    std_err: float | None = None
+    std_err: float | None = Field(default=None, ge=0)
     uncertainty: str = "none"  # the method's name
     label: str = ""  # as people see it, with `-mini` where mini networks measured
     direction: Literal["lower", "higher"] = "higher"
@@ -57,6 +57,14 @@ class MetricValue(Record):
     repeats: tuple[float, ...] = ()
     styles: dict[str, dict[str, float]] | None = None  # HPS: {style: {"value", "std_err", "n", "group_deviation"}}
     each: object = Field(default=None, exclude=True, repr=False)
+
+    @field_validator("details")
+    @classmethod
+    def _as_compare_reads_them(cls, details: dict[str, Any] | None) -> dict[str, Any] | None:
+        for name, kind in (("one_run_std_err", int | float), ("one_run_method", str)):
+            if name in (details or {}) and not isinstance(details[name], kind):
+                raise ValueError(f"{name} is {details[name]!r}")
+        return details
 
     @model_validator(mode="before")
     @classmethod
@@ -118,10 +126,18 @@ class EvalResult(Record):
     forward_passes: ForwardPasses | None = None  # None: not counted
     suite: SuiteRecord
     conditions: Conditions
-    metrics: dict[str, MetricValue]
+    metrics: dict[str, MetricValue] = Field(min_length=1)
     resumed_images: int = 0
     seconds: dict[str, float] = Field(default_factory=dict)  # generate, features, metrics, total
     provenance: dict[str, Any] = Field(default_factory=dict)
+
+    @field_validator("provenance")
+    @classmethod
+    def _parts_that_are_read(cls, provenance: dict[str, Any]) -> dict[str, Any]:
+        for name in ("suite", "protocols", "cache", "own"):
+            if not isinstance(provenance.get(name) or {}, dict):
+                raise ValueError(f"{name} is {provenance[name]!r:.40}, expected a mapping")
+        return provenance
 
     def protocol(self, key: str) -> dict[str, Any]:
         """Everything that can change a metric's number, as it was; empty where the file does not say."""

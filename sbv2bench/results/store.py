@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from sbv2bench.atomic import write_whole
 from sbv2bench.errors import InputError, IntegrityError
 from sbv2bench.results import migrations, prompt_values
+from sbv2bench.results.commands import eval_command
 from sbv2bench.results.records import SCHEMA_VERSION, EvalResult, LatencyResult, Record
 from sbv2bench.specs import fingerprint
 
@@ -124,9 +125,15 @@ def unwritable(folder: Path, error: OSError) -> InputError | IntegrityError:
 def load(path: Path) -> EvalResult:
     """An evaluation's result file.
 
-    Raises InputError if there is none, or it is of another schema or another command's, IntegrityError if it is not whole.
+    Raises InputError if there is none, or it is of another schema or another command's, IntegrityError if it is not whole, or a
+    metric's fingerprint is not that of its protocol.
     """
-    return _loaded(path, EvalResult, "eval")
+    result = _loaded(path, EvalResult, "eval")
+    for key, metric in result.metrics.items():
+        if metric.fingerprint and fingerprint(result.protocol(key)) != metric.fingerprint:
+            edited = f"{path}: metrics.{key}.fingerprint is not that of its protocol, so the file was edited"
+            raise IntegrityError(edited, eval_command(result))
+    return result
 
 
 def load_latency(path: Path) -> LatencyResult:
@@ -162,15 +169,15 @@ def _kind(content: dict[str, object]) -> str:
 def _content(path: Path) -> dict[str, object]:
     """A file's JSON, of a schema that this version reads."""
     try:
-        content = json.loads(path.read_text("utf-8"))
+        content = json.loads(path.read_text("utf-8"), parse_constant=_no_number)
     except OSError as error:
         raise InputError(f"result file {path}: {error.strerror}", "sbv2bench eval --model sd21") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise IntegrityError(
             f"result file {path}: found text that is not JSON ({error})", "copy the file again, or evaluate again"
         ) from error
     version = content.get("schema_version") if isinstance(content, dict) else None
-    if version not in (1, SCHEMA_VERSION):
+    if type(version) is not int or version not in (1, SCHEMA_VERSION):
         newer = isinstance(version, int) and version > SCHEMA_VERSION
         raise InputError(
             f"result file {path}: found schema_version {version!r}, expected 1 or {SCHEMA_VERSION}",
@@ -178,6 +185,11 @@ def _content(path: Path) -> dict[str, object]:
         )
     assert isinstance(content, dict)
     return content
+
+
+def _no_number(constant: str) -> None:
+    """NaN and infinities, which Python's reader would take."""
+    raise ValueError(f"{constant} is no number")
 
 
 def find(folder: Path) -> list[Path]:

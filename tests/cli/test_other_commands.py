@@ -24,6 +24,7 @@ def test_list(run: Callable[..., Done]) -> None:
         lines = shown.out.splitlines()
         assert not [row["id"] for row in rows if not any(row["id"] in line and row["what_it_is"] in line for line in lines)]
     assert json.loads(run("list", "plugins", "--json").out) == []
+    assert run("list", "plugins") == Done(0, "", "no plugins on this machine\n")
     refused(run("list", "modles"), 2, "modles", "fix: sbv2bench list models")
 
 
@@ -58,6 +59,8 @@ def test_doctor_exits_3_exactly_if_the_default_suite_cannot_run(run: Callable[..
     report = json.loads(good.out)
     assert (good.code, report["ok"]) == (0, True)
     statuses = {check["name"]: check["status"] for check in report["checks"]}
+    (look,) = [check["found"] for check in report["checks"] if check["name"] == "suite first-look"]
+    assert "first-look.txt" not in look  # captions that are shipped, a file and no folder of weights
     assert {statuses[name] for name in ("python", "torch", "device", "home folder", "package weights", "suite mini")} == {"ok"}
     write_safetensors(shipped / "hps" / "model.safetensors", b"changed...!!")
     bad = run("doctor", "--json")

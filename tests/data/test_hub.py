@@ -274,6 +274,9 @@ def test_a_hub_that_does_not_answer_in_time(standin: StandinHub, plain: Path, mo
 
 def test_a_withdrawn_id_is_followed_to_its_copy(standin: StandinHub, plain: Path, capsys: pytest.CaptureFixture[str]) -> None:
     standin.repositories["stable-diffusion-v1-5/stable-diffusion-v1-5"] = plain
+    with hub.nothing_fetched(), pytest.raises(PrerequisiteError):  # as a list asks, which uses no copy
+        assets.resolve_location("hub:runwayml/stable-diffusion-v1-5")
+    assert capsys.readouterr().err == ""
     assert assets.resolve_location("hub:runwayml/stable-diffusion-v1-5").is_dir()
     assert "hub:runwayml/stable-diffusion-v1-5 was withdrawn from the hub; using its copy" in capsys.readouterr().err
 

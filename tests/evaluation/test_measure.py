@@ -83,8 +83,9 @@ def test_images_of_another_size_are_refused(planned: EvalPlan) -> None:
     measurer = Measurer(planned)
     measurer.load(planned.extractors)
     measurer.check_size(32, 32)
-    with pytest.raises(InputError, match="found images of 64 px, expected 32 px"):
+    with pytest.raises(InputError, match="found images of 64 px, expected 32 px, which extractor tiny-world ") as caught:
         measurer.check_size(64, 64)
+    assert caught.value.fix == "--metrics clip,hps,attributes"  # those that another extractor measures
 
 
 def test_reference_is_measured_in_order(planned: EvalPlan) -> None:

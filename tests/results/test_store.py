@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -64,13 +66,43 @@ def test_a_number_that_is_not_finite_is_refused_and_named(tmp_path: Path) -> Non
     assert list(tmp_path.rglob("*.json")) == []
 
 
+EDITS: list[tuple[str, object]] = [
+    ("metrics", {}),
+    ("metrics.fid.fingerprint", "0" * 64),
+    ("metrics.fid.details", {"one_run_std_err": "low"}),
+    ("metrics.fid.details", {"one_run_method": 3}),
+    ("provenance.protocols", [1]),
+    ("provenance.protocols", {}),
+    ("provenance.suite", "mini"),
+    ("provenance.own", 3),
+]
+
+
+def changed(field: str, value: object) -> Callable[[str], str]:
+    """An edit of a result file's text: a field, by its dotted path, has another value."""
+
+    def edit(text: str) -> str:
+        content = json.loads(text)
+        *parents, last = field.split(".")
+        functools.reduce(dict.__getitem__, parents, content)[last] = value
+        return json.dumps(content)
+
+    return edit
+
+
 @pytest.mark.parametrize(
     ("damage", "error"),
     [
         (lambda content: content[: len(content) // 2], IntegrityError),
         (lambda content: content.replace('"schema_version": 2', '"schema_version": 99'), InputError),
         (lambda content: content.replace('"resumed_images"', '"resumed_pictures"'), IntegrityError),
+        (lambda content: content.replace('"schema_version": 2', '"schema_version": true'), InputError),
         (lambda content: "[]", InputError),
+        (lambda content: "[" * 100_000, IntegrityError),
+        (lambda content: content.replace("12.345678901234567", "NaN"), IntegrityError),
+        (lambda content: content.replace('"std_err": 0.00123', '"std_err": -1'), IntegrityError),
+        (lambda content: content.replace('"prompts_sha256": "ab"', '"prompts_sha256": "cd"'), IntegrityError),  # the protocols'
+        *((changed(field, value), IntegrityError) for field, value in EDITS),
     ],
 )
 def test_a_damaged_file_is_refused(tmp_path: Path, damage, error) -> None:  # type: ignore[no-untyped-def]
