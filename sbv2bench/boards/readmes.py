@@ -75,7 +75,10 @@ def _main_run(folder: Path, board: Board) -> list[str]:
     result = store.load(path)
     out = io.StringIO()
     console = Console(file=out, width=WIDTH, highlight=False)
-    terminal.say(console, terminal.suite_line(Registry.built_in().suite(result.suite.id)))
+    registry = Registry.built_in()
+    suite = registry.suite(result.suite.id)  # as it was: with the metrics that were computed
+    metrics = [one for one in suite.metrics if set(registry.metric(one.id).keys) & set(result.metrics)]
+    terminal.say(console, terminal.suite_line(suite.model_copy(update={"metrics": tuple(metrics)})))
     terminal.say(console, terminal.model_line(result.model))
     terminal.print_result(console, result, Path("results") / store.path_of(result), console)
     return ["```", *(line.rstrip() for line in out.getvalue().splitlines()), "```"]

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,7 +73,8 @@ def checked_rows(spec: ExtractorSpec, found: object, count: int, width: int | No
 def copied(rows: Rows) -> Rows:
     """Rows whose arrays foreign code may overwrite: those that other metrics read stay as they are."""
     arrays = {field.name: getattr(rows, field.name) for field in fields(rows)}
-    return replace(rows, **{name: array.copy() for name, array in arrays.items() if isinstance(array, np.ndarray)})
+    copies: dict[str, Any] = {name: array.copy() for name, array in arrays.items() if isinstance(array, np.ndarray)}
+    return replace(rows, **copies)
 
 
 def checked_values(metric: MetricSpec, found: object, rows: Rows) -> Mapping[str, MetricValue]:
@@ -92,8 +94,9 @@ def checked_values(metric: MetricSpec, found: object, rows: Rows) -> Mapping[str
             raise InputError(f"{who} {type(value).__name__} for {key}, expected a MetricValue")
         if not np.isfinite(value.value):
             raise InputError(f"{who} {value.value} for {key}, expected a finite number")
-        if value.each is not None and captions is not None and np.shape(value.each) != (captions,):
-            raise InputError(f"{who} an `each` of shape {list(np.shape(value.each))} for {key}, expected [{captions}]")
+        each = None if value.each is None else np.asarray(value.each)
+        if each is not None and captions is not None and each.shape != (captions,):
+            raise InputError(f"{who} an `each` of shape {list(each.shape)} for {key}, expected [{captions}]")
         try:
             value.model_dump_json()
         except ValueError as error:

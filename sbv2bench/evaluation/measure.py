@@ -131,6 +131,7 @@ class Measurer:
         def asked(images: NDArray[np.uint8], captions: Sequence[str]) -> NDArray[np.number]:
             with blamed(f"extractor {name}", target):
                 shown = images.copy() if is_foreign(target) else images  # which it may overwrite: others see them after it
+                found: object
                 if is_scorer(network, spec):
                     found = network.score(shown, list(captions))
                 elif is_paired(network, spec):

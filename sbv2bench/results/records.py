@@ -62,7 +62,7 @@ class MetricValue(Record):
     @classmethod
     def _as_compare_reads_them(cls, details: dict[str, Any] | None) -> dict[str, Any] | None:
         for name, kind in (("one_run_std_err", int | float), ("one_run_method", str)):
-            if name in (details or {}) and not isinstance(details[name], kind):
+            if details is not None and name in details and not isinstance(details[name], kind):
                 raise ValueError(f"{name} is {details[name]!r}")
         return details
 

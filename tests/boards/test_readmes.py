@@ -65,3 +65,12 @@ def test_the_main_run_is_printed_at_one_width(folder: Path, monkeypatch: pytest.
     assert texts[0] == texts[1]
     assert "│ FID-mini ↓ " in texts[0]
     assert "result: results/mini/sd21/mini@v1/" in texts[0]
+
+
+def test_the_main_run_names_the_metrics_that_it_computed(folder: Path) -> None:
+    run = folder / "main-run.json"
+    result = store.load(ROOT / "leaderboards" / "main-run.json")
+    fewer = {key: value for key, value in result.metrics.items() if key not in ("kid", "latency_ms")}
+    run.write_text(store.dumps(result.model_copy(update={"metrics": fewer})))
+    (folder / "README.md").write_text(part("main-run"))
+    assert "2,000 in the reference, metrics fid, pr, clip, hps, attributes\n" in leaderboard.rendered(folder)["README.md"]
