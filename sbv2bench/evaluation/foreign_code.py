@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sbv2bench.errors import InputError, SBV2BenchError
-from sbv2bench.evaluation.block_size import is_out_of_memory
 from sbv2bench.evaluation.rows import Rows
 from sbv2bench.results.records import MetricValue
 from sbv2bench.specs import ExtractorSpec, MetricSpec
@@ -41,6 +40,8 @@ def blamed(who: str, target: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
+        from sbv2bench.evaluation.block_size import is_out_of_memory  # torch, which plans and wrong names do without
+
         if not is_foreign(target) or isinstance(error, SBV2BenchError) or is_out_of_memory(error):
             raise
         file = getattr(sys.modules.get(target.partition(":")[0]), "__file__", None)

@@ -29,6 +29,7 @@ def catalog(tmp_path: Path, run: Callable[..., Done], monkeypatch: pytest.Monkey
     return "catalog.yaml"
 
 
+@pytest.mark.ci
 def test_a_run_from_end_to_end(run: Callable[..., Done], catalog: str) -> None:
     done = run("latency", "--model", "student", "--protocol", "paper", "--device", "cpu", "--catalog", catalog, "--json")
     assert done.code == 0, done.err

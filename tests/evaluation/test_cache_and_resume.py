@@ -131,6 +131,7 @@ def test_one_image_that_does_not_fit_is_said(registry: Registry, watch: Watch) -
         run(registry)
 
 
+@pytest.mark.ci
 def test_memory_that_runs_out_elsewhere(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     """While loading there is nothing to halve; the reference is measured in smaller blocks; timing keeps what was made."""
 

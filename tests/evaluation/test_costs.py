@@ -30,6 +30,7 @@ def spec_of(folder: Path, resolution: int | None = None) -> ModelSpec:
     return ModelSpec(id="local/it", sampler="multi_step", location=str(folder), resolution=resolution)
 
 
+@pytest.mark.ci
 def test_sd21_costs_what_others_have_counted(sd21_configs: Path) -> None:
     """Counted from its architecture: 804 GFLOP a UNet call at 512 px, 2,515 the decoder, 45 the text encoder."""
     found = stage_gflop(spec_of(sd21_configs), Registry.load())

@@ -163,6 +163,7 @@ FLOORS = {
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.ci
 def test_pictures_show_what_their_captions_say(name: str, reading: dict[str, np.ndarray]) -> None:
     column = NAMES.index(name)
     said, seen = reading["said"][:, column], reading["seen"][:, column]

@@ -208,6 +208,7 @@ def test_a_part_whose_tensors_are_not_its_configs(v_folder: Path, tmp_path: Path
         load_sampler(spec(folder, sampler=sampler), "cpu", torch.float32)
 
 
+@pytest.mark.ci
 def test_a_pipeline_that_casts_its_autoencoder_while_it_runs(tmp_path: Path, make_block: Make) -> None:
     """SDXL's in float16 is decoded in float32: two threads that share it would find it in the other's dtype."""
     folder = write_tiny_sdxl(tmp_path / "sdxl")

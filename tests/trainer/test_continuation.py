@@ -32,6 +32,7 @@ def entries(folder: Path) -> dict[int, dict[str, Any]]:
     return {line["step"]: line for line in lines}
 
 
+@pytest.mark.ci
 def test_a_rate_changes_from_the_checkpoint_on_and_stays_changed(family: Path, tmp_path: Path) -> None:
     assert not run(family, tmp_path, stop=0.0)
     wanted = ("student.learning_rate=2e-4", "micro_batch_size=2")

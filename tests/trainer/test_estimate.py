@@ -108,6 +108,7 @@ def test_measurement_in_the_loop_counts_its_images(family: Path) -> None:
     assert found["work"]["tflop_for_measurement"] > 0
 
 
+@pytest.mark.ci
 def test_a_real_step_and_real_pictures_do_the_operations_that_were_counted(family: Path) -> None:
     trainer, prompts = make_trainer(family, clip=CLIP)
     recipe = trainer.recipe

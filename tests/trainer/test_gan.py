@@ -48,6 +48,7 @@ def test_the_students_gradient_is_that_of_the_loss(family: Path, checkpointing: 
     assert found.item() == pytest.approx(gradient.norm().item(), rel=0.02)
 
 
+@pytest.mark.ci
 def test_a_learned_loss_resumes_to_the_same_bits(family: Path, tmp_path: Path) -> None:
     whole, broken, resumed = (make_trainer(family, losses=GAN)[0] for _ in range(3))
     take_steps(whole, 4)

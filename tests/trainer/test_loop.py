@@ -296,6 +296,7 @@ def test_a_full_disk_at_the_export_ends_in_words(family: Path, tmp_path: Path, m
     assert run(family, tmp_path)
 
 
+@pytest.mark.ci
 def test_a_log_goes_on_from_the_checkpoint(family: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Entries beyond it are logged again, and half a line is none."""
     kill_at(5, monkeypatch)

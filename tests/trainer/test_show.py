@@ -257,6 +257,7 @@ def test_an_adapters_networks_are_its_bases(configs: Path, tmp_path: Path) -> No
         describe(Recipe.model_validate(wrong), registry=Registry.load())
 
 
+@pytest.mark.ci
 def test_people_read_the_same_numbers(configs: Path, plain: dict[str, Any]) -> None:
     shown = StringIO()
     print_description(plain, Console(file=shown, width=160))

@@ -126,6 +126,7 @@ def test_the_page_needs_nothing_else_and_names_both_ends(registry: Registry, oth
     assert "FID-mini" in page.text and "HPS-mini" in page.text
 
 
+@pytest.mark.ci
 def test_a_sweep_goes_on_where_it_was_stopped(
     registry: Registry, other: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
