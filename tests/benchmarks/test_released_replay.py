@@ -68,7 +68,7 @@ def read(folder: Path) -> list[Images]:
 
 
 def released_run(generated: Images, photographs: list[bytes], made: EvalPlan, folder: Path) -> dict[str, float]:
-    """Protocols.md 1.3 to 4: a PNG of every image, a resize pass over both sets, and one reading of the PNGs for each metric."""
+    """The released evaluation: a PNG of every image, a resize pass over both sets, and one reading of the PNGs a metric."""
     for name in ("generated", "small", "reference"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     for i, image in enumerate(generated):
@@ -81,18 +81,18 @@ def released_run(generated: Images, photographs: list[bytes], made: EvalPlan, fo
             released_resize(opened).save(folder / "reference" / f"{i:08d}.png")
     sets = folder / "small", folder / "reference"
 
-    network = load_extractor(made.extractors["features"])
+    network = load_extractor(made.extractors["s-fid"])
     fake, real = (np.concatenate([network(image[None]) for image in read(each)]).astype(np.float64) for each in sets)
     covariances = [np.cov(rows, rowvar=False) for rows in (fake, real)]
     root = scipy.linalg.sqrtm(covariances[0] @ covariances[1]).real
     apart = fake.mean(axis=0) - real.mean(axis=0)
     fid = apart @ apart + np.trace(covariances[0]) + np.trace(covariances[1]) - 2 * np.trace(root)
 
-    network = load_extractor(made.extractors["pr"])  # the RGB one: here the pixels are turned round, as OpenCV reads them
+    network = load_extractor(made.extractors["s-pr"])  # the RGB one: here the pixels are turned round, as OpenCV reads them
     fake, real = (np.concatenate([network(image[None, :, :, ::-1]) for image in read(each)]) for each in sets)
     precision, recall = by_torch(fake, real, 3, 10_000)
 
-    scorer = load_extractor(made.extractors["clip"])
+    scorer = load_extractor(made.extractors["s-clip"])
     texts = scorer.embed_text(made.prompts.captions)  # type: ignore[attr-defined]
     cosines = [
         float(scorer.embed_images(image[None])[0] @ text)  # type: ignore[attr-defined]
