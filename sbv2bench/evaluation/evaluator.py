@@ -25,8 +25,7 @@ from sbv2bench.evaluation.options import EvalOptions
 from sbv2bench.evaluation.own_suite import own_data
 from sbv2bench.evaluation.plan import EvalPlan, plan
 from sbv2bench.evaluation.rows import Rows
-from sbv2bench.evaluation.score import Labels, are_alike, score
-from sbv2bench.evaluation.score import Measured as Scored
+from sbv2bench.evaluation.score import Labels, MetricRows, are_alike, score
 from sbv2bench.features.cache import Entry, FeatureCache
 from sbv2bench.machine.choices import Progress
 from sbv2bench.machine.processes import Processes, cores, exact_arithmetic, joined_processes
@@ -202,9 +201,9 @@ class Evaluator:
         alike = are_alike(firsts)
         seeds = plan.seeds[:1] if alike else plan.seeds
         scored = [
-            Scored(metric, plan.fingerprint_of(metric), [self._rows(metric, seed, latency, texts) for seed in seeds])
+            MetricRows(metric, plan.fingerprint_of(metric), [self._rows(metric, seed, latency, texts) for seed in seeds])
             if metric.reads != "latency"
-            else Scored(metric, plan.fingerprint_of(metric), [self._rows(metric, plan.seeds[0], latency, texts)])
+            else MetricRows(metric, plan.fingerprint_of(metric), [self._rows(metric, plan.seeds[0], latency, texts)])
             for metric in plan.metrics
         ]
         metrics, self.values = score(scored, Labels(plan.suite.label_suffix, len(plan.prompts), plan.partial))

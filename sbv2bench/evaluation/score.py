@@ -45,7 +45,7 @@ class Labels:
 
 
 @dataclass(frozen=True)
-class Measured:
+class MetricRows:
     """A metric with what it is computed from. seeds: the rows of each generation seed, one only of what does not depend on it."""
 
     metric: MetricSpec
@@ -53,7 +53,7 @@ class Measured:
     seeds: Sequence[Rows]
 
 
-def score(measured: Sequence[Measured], labels: Labels) -> tuple[dict[str, MetricValue], Values]:
+def score(measured: Sequence[MetricRows], labels: Labels) -> tuple[dict[str, MetricValue], Values]:
     """The metrics block of a result, in the order given, the mean over seeds; and what each caption scored, [S, N] by key.
 
     Raises InputError where a target does not give the keys it declares, or foreign code raises anything.
@@ -86,7 +86,7 @@ def _computed(metric: MetricSpec, rows: Rows) -> Mapping[str, MetricValue]:
     return checked_values(metric, found, rows)
 
 
-def _marked(one: Measured, value: MetricValue, rows: Rows, labels: Labels) -> MetricValue:
+def _marked(one: MetricRows, value: MetricValue, rows: Rows, labels: Labels) -> MetricValue:
     """A value with what all of them say; an interval of +- 1.96 standard errors where its function gives none."""
     metric, extractor = one.metric, rows.extractor
     name = value.label or metric.title or metric.id

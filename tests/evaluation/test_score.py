@@ -15,7 +15,7 @@ from sbv2bench.evaluation import score as scoring
 from sbv2bench.evaluation import set_metrics
 from sbv2bench.evaluation.caption_metrics import attributes_right
 from sbv2bench.evaluation.rows import Rows
-from sbv2bench.evaluation.score import Labels, Measured, are_alike, score
+from sbv2bench.evaluation.score import Labels, MetricRows, are_alike, score
 from sbv2bench.metrics import frechet_distance, kernel_distance, precision_recall
 from sbv2bench.metrics.blocks import least_share_std_err
 from sbv2bench.metrics.frechet_infinity import frechet_infinity
@@ -59,7 +59,7 @@ def block(
     name = extractor or metric.extractor
     spec = None if name is None else registry.extractor(name)
     rows = [replace(one, extractor=spec, parameters=metric.parameters) for one in seeds]
-    return score([Measured(metric, "f" * 64, rows)], labels)[0]
+    return score([MetricRows(metric, "f" * 64, rows)], labels)[0]
 
 
 def test_distances_are_those_of_metrics(features: Rows, registry: Registry) -> None:
@@ -316,7 +316,7 @@ def test_one_seed_has_no_repeats(cosines: NDArray[np.float64], registry: Registr
 def test_what_each_caption_scored_is_kept_for_every_seed(cosines: NDArray[np.float64], registry: Registry) -> None:
     metric = registry.suite("tiny").changed(registry.metric("clip"))
     seeds = [replace(paired(cosines + by), extractor=registry.extractor("tiny-clip")) for by in (0.0, 0.1)]
-    found, values = score([Measured(metric, "f", seeds)], LABELS)
+    found, values = score([MetricRows(metric, "f", seeds)], LABELS)
     assert values["clip_score"].shape == (2, N) and values["clip_score"].dtype == np.float32
     np.testing.assert_allclose(values["clip_score"][1], cosines + 0.1, rtol=1e-5)
     assert found["clip_score"].each is None
@@ -356,7 +356,7 @@ def scored(target: str, rows: Rows, keys: tuple[str, ...] = ("own",)) -> MetricV
     metric = MetricSpec(
         id="own", target=target, keys=keys, reads="features", extractor="x", higher_is_better=True, title="one's own"
     )
-    return score([Measured(metric, "f", [rows])], LABELS)[0]["own"]
+    return score([MetricRows(metric, "f", [rows])], LABELS)[0]["own"]
 
 
 def test_a_metric_of_ones_own(features: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
