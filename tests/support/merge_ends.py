@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from tiny_models import write_tiny_pipeline, write_tiny_student
 
+from reference_trainer import merge as merge_module
+
 
 def declare(folder: Path, **fields: Any) -> Path:
     """Say that a folder is a one-step student."""
@@ -31,3 +33,9 @@ def b(a: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def copy_of_b(b: Path, tmp_path: Path) -> Path:
     """To be changed."""
     return Path(shutil.copytree(b, tmp_path / "copy_of_b"))
+
+
+@pytest.fixture
+def no_compute(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever loads a network fails the test."""
+    monkeypatch.setattr(merge_module, "load_components", lambda *_: pytest.fail("a network was loaded"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from merge_ends import a, b, copy_of_b  # noqa: F401  # fixtures
+from merge_ends import a, b, copy_of_b, no_compute  # noqa: F401  # fixtures
 from tiny_recipe import write_tiny_family
 
 

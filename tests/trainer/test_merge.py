@@ -168,12 +168,6 @@ def test_half_precision_files(a: Path, b: Path, tmp_path: Path) -> None:
     assert np.abs(images_of(load_model(tmp_path / "half")).astype(int) - images_of(load_model(tmp_path / "exact"))).mean() < 2
 
 
-@pytest.fixture
-def no_compute(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever loads a network fails the test."""
-    monkeypatch.setattr(merge_module, "load_components", lambda *_: pytest.fail("a network was loaded"))
-
-
 @pytest.mark.parametrize(
     ("fields", "says"),
     [
