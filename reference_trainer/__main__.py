@@ -119,11 +119,12 @@ def train(
         elif trial is not None:
             print_trial(trial, Console())
         return
+    if os.environ.get("RANK", "0") == "0":
+        typer.echo("loading PyTorch and the networks' libraries", err=True)
+    from reference_trainer.loop import Asked
     from reference_trainer.loop import train as train_recipe
 
-    done = train_recipe(
-        read,
-        folder,
+    asked = Asked(
         device=device,
         whole_export=whole_export,
         stop_after_seconds=None if stop_after is None else 60 * stop_after,
@@ -131,7 +132,7 @@ def train(
         deterministic=deterministic,
         push_to_hub=push_to_hub,
     )
-    if not done:
+    if not train_recipe(read, folder, asked):
         typer.echo(f"the time is over; run the same command again to resume from {folder}", err=True)
 
 

@@ -138,9 +138,14 @@ class GpuKernels:
     def patched(self, *, fused: bool) -> Iterator[None]:
         """These in place of the functions of the same names, for every module in this process. fused: attention too."""
         self.fused = fused
-        names = ("group_norm", "layer_norm", "scaled_dot_product_attention")
-        own = {name: getattr(self, name) for name in names}
-        with patch.multiple(functional, linear=self._product(_LINEAR), conv2d=self._product(_CONV2D), **own):
+        own: dict[str, Any] = {
+            "linear": self._product(_LINEAR),
+            "conv2d": self._product(_CONV2D),
+            "group_norm": self._normalised(_GROUP_NORM),
+            "layer_norm": self._normalised(_LAYER_NORM),
+            "scaled_dot_product_attention": self.scaled_dot_product_attention,
+        }
+        with patch.multiple(functional, **own):
             yield
 
     def _product(self, original: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -152,13 +157,12 @@ class GpuKernels:
 
         return run
 
-    def group_norm(self, x: Tensor, groups: int, weight: Weight = None, bias: Weight = None, eps: float = 1e-5) -> Tensor:
-        whole = torch.float32
-        return _GROUP_NORM(self._cast(whole, x), groups, self._cast(whole, weight), self._cast(whole, bias), eps)
+    def _normalised(self, original: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def run(x: Tensor, shape: object, weight: Weight = None, bias: Weight = None, eps: float = 1e-5) -> Tensor:
+            whole = torch.float32
+            return original(self._cast(whole, x), shape, self._cast(whole, weight), self._cast(whole, bias), eps)
 
-    def layer_norm(self, x: Tensor, shape: list[int], weight: Weight = None, bias: Weight = None, eps: float = 1e-5) -> Tensor:
-        whole = torch.float32
-        return _LAYER_NORM(self._cast(whole, x), shape, self._cast(whole, weight), self._cast(whole, bias), eps)
+        return run
 
     def scaled_dot_product_attention(self, query: Tensor, key: Tensor, value: Tensor, *rest: Any, **options: Any) -> Tensor:
         query, key, value = (self._cast(torch.bfloat16, tensor) for tensor in (query, key, value))

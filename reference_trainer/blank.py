@@ -6,7 +6,7 @@ The trainer is the one that trains. What differs is where networks come from (co
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import SimpleNamespace
 from typing import Any
@@ -23,16 +23,15 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from reference_trainer import architectures
 from reference_trainer.accounting import GpuKernels, LiveBytes, ValuesOfMeta
-from reference_trainer.config import LoraTeacher, Recipe, Regularisation, ScoreLoss
+from reference_trainer.config import Recipe, Regularisation, ScoreLoss
 from reference_trainer.networks import Networks
 from reference_trainer.pairs import Pairs
-from reference_trainer.report import Report
-from reference_trainer.step import Generated, Trainer
-from reference_trainer.terms import Batch, Learner, Term
+from reference_trainer.recipe_files import changed
+from reference_trainer.step import Trainer
 from sbv2bench.features.clip import OpenClipScorer
 from sbv2bench.registry import Registry
 from sbv2bench.samplers.components import Components
-from sbv2bench.samplers.networks import quiet
+from sbv2bench.samplers.loading import quiet
 from sbv2bench.specs import ExtractorSpec
 
 _META = torch.device("meta")
@@ -191,14 +190,12 @@ class BlankTrainer(Trainer):
     def __init__(self, recipe: Recipe, registry: Registry, side: int | None, processes: int, device: str) -> None:
         share = recipe.batch_size // processes
         changes: dict[str, object] = {"batch_size": share, "micro_batch_size": min(recipe.micro_batch_size or share, share)}
-        changes["optimiser"] = recipe.optimiser.model_copy(update={"kind": "adamw"})
+        changes["optimiser.kind"] = "adamw"
         if recipe.lora_teacher is not None:
-            few = {"steps_per_student_step": min(2, recipe.lora_teacher.steps_per_student_step)}
-            changes["lora_teacher"] = recipe.lora_teacher.model_copy(update=few)
+            changes["lora_teacher.steps_per_student_step"] = min(2, recipe.lora_teacher.steps_per_student_step)
         if recipe.regularisation is not None:
-            own = {"batch_size": max(1, recipe.regularisation.batch_size // processes)}
-            changes["regularisation"] = recipe.regularisation.model_copy(update=own)
-        part = recipe.model_copy(update=changes)
+            changes["regularisation.batch_size"] = max(1, recipe.regularisation.batch_size // processes)
+        part = changed(recipe, changes)
         networks = BlankNetworks(part, registry, side)
         super().__init__(part, networks, _Captions(), BlankPairs(part, networks) if part.regularisation else None)
         for optimiser in self.optimisers.values():
@@ -276,31 +273,17 @@ class BlankTrainer(Trainer):
     def _micro_batches(self, batch_size: int) -> list[list[int]]:
         return super()._micro_batches(batch_size)[:2]
 
-    def _part(self, name: str) -> AbstractContextManager[None]:
-        return nullcontext() if self._live is None else self._live.part(name)
-
-    def student_batch(self, batch: Batch, wanted: list[Term], report: Report) -> Tensor:
-        with self._part("student" if batch.target is None else "regularisation"):
-            return super().student_batch(batch, wanted, report)
-
-    def lora_teacher_batch(self, settings: LoraTeacher, turn: int, images: Iterable[Generated], report: Report) -> None:
-        with self._part("lora_teacher"):
-            super().lora_teacher_batch(settings, turn, images, report)
-
-    def _learner_batches(self, learner: Learner, seen: list[tuple[Batch, Tensor]], report: Report) -> None:
-        with self._part(learner.name):
-            super()._learner_batches(learner, seen, report)
+    def part(self, name: str) -> AbstractContextManager[None]:
+        """Bytes of a part of a step, where they are counted."""
+        named = {"prompts": "student", "pairs": "regularisation"}.get(name, name)
+        return nullcontext() if self._live is None else self._live.part(named)
 
     def update(self, name: str, figures: dict[str, float]) -> bool:
-        with self._part(f"{name}update"):
+        with self.part(f"{name}_update"):
             sound = super().update(name, figures)
         if self._live is not None:
             self._live.forget_gradients()
         return sound
-
-    def _follow_student(self) -> None:
-        with self._part("moving_average"):
-            super()._follow_student()
 
 
 def _autoencoder(found: dict[str, Any]) -> AutoencoderKL | AutoencoderTiny:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
+from bisect import bisect_right
 
 from reference_trainer import estimate
 from reference_trainer.blank import BlankTrainer
@@ -16,6 +16,7 @@ from reference_trainer.config import Recipe
 from reference_trainer.recipe_files import changed, flat
 from reference_trainer.show import A100_TFLOP_PER_SECOND, check_processes
 from sbv2bench.errors import InputError
+from sbv2bench.machine.devices import number_of
 from sbv2bench.registry import Registry
 
 _DIGITS = 3  # that steps and 1 - decay are rounded to, so that a count which moves in its tenth digit moves no recipe
@@ -41,7 +42,7 @@ def fit_budget(
     for option, value in (("--budget-hours", hours), ("--tflop-per-second", tflop_per_second)):
         if not 1e-9 <= value <= 1e9:
             raise InputError(f"{option} {value:g}: expected a number above 0", f"{option} {24 if 'hours' in option else 125}")
-    processes = processes or _processes_here()
+    processes = processes or number_of(os.environ, "WORLD_SIZE", 1)
     check_processes(recipe, processes)
     registry = registry or Registry.load()
     _, measured = estimate.measured_suite(recipe, registry)
@@ -58,25 +59,10 @@ def fit_budget(
         ]
     if needed(1) > hours:
         raise _too_small(recipe, hours, needed(1), of_what)
-    steps = _rounded_down(_most_steps(needed, recipe.steps, hours))
+    steps = _rounded_down(bisect_right(range(1, recipe.steps), hours, key=needed))
     shorter = _shortened(recipe, steps)
     first = f"budget {hours:g} h {of_what} (an estimate: {needed(steps):.3g} h of the recipe's {needed(recipe.steps):.3g} h)"
     return shorter, [first, *_changes(recipe, shorter)]
-
-
-def _processes_here() -> int:
-    """As torchrun and accelerate launch say it in the environment."""
-    said = os.environ.get("WORLD_SIZE", "")
-    return max(1, int(said)) if said.isdecimal() else 1
-
-
-def _most_steps(needed: Callable[[int], float], most: int, hours: float) -> int:
-    """The largest number of steps below `most` that fits, by halving; one fits and `most` does not."""
-    fits, beyond = 1, most
-    while beyond - fits > 1:
-        middle = (fits + beyond) // 2
-        fits, beyond = (middle, beyond) if needed(middle) <= hours else (fits, middle)
-    return fits
 
 
 def _shortened(recipe: Recipe, steps: int) -> Recipe:

@@ -38,21 +38,9 @@ class Place:
 
     device: torch.device
     accelerator: Accelerator
-
-    @property
-    def rank(self) -> int:
-        """From 0."""
-        return int(self.accelerator.process_index)
-
-    @property
-    def processes(self) -> int:
-        """How many share the batch."""
-        return int(self.accelerator.num_processes)
-
-    @property
-    def main(self) -> bool:
-        """Whether this process writes and speaks."""
-        return bool(self.accelerator.is_main_process)
+    rank: int
+    processes: int  # that share the batch
+    main: bool  # whether this one writes and speaks
 
 
 def find_place(wanted: str, recipe: Recipe) -> Place:
@@ -78,7 +66,18 @@ def find_place(wanted: str, recipe: Recipe) -> Place:
         names = sorted(name for name in os.environ if name.startswith(("ACCELERATE_", "FORK_LAUNCHED")))
         found = ", ".join(f"{name}={os.environ[name]}" for name in names)[:160]
         raise InputError(f"accelerate cannot read its settings: {why:.160}; found {found}", f"unset {' '.join(names)}") from error
-    return Place(device, accelerator)
+    return Place(device, accelerator, accelerator.process_index, accelerator.num_processes, accelerator.is_main_process)
+
+
+def tune(device: torch.device, deterministic: bool = False) -> None:
+    """Settings that make convolutions faster on a GPU, or repeatable; they change nothing on a CPU."""
+    if device.type != "cuda":
+        return
+    torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = not deterministic, deterministic
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it is first used
+    torch.use_deterministic_algorithms(deterministic, warn_only=True)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
 
 
 def choose_device(wanted: str, environment: Mapping[str, str]) -> torch.device:

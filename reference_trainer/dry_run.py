@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -16,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from reference_trainer.config import Recipe
-from reference_trainer.devices import find_place, out_of_memory
+from reference_trainer.devices import find_place, out_of_memory, tune
 from reference_trainer.measure import check_measure
 from reference_trainer.needed_weights import require_weights
 from reference_trainer.networks import Networks
@@ -29,7 +28,10 @@ from reference_trainer.show import describe
 from reference_trainer.step import Trainer
 from reference_trainer.training.checkpoint import checkpoint_name, snapshot, write
 from sbv2bench import provenance
+from sbv2bench.latency.memory import max_rss
+from sbv2bench.machine.checks import existing
 from sbv2bench.registry import Registry
+from sbv2bench.samplers.base import wait_for
 
 
 def try_out(recipe: Recipe, run: Path, *, device: str = "auto") -> dict[str, Any] | None:
@@ -45,6 +47,7 @@ def try_out(recipe: Recipe, run: Path, *, device: str = "auto") -> dict[str, Any
     require_weights(recipe, registry)
     check_measure(recipe, registry)
     place = find_place(device, recipe)
+    tune(place.device)
     before = _peak(place.device)
     networks = Networks(recipe, place.device, registry)
     few = changed(recipe, {"regularisation.pairs": recipe.regularisation.batch_size}) if recipe.regularisation else recipe
@@ -66,7 +69,7 @@ def try_out(recipe: Recipe, run: Path, *, device: str = "auto") -> dict[str, Any
     largest = _largest_by_trial(trainer, micro, share) if place.device.type == "cuda" else None
     grid = checkpoint = taken = size = 0.0
     if place.main:
-        with full_disk_said(run), tempfile.TemporaryDirectory(dir=_existing(run), prefix=".dry-run-") as folder:
+        with full_disk_said(run), tempfile.TemporaryDirectory(dir=existing(run), prefix=".dry-run-") as folder:
             shown = prompts[range(min(GRID, len(prompts)))]
             grid = _seconds(place.device, lambda: _pictures(networks, shown, Path(folder)))
             began = time.perf_counter()
@@ -161,25 +164,15 @@ def _pictures(networks: Networks, captions: list[str], folder: Path) -> None:
 
 def _seconds(device: torch.device, run: Callable[[], object]) -> float:
     """Of a call, from an idle device to an idle device."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    wait_for(device)
     began = time.perf_counter()
     run()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    wait_for(device)
     return time.perf_counter() - began
-
-
-def _existing(folder: Path) -> Path:
-    """The folder, or the nearest of its parents that is there."""
-    return next(place for place in (folder.absolute(), *folder.absolute().parents) if place.is_dir())
 
 
 def _peak(device: torch.device) -> int:
     """Bytes at the worst moment so far."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
-    import resource
-
-    unit = 1 if sys.platform == "darwin" else 1024
-    return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)
+    return max_rss()

@@ -29,7 +29,8 @@ from sbv2bench.data.chain import chain
 from sbv2bench.data.parts import ADAPTER
 from sbv2bench.data.training import trained_with, united
 from sbv2bench.samplers.components import load_unet
-from sbv2bench.samplers.networks import StoredModel, quiet
+from sbv2bench.samplers.loading import quiet
+from sbv2bench.samplers.networks import StoredModel
 from sbv2bench.samplers.one_step import OneStepSampler
 from sbv2bench.specs import ModelSpec
 from sbv2bench.weights import StateDict, fold_lora
@@ -66,7 +67,12 @@ def _spec(networks: Networks, prompts: PromptSource | None) -> ModelSpec:
     began = (networks.start_spec, networks.teacher_spec)
     inherited = [trained_with(spec, networks.registry.model) for spec in began]
     own = origins.trained_with(networks.recipe, prompts)
-    origin = {"licence": origins.licences(began), "trained_with": united([*inherited, own])}
+    teacher = networks.teacher_spec.id
+    origin = {
+        "licence": origins.licences(began),
+        "trained_with": united([*inherited, own]),
+        "teacher": teacher if teacher in networks.registry.models else "",  # a folder's name means nothing elsewhere
+    }
     return networks.student_spec().model_copy(update=origin)
 
 
@@ -81,7 +87,7 @@ def _can_be_named(spec: ModelSpec) -> bool:
     """Whether a model's location alone leads to all of its parts, without what only its spec says."""
     if not spec.location or spec.holds != "model" or spec.merge is not None:
         return False
-    alone = spec.model_copy(update={"base": "", "vae": ""})
+    alone = spec.model_copy(update={"base": "", "vae": "", "parts": {}, "adapters": ()})
     return [link.folder.resolve() for link in chain(alone)] == [link.folder.resolve() for link in chain(spec)]
 
 
@@ -125,7 +131,12 @@ def _write_pipeline(networks: Networks, folder: Path, spec: ModelSpec) -> None:
     second precisions, checkpoints, a safety checker) stays there, and what is a link there is content here.
     """
     stored = StoredModel.find(networks.teacher_spec, networks.registry)
-    parts = replace(networks.student_components(), vae=stored.vae(torch.float32), text_encoder=stored.text_encoder(torch.float32))
+    parts = replace(
+        networks.student_components(),
+        vae=stored.vae(torch.float32),
+        text_encoder=stored.text_encoder(torch.float32),
+        tokenizer=stored.tokenizer(),  # one that was asked writes how it was asked
+    )
     pipeline = replace(parts, unet=_folded_unet(networks)).pipeline(OneStepSampler.of(spec, parts).scheduler())
     for network in (pipeline.unet, pipeline.vae):
         network.register_to_config(_name_or_path="")  # else the path on this machine is written

@@ -26,6 +26,7 @@ from reference_trainer.recipe_files import read_recipe
 from reference_trainer.run_folder import prepare
 from reference_trainer.training.stopping import signals_noted
 from sbv2bench import paths
+from sbv2bench.atomic import whole_folder
 from sbv2bench.errors import InputError, PrerequisiteError
 from sbv2bench.registry import Registry
 from sbv2bench.strict_yaml import read_yaml
@@ -37,7 +38,7 @@ TRAINING_SEED_STEP = 1000  # between a recipe's seed and that of its repetition:
 class Rung:
     """target: "module:Stage:Config" under reference_trainer.base_models, or "" for a student, trained by its recipe.
 
-    needs: rungs that it reads; of a student its teacher and its start. shipped: whether the package carries it by itself;
+    needs: rungs that a base model reads. shipped: whether the package carries it by itself;
     the autoencoder is inside the teacher's folder. training_seed: of a student that repeats another with other randomness, to
     show how far training itself scatters; what ships is always 0.
     """
@@ -54,10 +55,12 @@ class Rung:
         return self.name.removesuffix(f"-seed{self.training_seed}")
 
 
-def _repeats(name: str, needs: tuple[str, ...]) -> tuple[Rung, ...]:
-    return tuple(Rung(f"{name}-seed{seed}", needs=needs, shipped=False, training_seed=seed) for seed in (1, 2))
-
-
+# Students in the order in which each can be trained: their recipes say what they are taught by and begin as.
+_STUDENTS = (
+    *("sd-turbo", "swiftbrush", "sbv2-a", "sbv2-b", "swiftbrush-turbo", "sbv2-b-hps", "sbv2-a-reg", "sbv2-b-reg"),
+    *("sbv2-a-reg-unequal", "sbv2-b-reg-unequal", "efficient", "efficient-clip"),
+    *("clip-naive", "clip-clamped", "clip-naive-reg-unequal", "sb-a", "sb-b"),
+)
 RUNGS = (
     Rung("extractor", "extractor:ExtractorStage:ExtractorConfig"),
     Rung("autoencoder", "autoencoder:AutoencoderStage:AutoencoderConfig", shipped=False),
@@ -68,26 +71,12 @@ RUNGS = (
     Rung("hps-train", "clip:PreferenceStage:PreferenceConfig", ("clip-train",)),
     Rung("sd21-start", "teacher:TeacherStage:TeacherConfig", ("autoencoder", "tokenizer"), shipped=False),
     Rung("sd21", "teacher:TeacherStage:TeacherConfig", ("autoencoder", "tokenizer", "sd21-start")),
-    Rung("sd-turbo", needs=("sd21", "sd21")),
-    Rung("swiftbrush", needs=("sd21", "sd21")),
-    Rung("sbv2-a", needs=("sd21", "sd-turbo")),
-    Rung("sbv2-b", needs=("sd21", "sd-turbo")),
-    Rung("swiftbrush-turbo", needs=("sd21", "sd-turbo")),
-    Rung("sbv2-b-hps", needs=("sd21", "sd-turbo")),
-    Rung("sbv2-a-reg", needs=("sd21", "sd-turbo")),
-    Rung("sbv2-b-reg", needs=("sd21", "sd-turbo")),
-    Rung("sbv2-a-reg-unequal", needs=("sd21", "sd-turbo")),
-    Rung("sbv2-b-reg-unequal", needs=("sd21", "sd-turbo")),
-    Rung("efficient", needs=("sd21", "sd-turbo")),
-    Rung("efficient-clip", needs=("sd21", "sd-turbo")),
-    Rung("clip-naive", needs=("sd21", "sd-turbo")),
-    Rung("clip-clamped", needs=("sd21", "sd-turbo")),
-    Rung("clip-naive-reg-unequal", needs=("sd21", "sd-turbo")),
-    Rung("sb-a", needs=("sd21", "swiftbrush")),
-    Rung("sb-b", needs=("sd21", "swiftbrush")),
-    *_repeats("swiftbrush", ("sd21", "sd21")),
-    *_repeats("sbv2-a", ("sd21", "sd-turbo")),
-    *_repeats("sbv2-b", ("sd21", "sd-turbo")),
+    *map(Rung, _STUDENTS),
+    *(
+        Rung(f"{name}-seed{seed}", shipped=False, training_seed=seed)
+        for name in ("swiftbrush", "sbv2-a", "sbv2-b")
+        for seed in (1, 2)
+    ),
 )
 
 
@@ -109,10 +98,8 @@ def climb(family: str, runs: Path, until: str, processes: int, stop_after: float
         left = None if deadline is None else deadline - time.monotonic()
         if left is not None and left <= 0:
             return False
-        climbed = (
-            climb_rung(family, rung, runs, processes, left) if rung.target else climb_student(family, rung, runs, processes, left)
-        )
-        if not climbed:
+        climb_one = climb_rung if rung.target else climb_student
+        if not climb_one(family, rung, runs, processes, left):
             return False
     return True
 
@@ -134,10 +121,11 @@ def climb_student(family: str, rung: Rung, runs: Path, processes: int, seconds: 
     """
     runs = Path(os.path.relpath(runs))  # a recipe's fingerprint has the paths, so they are always spelt alike
     folder = runs / rung.name
-    teacher, start = (model_of(family, name, runs) for name in rung.needs)
+    own = read_recipe(f"{family}/{rung.recipe}")
+    teacher, start = (model_of(family, name.removeprefix(f"{family}/"), runs) for name in (own.teacher, own.student.start))
     overrides = [f"teacher={teacher}", f"student.start={start}"]
     if rung.training_seed:
-        seed = read_recipe(f"{family}/{rung.recipe}").seed + TRAINING_SEED_STEP * rung.training_seed
+        seed = own.seed + TRAINING_SEED_STEP * rung.training_seed
         overrides += [f"name={family}/{rung.name}", f"seed={seed}"]
     recipe = read_recipe(f"{family}/{rung.recipe}", overrides)
     if is_done(recipe, folder, Registry.load()):
@@ -174,19 +162,17 @@ def train_patiently(command: list[str], folder: Path) -> int:
 
 def model_of(family: str, name: str, runs: Path) -> str:
     """A model for a student's recipe: the run's export, or the shipped one."""
-    export = runs / name / "export"
-    if export.is_dir():
-        return str(export)
-    if not (paths.package_weights() / name).is_dir():
-        raise PrerequisiteError(f"{export} is missing", f"python -m reference_trainer ladder {family} --until {name}")
-    return f"{family}/{name}"
+    found = input_of(family, name, runs)
+    return str(found) if found.name == "export" else f"{family}/{name}"
 
 
 def input_of(family: str, name: str, runs: Path) -> Path:
     """The folder of a rung's weights: the run's export, or what the package has of it."""
     export = runs / name / "export"
     if name == "tokenizer" and not export.is_dir():
-        write_tokenizer(export)
+        export.parent.mkdir(exist_ok=True)
+        with whole_folder(export) as part:
+            write_tokenizer(part)
     if export.is_dir():
         return export
     shipped = paths.package_weights() / ("sd21/vae" if name == "autoencoder" else name)

@@ -6,16 +6,18 @@ process is free again, and what that process left half-written is written anew.
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 from filelock import FileLock, Timeout
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
+from sbv2bench.data.remarks import say_once
 from sbv2bench.errors import InputError, IntegrityError
 
 SHARD = 250  # latents a file
@@ -67,11 +69,17 @@ def all_latents(
 def _read(path: Path, shape: tuple[int, ...]) -> Tensor | None:
     """A shard's latents, or None where the file is not there or not such a shard."""
     try:
-        latents = load_file(path)["latents"]
-    except (OSError, SafetensorError, KeyError):
+        with safe_open(path, "pt") as file:
+            latents: Tensor = file.get_tensor("latents")
+            written: dict[str, str] = file.metadata() or {}
+    except (OSError, SafetensorError):
         return None
     whole = tuple(latents.shape) == shape and latents.dtype == torch.float16 and bool(latents.isfinite().all())
-    return latents if whole else None
+    found = _sha256(latents)
+    if not whole or written.get("sha256", found) != found:  # older shards say none
+        say_once(f"pairs: {path} is damaged, and made again")
+        return None
+    return latents
 
 
 def _made(path: Path, numbers: range, shape: tuple[int, ...], make: Make, at_once: int) -> Tensor | None:
@@ -81,16 +89,12 @@ def _made(path: Path, numbers: range, shape: tuple[int, ...], make: Make, at_onc
             found = _read(path, (len(numbers), *shape))  # another may have finished it since it was looked for
             if found is not None:
                 return found
-            parts = [_finite(part, make) for part in _parts(numbers, at_once)]
-            latents = torch.cat(parts)
+            pieces = (numbers[first : first + at_once] for first in range(0, len(numbers), at_once))
+            latents = torch.cat([_finite(piece, make) for piece in pieces])
             _write(path, latents)
             return latents
     except Timeout:
         return None
-
-
-def _parts(numbers: range, at_once: int) -> list[range]:
-    return [numbers[first : first + at_once] for first in range(0, len(numbers), at_once)]
 
 
 def _finite(numbers: range, make: Make) -> Tensor:
@@ -107,11 +111,15 @@ def _finite(numbers: range, make: Make) -> Tensor:
 def _write(path: Path, latents: Tensor) -> None:
     part = path.with_suffix(".part")
     try:
-        save_file({"latents": latents}, part)
+        save_file({"latents": latents}, part, metadata={"sha256": _sha256(latents)})
         part.replace(path)
     except (OSError, SafetensorError) as error:
         part.unlink(missing_ok=True)
         raise IntegrityError(f"pairs: {path} cannot be written ({error})", "free some space, and run the same again") from error
+
+
+def _sha256(latents: Tensor) -> str:
+    return hashlib.sha256(latents.numpy().tobytes()).hexdigest()
 
 
 def _writable(folder: Path) -> None:

@@ -14,7 +14,7 @@ from rich.console import Console
 from reference_trainer import health, run_folder
 from reference_trainer.config import Recipe
 from reference_trainer.continuation import Continuation
-from reference_trainer.devices import Place, find_place, out_of_memory
+from reference_trainer.devices import Place, find_place, out_of_memory, tune
 from reference_trainer.export import export_student
 from reference_trainer.hub import check_hub, push
 from reference_trainer.identity import identity_of, is_finished, training_code
@@ -37,98 +37,76 @@ from sbv2bench.atomic import write_whole
 from sbv2bench.errors import InputError, IntegrityError
 from sbv2bench.registry import Registry
 
+_CONSOLE = Console(stderr=True)
 
-def train(
-    recipe: Recipe,
-    run: Path,
-    *,
-    device: str = "auto",
-    whole_export: bool = True,
-    stop_after_seconds: float | None = None,
-    continue_with: Sequence[str] = (),
-    deterministic: bool = False,
-    push_to_hub: str | None = None,
-) -> bool:
+
+@dataclass(frozen=True)
+class Asked:
+    """What a call of `train` asks for besides the recipe.
+
+    device: as `find_place` takes it. whole_export: as `export_student`. continue_with: `key.path=value` for settings that may
+    change while a run goes on. A resumed run has the bits of an unbroken one on a CPU; on a GPU only with deterministic, which
+    costs speed, else cuDNN may choose other kernels, whose sums round differently. push_to_hub: id of a repository, for the
+    finished export.
+    """
+
+    device: str = "auto"
+    whole_export: bool = True
+    stop_after_seconds: float | None = None
+    continue_with: Sequence[str] = ()
+    deterministic: bool = False
+    push_to_hub: str | None = None
+
+
+def train(recipe: Recipe, run: Path, asked: Asked = Asked()) -> bool:
     """Train in the folder `run` until done (True) or until the sitting's time is over (False); call again to resume.
 
     Leaves recipe.json, log.jsonl, tensorboard/, samples/, validation/, exports/, checkpoints/ and, at the end, export/ and
-    done.json. Under torchrun or accelerate launch all processes share the batch. continue_with: `key.path=value` for settings
-    that may change while a run goes on. A resumed run has the bits of an unbroken one on a CPU; on a GPU only with
-    deterministic, which costs speed, else cuDNN may choose other kernels, whose sums round differently. push_to_hub: id of a
-    repository, for the finished export.
+    done.json. Under torchrun or accelerate launch all processes share the batch.
     Raises InputError, PrerequisiteError, IntegrityError before compute is spent where it can; IntegrityError when gradients
     are not numbers again and again; InterruptedRun on Ctrl-C and TerminatedRun on SIGTERM, after a checkpoint.
     """
     with signals_noted() as stop:
         try:
             with full_disk_said(run):
-                return _train(
-                    recipe,
-                    run,
-                    stop,
-                    device=device,
-                    whole_export=whole_export,
-                    seconds=stop_after_seconds,
-                    continue_with=continue_with,
-                    deterministic=deterministic,
-                    push_to_hub=push_to_hub,
-                )
+                return _train(recipe, run, stop, asked)
         except KeyboardInterrupt as interrupt:  # where it could not wait for the end of a step
             kept = checkpoint_step(run / "checkpoints")
             what = "no checkpoint was written yet" if kept is None else f"the checkpoint of {kept} is kept"
             raise stop.error(f"{run}: stopped at once; {what}", SAME_AGAIN) from interrupt
 
 
-def _train(
-    recipe: Recipe,
-    run: Path,
-    stop: Stop,
-    *,
-    device: str,
-    whole_export: bool,
-    seconds: float | None,
-    continue_with: Sequence[str],
-    deterministic: bool,
-    push_to_hub: str | None,
-) -> bool:
+def _train(recipe: Recipe, run: Path, stop: Stop, asked: Asked) -> bool:
     registry, kept = Registry.load(), checkpoint_step(run / "checkpoints")
-    continuation = Continuation(recipe, run, continue_with, 0 if kept is None else kept.step)
+    continuation = Continuation(recipe, run, asked.continue_with, 0 if kept is None else kept.step)
     prompts = PromptSource(recipe.prompts)
     require_weights(recipe, registry)
     identity = identity_of(recipe, prompts, registry)
     recipe = continuation.recipe
     check_measure(recipe, registry)
     check_trackers(recipe.report_to)
-    if push_to_hub is not None:
-        check_hub(push_to_hub)
-    console = Console(stderr=True)
+    if asked.push_to_hub is not None:
+        check_hub(asked.push_to_hub)
     if is_finished(run, recipe, identity):
         if continuation.new:
             raise InputError(
                 f"{run}: finished at step {recipe.steps}, so {', '.join(continuation.new)} would change nothing",
                 f"--continue-with steps={2 * recipe.steps} beside it",
             )
-        console.print(f"{recipe.name} is done already: {run / 'export'}", markup=False, soft_wrap=True)
-        if push_to_hub is not None and os.environ.get("RANK", "0") == "0":
-            console.print(f"{run / 'export'} is at {push(run / 'export', push_to_hub)}", markup=False, soft_wrap=True)
+        _CONSOLE.print(f"{recipe.name} is done already: {run / 'export'}", markup=False, soft_wrap=True)
+        if os.environ.get("RANK", "0") == "0":
+            _push(run, asked)
         return True
-    place = find_place(device, recipe)
-    _tune(place.device, deterministic)
+    place = find_place(asked.device, recipe)
+    tune(place.device, asked.deterministic)
+    if place.main:
+        _CONSOLE.print(_chosen(recipe, place), markup=False, highlight=False, soft_wrap=True)
+        _CONSOLE.print(f"loading the networks of {recipe.name}", markup=False, highlight=False, soft_wrap=True)
     networks = Networks(recipe, place.device, registry)
     run_folder.prepare(run)
     with run_folder.locked(run, place.main):
         return _train_in(
-            run,
-            stop,
-            place,
-            networks=networks,
-            prompts=prompts,
-            continuation=continuation,
-            identity=identity,
-            console=console,
-            whole_export=whole_export,
-            seconds=seconds,
-            push_to_hub=push_to_hub,
+            run, stop, place, asked, networks=networks, prompts=prompts, continuation=continuation, identity=identity
         )
 
 
@@ -136,23 +114,21 @@ def _train_in(
     run: Path,
     stop: Stop,
     place: Place,
+    asked: Asked,
     *,
     networks: Networks,
     prompts: PromptSource,
     continuation: Continuation,
     identity: dict[str, object],
-    console: Console,
-    whole_export: bool,
-    seconds: float | None,
-    push_to_hub: str | None,
 ) -> bool:
     """What is left once the folder is this training's own."""
     recipe = continuation.recipe
-    pairs = (
-        Pairs(recipe, networks, prompts, lambda done, count: _tell(console, "pairs", done, count) if place.main else None)
-        if recipe.regularisation
-        else None
-    )
+
+    def tell(done: int, count: int) -> None:
+        if place.main:
+            _CONSOLE.print(f"pairs {done}/{count}", end="\r")
+
+    pairs = Pairs(recipe, networks, prompts, tell) if recipe.regularisation else None
     trainer = Trainer(recipe, networks, prompts, pairs, rank=place.rank, processes=place.processes)
     if place.processes > 1:
         trainer.share()
@@ -166,14 +142,15 @@ def _train_in(
     monitor = None
     if place.main:
         trackers = start_trackers(check_trackers(recipe.report_to), run, recipe.name, flat(recipe.model_dump(mode="json")))
-        monitor = Monitor(recipe, run, trainer.step, trainer.warmed, trackers=trackers, console=console)
+        monitor = Monitor(recipe, run, trainer.step, trainer.warmed, trackers=trackers, console=_CONSOLE)
     if monitor is not None:
-        for line in (*prompts.remarks, *filter(None, [continuation.sentence()])):
+        remarks = [remark for part in prompts.parts for remark in part.remarks]
+        for line in (*remarks, *filter(None, [continuation.sentence()])):
             monitor.say(line)
     sitting = StudentSitting(
-        trainer, run, stop, writer, identity | {"changes": continuation.changes}, before, seconds,
+        trainer, run, stop, writer, identity | {"changes": continuation.changes}, before, asked.stop_after_seconds,
         main=place.main, processes=place.processes, device=str(place.device), monitor=monitor, place=place,
-        whole_export=whole_export,
+        whole_export=asked.whole_export,
     )  # fmt: skip
     try:
         if not sitting.run_to_the_end():
@@ -194,9 +171,8 @@ def _train_in(
     if place.main:
         sitting.export(run / "export")
         write_whole(run / "done.json", json.dumps(sitting.record(), indent=1))
-        console.print(f"{recipe.name} done in {sitting.spent() / 60:.1f} min: {run / 'export'}", markup=False)
-        if push_to_hub is not None:
-            console.print(f"{run / 'export'} is at {push(run / 'export', push_to_hub)}", markup=False, soft_wrap=True)
+        _CONSOLE.print(f"{recipe.name} done in {sitting.spent() / 60:.1f} min: {run / 'export'}", markup=False)
+        _push(run, asked)
     place.accelerator.wait_for_everyone()
     place.accelerator.end_training()  # leaves the process group: a process that others still talk to must not just exit
     return True
@@ -213,9 +189,9 @@ class StudentSitting(Sitting):
 
     def __post_init__(self) -> None:
         self.recipe, self.networks = self.trainer.recipe, self.trainer.networks
-        prompts = self.trainer.prompts
-        assert isinstance(prompts, PromptSource)
-        self.shown = prompts[range(min(GRID, len(prompts)))]
+        assert isinstance(self.trainer.prompts, PromptSource)
+        self.prompts = self.trainer.prompts
+        self.shown = self.prompts[range(min(GRID, len(self.prompts)))]
         self.looked_at = -1
 
     def run_to_the_end(self) -> bool:
@@ -273,9 +249,7 @@ class StudentSitting(Sitting):
     def export(self, folder: Path) -> None:
         """The student of this moment, as a model's folder."""
         if self.main:
-            prompts = self.trainer.prompts
-            assert isinstance(prompts, PromptSource)
-            export_student(self.networks, folder, whole=self.whole_export, record=self.record(), prompts=prompts)
+            export_student(self.networks, folder, whole=self.whole_export, record=self.record(), prompts=self.prompts)
 
     def measure(self) -> None:
         """Metrics of the student of this moment, into the log."""
@@ -301,16 +275,17 @@ class StudentSitting(Sitting):
         }
 
 
-def _tune(device: torch.device, deterministic: bool) -> None:
-    """Settings that make convolutions faster on a GPU, or repeatable; they change nothing on a CPU."""
-    if device.type != "cuda":
-        return
-    torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = not deterministic, deterministic
-    if deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it is first used
-    torch.use_deterministic_algorithms(deterministic, warn_only=True)
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+def _chosen(recipe: Recipe, place: Place) -> str:
+    """What a training computes with, as it was chosen."""
+    own = recipe.batch_size // place.processes
+    micro = recipe.micro_batch_size or own
+    several = f" on {place.processes} processes" if place.processes > 1 else ""
+    parts = f", micro-batches of {micro}" if micro < own else ""
+    threads = f", {torch.get_num_threads()} threads" if place.device.type == "cpu" else ""
+    return f"training on {place.device} in {recipe.precision}, batch {recipe.batch_size}{several}{parts}{threads}"
 
 
-def _tell(console: Console, what: str, done: int, count: int) -> None:
-    console.print(f"{what} {done}/{count}", end="\r")
+def _push(run: Path, asked: Asked) -> None:
+    if asked.push_to_hub is not None:
+        where = push(run / "export", asked.push_to_hub)
+        _CONSOLE.print(f"{run / 'export'} is at {where}", markup=False, soft_wrap=True)

@@ -27,12 +27,14 @@ from sbv2bench.diffusion import Schedule
 from sbv2bench.errors import InputError, IntegrityError
 from sbv2bench.registry import Registry, only_published
 from sbv2bench.samplers.components import load_components
-from sbv2bench.samplers.networks import StoredModel, quiet
+from sbv2bench.samplers.loading import quiet
+from sbv2bench.samplers.networks import StoredModel
 from sbv2bench.samplers.one_step import OneStepSampler, levels
 from sbv2bench.samplers.shared_parts import check_shared_parts
 from sbv2bench.specs import MergeSpec, ModelSpec, PredictionType, SuiteSpec, TrainedWith, WeightsFile
 from sbv2bench.weights import check_finite, first_not_finite
 
+SPEC, RECORD = "sbv2bench.json", "merge.json"
 _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENOENT, errno.EINVAL, errno.ENAMETOOLONG}
 
 
@@ -73,6 +75,9 @@ def merge(a: str, b: str, weight: float, output: Path, registry: Registry | None
     ends = find_ends(a, b, registry)
     spec = merged_spec(*ends, weight)
     command = ["python", "-m", "reference_trainer", "merge", a, b, "--weight", str(weight), "--output", str(output)]
+    record = _record(ends, weight, half=half)
+    if (there := _written_before(output, record)) is not None:
+        return there
     with _new_folder(output) as folder:
         sampler = OneStepSampler.of(spec, load_components(spec, "cpu", torch.float32, registry))
         pipeline = sampler.pipeline()
@@ -87,18 +92,32 @@ def merge(a: str, b: str, weight: float, output: Path, registry: Registry | None
         written = spec.model_copy(update={"merge": None})  # it is no longer made on load
         if levels(written, Schedule.from_config(pipeline.scheduler.config), ends[0].prediction_type)[0] != sampler.alpha_T:
             written = written.model_copy(update={"alpha_T": sampler.alpha_T})  # to the last bit, whatever a schedule rounds
-        versions = {name: provenance.library_version(package) for name, package in provenance.LIBRARIES.items()}
-        record = {
-            "formula": "weight * a + (1 - weight) * b",
-            "weight": weight,
-            "a": ends[0].record(),
-            "b": ends[1].record(),
-            "dtype": "float16" if half else "float32",
-            "versions": {"sbv2bench": __version__, **versions},
-        }
-        (folder / "sbv2bench.json").write_text(written.model_dump_json(indent=1, exclude_defaults=True) + "\n")
-        (folder / "merge.json").write_text(json.dumps(record, indent=1) + "\n")
+        (folder / SPEC).write_text(written.model_dump_json(indent=1, exclude_defaults=True) + "\n")
+        (folder / RECORD).write_text(json.dumps(record, indent=1) + "\n")
     return written
+
+
+def _record(ends: tuple[End, End], weight: float, *, half: bool) -> dict[str, object]:
+    """How a folder came to be: what merge.json says."""
+    versions = {name: provenance.library_version(package) for name, package in provenance.LIBRARIES.items()}
+    return {
+        "formula": "weight * a + (1 - weight) * b",
+        "weight": weight,
+        "a": ends[0].record(),
+        "b": ends[1].record(),
+        "dtype": "float16" if half else "float32",
+        "versions": {"sbv2bench": __version__, **versions},
+    }
+
+
+def _written_before(output: Path, record: dict[str, object]) -> ModelSpec | None:
+    """What the folder is, where it is the very merge that is asked for: a run that was killed at its end, and is run again."""
+    try:
+        if json.loads((output / RECORD).read_text("utf-8")) != record:
+            return None
+        return ModelSpec.model_validate_json((output / SPEC).read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
 
 
 def _make_half(network: torch.nn.Module, part: str, instead: str) -> None:

@@ -15,6 +15,7 @@ from diffusers import AutoencoderTiny, UNet2DConditionModel
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 
+from reference_trainer.adapter import Adapter
 from reference_trainer.config import Recipe, ScoreLoss
 from reference_trainer.trainable import alike, last_layer_in_float32, prepare, trainable
 from reference_trainer.training.shared import SharedNetwork
@@ -26,7 +27,8 @@ from sbv2bench.features.base import load_extractor
 from sbv2bench.features.clip import OpenClipScorer
 from sbv2bench.registry import Registry
 from sbv2bench.samplers.components import Components, load_components, load_unet
-from sbv2bench.samplers.networks import StoredModel, load_network
+from sbv2bench.samplers.loading import load_network
+from sbv2bench.samplers.networks import StoredModel
 from sbv2bench.specs import ModelSpec
 
 STUDENT, LORA_TEACHER = "student", "lora_teacher"  # names of the adapters
@@ -69,7 +71,7 @@ class Networks:
         self._make_trainable()
         self._shared: dict[str, SharedNetwork] = {}
         self._trained = {STUDENT: trainable(self.student), LORA_TEACHER: trainable(self.teacher)}
-        self._switch_adapter(on=False)
+        self._adapters[LORA_TEACHER].off()
         if recipe.gradient_checkpointing:
             self.student.enable_gradient_checkpointing()
             self.teacher.enable_gradient_checkpointing()
@@ -106,7 +108,8 @@ class Networks:
     def generate(self, z: Tensor, text: Tensor) -> Tensor:
         """The student's clean latents x0 [B, C, h, w] float32 of noise z, with gradient (equation 1)."""
         student = self._shared.get(STUDENT, self.student) if torch.is_grad_enabled() else self.student
-        output = self.predict(student, z, self.recipe.student.timestep, text, torch.float32)
+        with self._adapters[STUDENT].on():
+            output = self.predict(student, z, self.recipe.student.timestep, text, torch.float32)
         return diffusion.predict_x0(output, z, self.alpha_T, self.sigma_T, self.prediction_type)
 
     def teacher_epsilon(self, x_t: Tensor, timesteps: Tensor, text: Tensor, null: Tensor, scale: float, *, lora: bool) -> Tensor:
@@ -129,22 +132,9 @@ class Networks:
         """
         return self._epsilon(x_t, timesteps, text, self._shared.get(LORA_TEACHER))
 
-    @contextmanager
-    def lora_teacher(self) -> Iterator[None]:
+    def lora_teacher(self) -> AbstractContextManager[None]:
         """The teacher with its adapter on."""
-        self._switch_adapter(on=True)
-        try:
-            yield
-        finally:
-            self._switch_adapter(on=False)
-
-    def _switch_adapter(self, *, on: bool) -> None:
-        """peft's switch also freezes what it switches off, and a frozen weight gets no gradient from a graph that waits."""
-        if self.recipe.lora_teacher is None:
-            return
-        (self.teacher.enable_adapters if on else self.teacher.disable_adapters)()
-        for parameter in self._trained[LORA_TEACHER].values():
-            parameter.requires_grad_(True)
+        return self._adapters[LORA_TEACHER].on()
 
     def levels(self, timesteps: Tensor) -> tuple[Tensor, Tensor]:
         """alpha and sigma float32 [B] at timesteps, on the device."""
@@ -200,13 +190,10 @@ class Networks:
             prediction_type=self.prediction_type,
         )
 
-    def base_hashes(self) -> dict[str, str]:
-        """SHA-256 of every file of the models that training starts from, as `base_hashes`."""
-        return base_hashes(self.recipe, self.registry)
-
     def teacher_hashes(self) -> dict[str, str]:
-        """Those of the teacher alone."""
-        return {name: sha256 for name, sha256 in self.base_hashes().items() if name.startswith("teacher:")}
+        """SHA-256 of every file of the teacher, as `base_hashes`."""
+        found = base_hashes(self.recipe, self.registry)
+        return {name: sha256 for name, sha256 in found.items() if name.startswith("teacher:")}
 
     def autocast(self) -> AbstractContextManager[object]:
         """Half precision where the recipe says so."""
@@ -278,6 +265,9 @@ class Networks:
         prepare(self.student, self.recipe.student.lora, STUDENT)
         if self.recipe.lora_teacher is not None:
             prepare(self.teacher, self.recipe.lora_teacher.lora, LORA_TEACHER)
+        half = self.recipe.gradient_checkpointing or {self.recipe.precision, self.recipe.teacher_dtype} != {"float32"}
+        networks = {STUDENT: self.student, LORA_TEACHER: self.teacher}
+        self._adapters = {name: Adapter(unet, name, half=half) for name, unet in networks.items()}
 
     def _moving_average(self) -> EMAModel | None:
         if self.recipe.ema is None:

@@ -33,12 +33,12 @@ def _sources(recipe: Recipe, prompts: PromptSource | None) -> Iterable[TrainingP
     if prompts is None:
         yield from (TrainingPrompts(source=name) for name in plain)
         return
-    for name, identity, count, manifest in zip(plain, prompts.identities, prompts.counts, prompts.manifests, strict=True):
+    for name, part in zip(plain, prompts.parts, strict=True):
         yield TrainingPrompts(
             source=name,
-            sha256=identity.removeprefix(_FILE) if identity.startswith(_FILE) else "",
-            captions=count,
-            licence=str((manifest or {}).get("licence") or ""),
+            sha256=part.identity.removeprefix(_FILE) if part.identity.startswith(_FILE) else "",
+            captions=part.count,
+            licence=str((part.manifest or {}).get("licence") or ""),
         )
 
 

@@ -200,5 +200,4 @@ def _lpips(networks: Networks) -> Callable[..., Tensor]:
         raise PrerequisiteError(
             f"regularisation.distance lpips: VGG's weights cannot be loaded ({why})", "regularisation.distance=pixels"
         ) from error
-    net: Callable[..., Tensor] = metric.net.to(networks.device).eval().requires_grad_(False)
-    return net
+    return metric.net.to(networks.device).eval().requires_grad_(False)

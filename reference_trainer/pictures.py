@@ -7,16 +7,19 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
-from reference_trainer.base_models.pictures import write_grid
 from reference_trainer.networks import Networks
 from reference_trainer.noise import guidance_scale
+from sbv2bench.atomic import whole_file, write_whole
 from sbv2bench.diffusion import add_noise, predict_x0
+from sbv2bench.report.picture import draw_rows, stacked
 from sbv2bench.samplers.base import Images, PromptBlock, Stopwatch, generators, image_seed, initial_noise
 from sbv2bench.samplers.one_step import OneStepSampler
 
 GRID = 16  # captions of a sample grid
+_ACROSS = 8  # pictures of a row
 PANELS = 8  # captions of a picture of panels
 PANEL_TIMESTEP = 500  # where the panels of both teachers look at the student's images
 _AT_ONCE = 4  # pictures decoded together: sixteen through the full autoencoder at 512 px would take what a step takes
@@ -42,20 +45,22 @@ class StudentSampler(OneStepSampler):
 
 
 def write_samples(networks: Networks, captions: Sequence[str], folder: Path, step: int) -> None:
-    """A grid of the averaged student's images for fixed captions and seeds, by the sampler that sbv2bench evaluates with.
+    """A grid of the averaged student's images under fixed captions, of fixed seeds, by the sampler that sbv2bench evaluates with.
 
     Raises IntegrityError where pixels are not numbers.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with networks.averaged():
-        images = torch.from_numpy(sample_student(networks, captions))
-    write_grid(
-        folder / f"{step:08d}.png",
-        images.permute(0, 3, 1, 2) / 127.5 - 1,
-        columns=min(8, len(images)),
-        zoom=_zoom(images.shape[1]),
-    )
-    (folder / "captions.txt").write_text("\n".join(captions) + "\n", encoding="utf-8")
+        images = sample_student(networks, captions)
+    labels = ["student", "moving average" if networks.average is not None else "its weights", f"step {step:,}"]
+    _write(folder / f"{step:08d}.png", sample_grid(images, captions, labels))
+    write_whole(folder / "captions.txt", "\n".join(captions) + "\n")
+
+
+def sample_grid(images: Images, captions: Sequence[str], labels: Sequence[str]) -> Image.Image:
+    """Images, uint8 [N, H, W, 3], below their N captions, eight in a row; labels: lines before each row."""
+    rows = range(0, len(images), _ACROSS)
+    return stacked([draw_rows([(labels, images[at : at + _ACROSS])], _heads(captions, at, _ACROSS)) for at in rows])
 
 
 def sample_student(networks: Networks, captions: Sequence[str], seed: int = 0) -> Images:
@@ -75,17 +80,22 @@ def at_once(networks: Networks) -> int:
 
 
 def write_panels(networks: Networks, captions: Sequence[str], folder: Path, step: int) -> None:
-    """Rows: the student's images, and what the frozen and the LoRA teacher make of them after noising to the same level.
+    """Labelled rows: the student's images, and what the frozen and the LoRA teacher make of them after noising to one level.
 
-    Where the third row follows the first and the second does not, the LoRA teacher knows the student (DMD2's panels).
+    Where the LoRA teacher's follow the student's and the frozen one's do not, it knows the student (DMD2's panels). A student
+    without a moving average is in the grid of samples already, so its row is left out.
     """
     if networks.recipe.vsd is None:
         return
     folder.mkdir(parents=True, exist_ok=True)
     few = list(captions[:PANELS])
     parts = [panels(networks, few[i : i + at_once(networks)], i, step) for i in range(0, len(few), at_once(networks))]
-    rows = torch.cat(parts, 1).flatten(0, 1)
-    write_grid(folder / f"{step:08d}-teachers.png", rows * 2 - 1, columns=len(few), zoom=_zoom(rows.shape[-1]))
+    pixels = (torch.cat(parts, 1) * 255 + 0.5).floor().clamp(0, 255).to(torch.uint8).permute(0, 1, 3, 4, 2).numpy()
+    noised = [f"from t = {PANEL_TIMESTEP}", f"step {step:,}"]
+    labels = [["student", "its weights", f"step {step:,}"], ["frozen teacher", *noised], ["LoRA teacher", *noised]]
+    rows = [*zip(labels, pixels, strict=True)]
+    shown = rows if networks.average is not None else rows[1:]
+    _write(folder / f"{step:08d}-teachers.png", draw_rows(shown, _heads(few, 0, len(few))))
 
 
 def panels(networks: Networks, captions: list[str], first: int, step: int) -> Tensor:
@@ -110,5 +120,10 @@ def panels(networks: Networks, captions: list[str], first: int, step: int) -> Te
         return torch.stack([networks.pixels(row, decoder).cpu() for row in rows])
 
 
-def _zoom(side: int) -> int:
-    return max(1, 96 // side)
+def _heads(captions: Sequence[str], start: int, count: int) -> list[tuple[str, str]]:
+    return [(f"caption {start + place}, seed 0", text) for place, text in enumerate(captions[start : start + count])]
+
+
+def _write(path: Path, picture: Image.Image) -> None:
+    with whole_file(path) as file:
+        picture.save(file, "PNG")

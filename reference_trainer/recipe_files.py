@@ -56,11 +56,13 @@ def _validated(tree: Mapping[str, object], where: str) -> Recipe:
         raise _readable(error, where) from error
 
 
-def flat(tree: Mapping[str, object], above: str = "") -> dict[str, object]:
-    """Every leaf of a tree of settings by its `key.path`."""
+def flat(tree: Mapping[str, Any], above: str = "") -> dict[str, object]:
+    """Every leaf of a tree of settings by its `key.path`; parts of a list by their number."""
     found: dict[str, object] = {}
     for key, value in tree.items():
-        found |= flat(value, f"{above}{key}.") if isinstance(value, dict) and value else {f"{above}{key}": value}
+        several = isinstance(value, list | tuple) and value and isinstance(value[0], dict)
+        below = {str(number): part for number, part in enumerate(value)} if several else value
+        found |= flat(below, f"{above}{key}.") if isinstance(below, dict) and below else {f"{above}{key}": value}
     return found
 
 
@@ -84,8 +86,7 @@ def _read_tree(reference: str, seen: tuple[str, ...] = ()) -> tuple[dict[str, ob
         text, where = packaged.read_text("utf-8"), f"recipes/{reference}.yaml"
     else:
         known = recipe_names()
-        close = difflib.get_close_matches(reference, [*known, *(name.partition("/")[2] for name in known)], 1)
-        hint = f", did you mean {close[0]!r}?" if close else ""
+        hint = _hint(reference, [*known, *(name.partition("/")[2] for name in known)])
         raise InputError(
             f"recipe {reference!r}: neither a YAML file nor a recipe of the package{hint}", f"one of {', '.join(known)}"
         )
@@ -99,6 +100,11 @@ def _read_tree(reference: str, seen: tuple[str, ...] = ()) -> tuple[dict[str, ob
         raise InputError(f"{where}: extends {parent!r}, which extends it")
     base, _ = _read_tree(str(parent), (*seen, str(parent)))
     return _merged(base, tree), where
+
+
+def _hint(found: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(found, list(known), 1)
+    return f", did you mean {close[0]!r}?" if close else ""
 
 
 def _text(path: Path) -> str:
@@ -136,8 +142,7 @@ def _readable(error: ValidationError, where: str) -> InputError:
     keys = (str(part) for part in first["loc"])  # pydantic puts names of a union's types among them
     location = ".".join(key for key in keys if (key.isidentifier() and key != "float") or key.isdecimal())
     if first["type"] == "extra_forbidden":
-        close = difflib.get_close_matches(str(first["loc"][-1]), _keys_beside(first["loc"]), 1)
-        hint = f", did you mean {close[0]!r}?" if close else ""
+        hint = _hint(str(first["loc"][-1]), _keys_beside(first["loc"]))
         return InputError(f"{where}: unknown key {location!r}{hint}")
     if first["type"] == "missing":
         return InputError(f"{where}: {location} is missing")

@@ -5,15 +5,14 @@ from __future__ import annotations
 import errno
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
-from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
 from reference_trainer.networks import STUDENT
 from reference_trainer.step import MOMENT_BYTES, Trainer
-from sbv2bench.atomic import write_whole
+from sbv2bench.atomic import held, write_whole
 from sbv2bench.errors import InputError, IntegrityError
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -37,16 +36,9 @@ def locked(run: Path, main: bool) -> Iterator[None]:
 
     Raises InputError where another training has it. A killed one's lock is gone with it.
     """
-    lock = FileLock(run / ".lock")
-    if main:
-        try:
-            lock.acquire(timeout=0)
-        except Timeout as error:
-            raise InputError(f"--output: another training is writing {run}", "--output FOLDER of another name") from error
-    try:
+    busy = InputError(f"--output: another training is writing {run}", "--output FOLDER of another name")
+    with held(run / ".lock", busy) if main else nullcontext():
         yield
-    finally:
-        lock.release()
 
 
 @contextmanager

@@ -14,17 +14,6 @@ from reference_trainer.ladder import RUNGS
 from reference_trainer.run_folder import prepare
 from sbv2bench.errors import PrerequisiteError
 
-_NOT_SHIPPED = {"training.json"}  # its content is in training/<rung>.json
-_SHIPPED_PICTURES = (
-    "samples.png",
-    "samples.txt",
-    "reconstructions.png",
-    "pairs.png",
-    "retrieved.png",
-    "retrieved.txt",
-    "misread.png",
-)
-
 
 def ship_family(runs: Path, output: Path) -> list[str]:
     """Write every finished rung of `runs` to `output` in place of its own, keep the others; returns the rungs written.
@@ -53,7 +42,7 @@ def ship_family(runs: Path, output: Path) -> list[str]:
             elif source.name == "config.json":  # diffusers writes where a network was read from, a path on this machine
                 fields = {key: value for key, value in json.loads(source.read_text()).items() if key != "_name_or_path"}
                 target.write_text(json.dumps(fields, indent=2) + "\n")
-            elif source.name not in _NOT_SHIPPED:
+            elif source.name != "training.json":  # whose content is in training/<rung>.json
                 shutil.copy(source, target)
         _name_shipped_bases(output / rung.name, rung.name)
     _write_manifest(output)
@@ -99,6 +88,5 @@ def _ship_training(run: Path, output: Path, name: str) -> None:
     if grids:  # a student's: the last of them
         shutil.copy(grids[-1], output / f"{name}-samples.png")
         shutil.copy(run / "samples" / "captions.txt", output / f"{name}-samples.txt")
-    for picture in _SHIPPED_PICTURES:
-        if (run / picture).is_file():
-            shutil.copy(run / picture, output / f"{name}-{picture}")
+    for picture in (*run.glob("*.png"), *run.glob("*.txt")):  # a base model's, with their captions
+        shutil.copy(picture, output / f"{name}-{picture.name}")

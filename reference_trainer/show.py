@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+from operator import itemgetter
 from typing import Any, Literal
 
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from reference_trainer import estimate
 from reference_trainer.blank import BlankTrainer
 from reference_trainer.config import Recipe
+from reference_trainer.recipe_files import flat
 from sbv2bench.errors import InputError
 from sbv2bench.registry import Registry
+from sbv2bench.report.columns import Column
+from sbv2bench.report.layout import print_table, print_words
+from sbv2bench.report.terminal import about, print_card, say
+from sbv2bench.report.values import quantity
 
 A100_TFLOP_PER_SECOND = 125.0  # 40 % of its dense bfloat16 peak, what a tuned trainer of such networks reaches
 
@@ -69,66 +73,57 @@ def check_processes(recipe: Recipe, processes: int) -> None:
 
 
 def print_description(description: dict[str, Any], console: Console) -> None:
-    """A description for people: settings, then a table each of weights, memory, disk and work."""
-    console.print(
-        f"recipe {description['recipe']}, latents {description['latent_size']} x {description['latent_size']}", markup=False
-    )
-    console.print(_table("settings", ("key", "value"), _flat(description["settings"])))
-    console.print(
-        _table("parameters", ("network", "weights"), [(k, f"{v:,}") for k, v in description["parameters"].items() if v])
-    )
+    """A description for people: settings, then weights, memory, disk and work, each number in a unit that fits it."""
+    name, side = description["recipe"], description["latent_size"]
+    print_card(console, f"recipe {name}, latents {side} x {side}", _leaves(description["settings"]))
+    console.print()
+    parameters = {_words(name): f"{count:,}" for name, count in description["parameters"].items() if count}
+    _print(console, "weights", parameters)
     memory, work, time = description["memory"], description["work"], description["time"]
-    rows = [(name, _gigabytes(value)) for name, value in memory["components"].items() if value]
-    rows += [(f"worst of {_words(name)}", _gigabytes(value)) for name, value in memory["passes"].items()]
-    rows.append(("peak", _gigabytes(memory["peak"])))
-    console.print(_table(f"memory of one device, micro-batches of {memory['micro_batch']}", ("component", "GB"), rows))
+    parts = {_words(name): _size(size) for name, size in memory["components"].items() if size}
+    parts |= {f"worst of {_words(name)}": _size(size) for name, size in memory["passes"].items()}
+    _print(console, f"memory of one device, micro-batches of {memory['micro_batch']}", parts | {"peak": _size(memory["peak"])})
     storage = description["storage"]
-    rows = [("one checkpoint", _gigabytes(storage["checkpoint"]))]
-    rows.append((f"disk: {storage['checkpoints_kept']} checkpoints at once", _gigabytes(storage["disk"])))
-    rows += [
-        (f"host memory: {_words(name.removeprefix('host_'))}", _gigabytes(value))
-        for name, value in storage.items()
-        if name.startswith("host_") and value
-    ]
-    console.print(_table("checkpoints, of the main process", ("what", "GB"), rows))
-    rows = [(f"TFLOP an image: {_words(name)}", f"{value:.3f}") for name, value in work["tflop_an_image"].items() if value]
-    rows += [(f"passes an image: {_words(name)}", f"{value:g}") for name, value in work["passes_an_image"].items() if value]
-    rows += [("images", f"{work['images']:,}"), ("pairs", f"{work['pairs']:,}")]
+    kept = {"one checkpoint": _size(storage["checkpoint"])}
+    kept[f"disk: {storage['checkpoints_kept']} checkpoints at once"] = _size(storage["disk"])
+    hosts = {name: size for name, size in storage.items() if name.startswith("host_") and size}
+    kept |= {f"host memory: {_words(name.removeprefix('host_'))}": _size(size) for name, size in hosts.items()}
+    _print(console, "checkpoints, of the main process", kept)
+    lines = {f"an image: {_words(name)}": _flop(value) for name, value in work["tflop_an_image"].items() if value}
+    lines |= {f"passes an image: {_words(name)}": f"{value:g}" for name, value in work["passes_an_image"].items() if value}
+    lines |= {name: f"{work[name]:,}" for name in ("images", "pairs") if work[name]}
     once = {name.removeprefix("tflop_for_"): value for name, value in work.items() if name.startswith("tflop_for_")}
-    rows += [(f"EFLOP once: {name}", f"{value / 1e6:.4g}") for name, value in once.items() if value]
-    rows.append(("EFLOP in all", f"{work['tflop'] / 1e6:.4g}"))
-    rows.append((f"hours at {time['tflop_per_second']:g} TFLOP/s on each of {time['processes']}", f"{time['hours']:.3g}"))
-    console.print(_table("work", ("what", "estimate"), rows))
-    console.print(
-        f"an estimate by counting; to measure it on your device: {description['measured_by']}", markup=False, soft_wrap=True
-    )
+    lines |= {f"once: {_words(name)}": _flop(value) for name, value in once.items() if value}
+    lines["in all"] = _flop(work["tflop"])
+    devices = f"{time['processes']} device{'s' * (time['processes'] > 1)}"
+    lines[f"time at {time['tflop_per_second']:g} TFLOP/s on each of {devices}"] = about(3600 * time["hours"])
+    _print(console, "work", lines)
+    print_words(console, "an estimate by counting; to measure it on your device:")
+    say(console, f"  {description['measured_by']}")
+
+
+def _print(console: Console, title: str, lines: dict[str, str]) -> None:
+    name: Column[tuple[str, str]] = Column("", title, itemgetter(0), left=True, prose=True)
+    print_table(console, [name, Column("", " ", itemgetter(1))], list(lines.items()))
 
 
 def _words(name: str) -> str:
-    return name.replace("_", " ")
+    """A name of the code as people read it."""
+    return re.sub(r"(?<=[a-z])update$", "'s update", name.replace("_", " "))
 
 
-def _table(title: str, headings: tuple[str, str], rows: list[tuple[str, str]]) -> Table:
-    table = Table(title=title, title_justify="left")
-    table.add_column(headings[0])
-    table.add_column(headings[1], justify="right", overflow="fold")
-    for name, value in rows:
-        table.add_row(escape(name), escape(value))
-    return table
+def _leaves(settings: dict[str, Any]) -> list[tuple[str, str]]:
+    """(dotted key, value as a recipe writes it) of what is set."""
+    return [
+        (key, value if isinstance(value, str) else ", ".join(map(str, value)) if isinstance(value, list) else json.dumps(value))
+        for key, value in flat(settings).items()
+        if value not in (None, [], {})
+    ]
 
 
-def _flat(tree: Mapping[Any, Any], above: str = "") -> list[tuple[str, str]]:
-    """Every leaf as (dotted key, value as a recipe writes it)."""
-    rows: list[tuple[str, str]] = []
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            rows += _flat(value, f"{above}{key}.")
-        elif isinstance(value, list) and value and isinstance(value[0], dict):
-            rows += _flat(dict(enumerate(value)), f"{above}{key}.")
-        else:
-            rows.append((f"{above}{key}", value if isinstance(value, str) else json.dumps(value)))
-    return rows
+def _size(count: int) -> str:
+    return quantity(count, "B")
 
 
-def _gigabytes(size: int) -> str:
-    return f"{size / 1e9:.2f}" if size >= 1e7 else f"{size / 1e9:.4f}"
+def _flop(tera: float) -> str:
+    return quantity(tera * 1e12, "FLOP")

@@ -18,16 +18,19 @@ from typing import Any
 from reference_trainer.merge import End, check_weight, find_ends, merged_spec
 from sbv2bench import provenance
 from sbv2bench.atomic import write_whole
+from sbv2bench.boards.page import suite_measured, sweep_shown
+from sbv2bench.compare.differences import leading_values
 from sbv2bench.errors import InputError, IntegrityError, PrerequisiteError
 from sbv2bench.evaluation.evaluate import evaluate
 from sbv2bench.registry import Registry
-from sbv2bench.report import page_content as pages
 from sbv2bench.report.columns import Column, csv_text, markdown_lines
 from sbv2bench.report.page import page
-from sbv2bench.report.page_content import Content, Curve
-from sbv2bench.report.values import ARROWS
+from sbv2bench.report.page_content import Content
+from sbv2bench.report.values import ARROWS, LEADERS_MEAN
+from sbv2bench.results import sweeps
 from sbv2bench.results.records import EvalResult, MetricValue
 from sbv2bench.results.store import result_fingerprint
+from sbv2bench.results.sweeps import SweepEnd, SweepFile, SweepSuite
 from sbv2bench.specs import fingerprint
 
 
@@ -49,14 +52,26 @@ class Sweep:
         """Any of the results, for what they have in common."""
         return next(iter(self.results.values()))
 
-    def curve(self, key: str) -> dict[float, MetricValue]:
-        """One metric by weight."""
-        return {weight: result.metrics[key] for weight, result in self.results.items()}
-
-    def best(self, key: str) -> float:
-        """The weight of a metric's best value; the smallest of several."""
-        sign = 1 if self.first.metrics[key].direction == "lower" else -1
-        return min(self.results, key=lambda weight: sign * self.results[weight].metrics[key].value)
+    def file(self) -> SweepFile:
+        """As it is stored."""
+        suite, metrics = self.first.suite, self.first.metrics.values()
+        named = {
+            "fingerprint": fingerprint(sorted({metric.fingerprint for metric in metrics})),
+            "reference_fingerprint": (suite.reference or {}).get("fingerprint"),
+        }
+        content = {
+            "axis": self.axis,
+            "formula": "weight * a + (1 - weight) * b",
+            "a": self.a.record(),
+            "b": self.b.record(),
+            "suite": suite.model_dump(include={*SweepSuite.model_fields}) | named,
+            "rows": [
+                {"weight": weight, "result_fingerprint": result_fingerprint(result), "metrics": result.metrics}
+                for weight, result in self.results.items()
+            ],
+            "provenance": provenance.environment(self.first.provenance.get("device")),
+        }
+        return SweepFile.model_validate(content)
 
 
 def sweep(
@@ -117,9 +132,9 @@ def _check_output(output: Path, ends: tuple[End, End], suite: str) -> None:
     if not path.is_file():
         return
     try:
-        old = json.loads(path.read_text("utf-8"))
-        same = [old["a"], old["b"], old["suite"]["id"]] == [ends[0].record(), ends[1].record(), suite]
-    except (ValueError, KeyError, TypeError):
+        old = sweeps.load(path)
+        same = [old.a, old.b, old.suite.id] == [*(SweepEnd.model_validate(end.record()) for end in ends), suite]
+    except IntegrityError:
         same = False
     if not same:
         raise InputError(
@@ -128,7 +143,9 @@ def _check_output(output: Path, ends: tuple[End, End], suite: str) -> None:
 
 
 def _write(found: Sweep, output: Path) -> None:
-    texts = {"sweep.json": _as_json(found), "sweep.csv": _as_csv(found), "sweep.md": _as_markdown(found)}
+    written = json.dumps(found.file().model_dump(mode="json"), indent=1, allow_nan=False) + "\n"
+    table = csv_text((_columns(found), list(found.results)))
+    texts = {"sweep.json": written, "sweep.csv": table, "sweep.md": _as_markdown(found)}
     with suppress(PrerequisiteError):  # no page without the [report] extra
         texts["sweep.html"] = _as_page(found)
     try:
@@ -138,33 +155,6 @@ def _write(found: Sweep, output: Path) -> None:
         raise IntegrityError(f"--output {output}: cannot be written ({error.strerror or error})", "free some space") from error
 
 
-def _as_json(found: Sweep) -> str:
-    suite = found.first.suite
-    kept = {"id", "version", "prompts_sha256", "num_generated", "num_reference", "seeds"}
-    named = {
-        "fingerprint": fingerprint(sorted({metric.fingerprint for metric in found.first.metrics.values()})),
-        "reference_fingerprint": (suite.reference or {}).get("fingerprint"),
-    }
-    rows = [
-        {
-            "weight": weight,
-            "result_fingerprint": result_fingerprint(result),
-            "metrics": {key: metric.model_dump(mode="json") for key, metric in result.metrics.items()},
-        }
-        for weight, result in found.results.items()
-    ]
-    content = {
-        "axis": found.axis,
-        "formula": "weight * a + (1 - weight) * b",
-        "a": found.a.record(),
-        "b": found.b.record(),
-        "suite": suite.model_dump(mode="json", include=kept) | named,
-        "rows": rows,
-        "provenance": provenance.environment(found.first.provenance.get("device")),
-    }
-    return json.dumps(content, indent=1, allow_nan=False) + "\n"
-
-
 def _columns(found: Sweep) -> list[Column[float]]:
     """The table, a row for each weight, with both ends' names in its file."""
 
@@ -172,10 +162,10 @@ def _columns(found: Sweep) -> list[Column[float]]:
         first = found.first.metrics[key]
         heading = f"{first.label} {ARROWS[first.direction]}"
         values = {weight: result.metrics[key] for weight, result in found.results.items()}
-        best = found.best(key)
+        lead = leading_values(list(values.values()))
         return [
             Column(key, heading, lambda weight: values[weight].value, lambda weight: _cell(values[weight]),
-                   place=lambda weight: int(weight == best)),
+                   strong=lambda weight: list(values).index(weight) in lead),
             Column(f"{key}_std_err", "", lambda weight: values[weight].std_err),
         ]  # fmt: skip
 
@@ -188,34 +178,21 @@ def _columns(found: Sweep) -> list[Column[float]]:
     ]
 
 
-def _as_csv(found: Sweep) -> str:
-    return csv_text((_columns(found), list(found.results)))
-
-
 def _as_markdown(found: Sweep) -> str:
     lines = [
         f"# {found.a.name} merged with {found.b.name}",
         "",
-        f"w A + (1 - w) B on {_about(found)}, ± one standard error where there is one. Bold is the best of a column.",
+        f"w A + (1 - w) B on {suite_measured(found.first.suite)} ± is one standard error. In bold: {LEADERS_MEAN}.",
         "",
         *markdown_lines(_columns(found), list(found.results)),
     ]
     return "\n".join(lines) + "\n"
 
 
-def _about(found: Sweep) -> str:
-    suite = found.first.suite
-    return f"{suite.id}@v{suite.version}: {suite.num_generated:,} images a seed, {len(suite.seeds)} seed(s)"
-
-
 def _as_page(found: Sweep) -> str:
     """A panel for each metric. Raises PrerequisiteError where the [report] extra is not installed."""
-    curves = []
-    for key, first in found.first.metrics.items():
-        points = tuple((weight, metric.value, metric.ci95) for weight, metric in found.curve(key).items())
-        curves.append(Curve(first.label, first.direction, points))
     name = f"{found.a.name} merged with {found.b.name}"
-    return page(Content(name, (), (), sweeps=(pages.Sweep(name, f"{_about(found)}.", found.axis, tuple(curves)),)))
+    return page(Content(name, (), (), sweeps=(sweep_shown(found.file(), name, found.first.metrics),)))
 
 
 def _cell(metric: MetricValue) -> str:

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
+
+from filelock import FileLock, Timeout
+
+from sbv2bench.errors import InputError, IntegrityError
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EIO}
 
 
 @contextmanager
@@ -31,10 +39,35 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
         raise
 
 
+@contextmanager
+def held(path: Path, busy: InputError) -> Iterator[None]:
+    """A lock file for one process alone while the block lasts; a killed one's is gone with it.
+
+    Raises busy where another process has it.
+    """
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise busy from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def write_whole(path: Path, content: str | bytes) -> None:
     """Write a file whole or not at all; text as UTF-8 with the line ends that it has. Raises OSError."""
     with whole_file(path) as file:
         file.write(content.encode() if isinstance(content, str) else content)
+
+
+def known_json(path: Path) -> Any:
+    """What a JSON file of a cache holds; None where there is none, or none that can be read."""
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
 
 
 @contextmanager
@@ -69,3 +102,8 @@ def _open_as_the_folder(folder: Path) -> None:
     for path in folder.rglob("*"):
         if path.is_file() and not path.is_symlink():
             path.chmod(path.stat().st_mode & 0o7777 | allowed)
+
+
+def unwritable(error: OSError, message: str, fix: str) -> InputError | IntegrityError:
+    """The error of a place that does not take files: a full disk (exit 4), or no place to write to (exit 2)."""
+    return (IntegrityError if error.errno in _FULL else InputError)(message, fix)

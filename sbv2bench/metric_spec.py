@@ -6,10 +6,17 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from sbv2bench.spec_base import Spec
+from sbv2bench.spec_base import Preparation, Spec
 
 Family = Literal["mini", "full", "local"]
-_GIVEN = {"open_clip": "paired", "world_attributes": "attributes"}  # by built-in kinds, where it is not features
+_GIVEN = {  # by built-in kinds, where it is not features
+    "open_clip": "paired",
+    "clip": "paired",
+    "clip_logits": "scorer",
+    "image_reward": "scorer",
+    "world_attributes": "attributes",
+}
+_FOR_PEOPLE = frozenset({"title", "description", "confused_with", "punishes", "rewards_wrongly", "printed_by"})
 # What an extractor measures of images, and what a metric may read besides: a clock, or scores that another tool gave.
 Gives = Literal["features", "paired", "scorer", "attributes"]
 Reads = Literal["features", "paired", "scorer", "attributes", "latency", "scores"]
@@ -29,24 +36,30 @@ class ExtractorSpec(Spec):
     [B, H, W, 3] and returns float32 [B, D] (features) or the value read for each attribute, int64 [B, A] (attributes); or has
     embed_images(images) and embed_text(captions), float32 [B, D] each (paired); or score(images, captions), float32 [B] (scorer).
     location: as a model's, or `asset:NAME`, a declared download. files: which of the location's files are read (of the
-    weights among them the first that is there); none named means all, in the layout of the kind. family: the suites that it
-    is made for; None: any.
+    weights among them the first that is there); none named means all, in the layout of the kind. shown: the preparation of the
+    images that it sees, in place of the suite's; which one it was, a metric's protocol says by itself. family: the suites that
+    it is made for; None: any.
     """
 
-    remarks = frozenset({"description", "label", "location", "files", "family"})
+    remarks = frozenset({"description", "label", "location", "files", "shown", "family", "gflop_image", "gflop_text"})
+    later = frozenset({"tokenizer"})
 
     id: str
     kind: str
     gives: Gives = "features"
     location: str = ""
+    tokenizer: str = ""
     files: tuple[str, ...] = ()
     weights: tuple[WeightsFile, ...] = ()
     architecture: str = ""  # open_clip: its name of a network, where the location holds a bare state dict
     preparation: str = ""  # from uint8 pixels to the network's input, where there are several ways; "": the kind's own
+    shown: Preparation | None = None
     channels: Literal["rgb", "bgr"] = "rgb"  # the order in which inception sees them
     prefix: str = ""  # put before every prompt
     scale: float = 1.0  # multiplies the cosine: 1 for CLIP score, 100 for HPS
     family: Family | None = None
+    gflop_image: float | None = Field(default=None, gt=0)
+    gflop_text: float = Field(default=0.0, ge=0)
     label: str = ""  # how the metric's extractor is named to people
     description: str = ""
 
@@ -64,10 +77,10 @@ class MetricSpec(Spec):
     be read as features. extractor: an id; a suite may name another. reference: images that it compares with: none, the suite's,
     or those of the model's teacher. images_per_prompt: how many of each caption it needs; a metric of one reads the first.
     version: raise it whenever its numbers would change. least, least_a_feature: images of either set that it needs, and as a
-    multiple of the features' number.
+    multiple of the features' number. confused_with: what else goes by its name; that, and the fields after it, are for people.
     """
 
-    remarks = frozenset({"target", "title", "description", "least", "least_a_feature"})
+    remarks = _FOR_PEOPLE | {"target", "least", "least_a_feature"}
 
     id: str  # the flag of --metrics
     target: str = ""
@@ -83,6 +96,10 @@ class MetricSpec(Spec):
     least_a_feature: int = Field(default=0, ge=0)
     title: str = ""
     description: str = ""
+    confused_with: str = ""
+    punishes: str = ""
+    rewards_wrongly: str = ""
+    printed_by: str = ""
 
     @model_validator(mode="after")
     def _fields_that_go_together(self) -> MetricSpec:

@@ -56,6 +56,12 @@ def measuring_fingerprint() -> str:
     return modules_fingerprint(MEASURING)
 
 
+@functools.cache
+def metrics_fingerprint() -> str:
+    """SHA-256 over the source of the metrics' maths: part of the key of what is kept of a reference alone."""
+    return modules_fingerprint(["metrics"])
+
+
 def modules_fingerprint(names: Iterable[str], package: Path | None = None) -> str:
     """SHA-256 over the source of modules and folders of the package, by their dotted names in it. Raises KeyError for none."""
     places = []

@@ -66,8 +66,7 @@ class Registry:
         registry._load_plugins()
         path = _user_catalog(catalog_file)
         if path is not None:
-            registry.source = f"catalog {path.name}"
-            registry.add_catalog(path.read_text("utf-8"), str(path), path.resolve().parent)
+            registry.add_user_catalog(path)
         return registry
 
     @classmethod
@@ -108,6 +107,15 @@ class Registry:
         """Register everything that a YAML catalog declares. folder: what relative locations are relative to."""
         for declared in catalog.read(text, name, folder, self.suites):
             self.add(declared.kind, declared.spec, declared.replaces)
+
+    def add_user_catalog(self, path: Path) -> None:
+        """Register what a user's YAML file declares. Raises InputError on a catalog that is wrong, or cannot be read as text."""
+        try:
+            text = path.read_text("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"catalog {path}: cannot be read as UTF-8 text ({error})") from error
+        self.source = f"catalog {path.name}"
+        self.add_catalog(text, str(path), path.resolve().parent)
 
     def table(self, kind: str) -> dict[str, object]:
         """The table of a kind: id -> spec."""
@@ -323,7 +331,7 @@ def model_in_folder(folder: Path) -> ModelSpec:
     if declared.is_file():
         try:
             fields = json.loads(declared.read_text("utf-8"))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise InputError(f"{declared}: found text that is not JSON ({error}), expected a ModelSpec") from error
         if not isinstance(fields, dict):
             raise InputError(f"{declared}: found {type(fields).__name__}, expected the fields of a ModelSpec")

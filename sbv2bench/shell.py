@@ -12,9 +12,12 @@ import typer
 from typer.core import TyperGroup
 
 from sbv2bench.errors import InputError, InterruptedRun, SBV2BenchError
+from sbv2bench.printable import printable
 
 if TYPE_CHECKING:
     from typer._click.core import Context
+
+_LONGEST = 2000  # characters of a line: names in somebody's archive have up to 65,535
 
 
 def print_json(document: object) -> None:
@@ -45,8 +48,9 @@ def _errors_shown() -> Iterator[None]:
 
 
 def _show_error(message: str, fix: str | None) -> None:
-    lines = [f"error: {message}"] if fix is None else [*f"error: {message}".splitlines()[:2], f"fix: {fix}"]
-    print("\n".join("\n".join(lines).splitlines()[:3]), file=sys.stderr)
+    lines = [f"error: {message}"] if fix is None else [*f"error: {message}".split("\n")[:2], f"fix: {fix}"]
+    for line in "\n".join(lines).split("\n")[:3]:
+        print(printable(line if len(line) <= _LONGEST else f"{line[:_LONGEST]} ..."), file=sys.stderr)
 
 
 class Shell(TyperGroup):

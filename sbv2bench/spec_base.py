@@ -4,9 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import ClassVar
+import re
+from typing import Annotated, ClassVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict
+
+NATIVE = "native"  # images as they are
+
+
+def _preparation(named: object) -> object:
+    """A preparation's one name. `centre-512` is short for `centre-crop-lanczos-512`."""
+    found = re.fullmatch(r"centre-(?:crop-lanczos-)?([1-9]\d{0,3})", str(named))
+    if found is None and named not in (NATIVE, None):
+        raise ValueError(f"expected {NATIVE}, or centre-N: the central square, resized by Lanczos to N px")
+    return named if found is None else f"centre-crop-lanczos-{found[1]}"
+
+
+# What is done to an image before a network sees it: its central square resized to a side, or nothing.
+Preparation = Annotated[str, BeforeValidator(_preparation)]
 
 
 class Spec(BaseModel):

@@ -1,6 +1,7 @@
 """What is evaluated and how, as frozen declarations. No torch here: a spec says, other rooms do.
 
-What they have in common is in spec_base.py; those of downloads are in asset_spec.py, of extractors and metrics in metric_spec.py.
+What they have in common is in spec_base.py; those of downloads are in asset_spec.py, of models in model_spec.py, of extractors
+and metrics in metric_spec.py.
 """
 
 from __future__ import annotations
@@ -15,169 +16,28 @@ from sbv2bench.metric_spec import Family as Family  # noqa: PLC0414
 from sbv2bench.metric_spec import MetricSpec as MetricSpec  # noqa: PLC0414
 from sbv2bench.metric_spec import SuiteMetric as SuiteMetric  # noqa: PLC0414
 from sbv2bench.metric_spec import WeightsFile as WeightsFile  # noqa: PLC0414
+from sbv2bench.model_spec import IN_MEMORY as IN_MEMORY  # noqa: PLC0414
+from sbv2bench.model_spec import AdapterSpec as AdapterSpec  # noqa: PLC0414
+from sbv2bench.model_spec import Holds as Holds  # noqa: PLC0414
+from sbv2bench.model_spec import Images as Images  # noqa: PLC0414
+from sbv2bench.model_spec import MergeSpec as MergeSpec  # noqa: PLC0414
+from sbv2bench.model_spec import ModelSpec as ModelSpec  # noqa: PLC0414
+from sbv2bench.model_spec import PredictionType as PredictionType  # noqa: PLC0414
+from sbv2bench.model_spec import SamplerSpec as SamplerSpec  # noqa: PLC0414
+from sbv2bench.model_spec import TrainedWith as TrainedWith  # noqa: PLC0414
+from sbv2bench.model_spec import TrainingPrompts as TrainingPrompts  # noqa: PLC0414
+from sbv2bench.spec_base import NATIVE, Preparation
 from sbv2bench.spec_base import Spec as Spec  # noqa: PLC0414  # all are taken from here
 from sbv2bench.spec_base import fingerprint as fingerprint  # noqa: PLC0414
-
-PredictionType = Literal["epsilon", "v_prediction", "sample"]
-IN_MEMORY = "in_memory"  # the sampler of a model that somebody else holds and draws from, as a training loop does
-Holds = Literal["model", "unet", "lora"]
-# Where a model's images come from: a network, files that exist, the mini world itself, or nowhere (published numbers only).
-Images = Literal["network", "files", "world", "none"]
-_TRAITS: dict[str, dict[str, object]] = {  # of the built-in samplers that differ from most
-    "one_step": {"one_step": True},
-    "image_folder": {"images": "files"},
-    "renderings": {"images": "world"},
-    "published": {"images": "none"},
-}
-
-
-def _with_traits(said: object, sampler: str) -> object:
-    return {**_TRAITS.get(said.get(sampler, ""), {}), **said} if isinstance(said, dict) else said
-
-
-class MergeSpec(Spec):
-    """theta = weight * a + (1 - weight) * b (paper eq. 6), made on load; a and b are model ids or folders."""
-
-    a: str
-    b: str
-    weight: float = Field(ge=0.0, le=1.0)
-
-
-class TrainingPrompts(Spec):
-    """One source of training captions: a file's name, world:SPLIT or hub:ORG/NAME. sha256: of the file's bytes, else ""."""
-
-    source: str
-    sha256: str = ""
-    captions: int | None = None
-    licence: str = ""
-
-
-class TrainedWith(Spec):
-    """What trained a student, since what a loss has seen is not held out. scorers: ids of the extractors in its losses."""
-
-    losses: tuple[str, ...] = ()  # vsd, clip, hps, regularisation
-    scorers: tuple[str, ...] = ()
-    prompts: tuple[TrainingPrompts, ...] = ()
-
-    def has_hps(self) -> bool:
-        """Whether a loss was a human preference score, by weights of whatever version."""
-        return "hps" in self.losses or any("hps" in scorer.lower() for scorer in self.scorers)
-
-
-class ModelSpec(Spec):
-    """A model as it is sampled. Also the content of `sbv2bench.json` in every folder that the trainer writes.
-
-    location: `package:mini/sd21` (shipped weights), `hub:org/name`, `hub:org/name/file.safetensors`, either with `@revision`
-    after the name, `home:name` (a folder or file that a user puts in $SBV2BENCH_HOME/models), or a path. base: in the same
-    words, the model that supplies the parts that this location lacks; a relative path is meant from the model's own folder.
-    vae: in the same words, an autoencoder in place of the model's. weights: filled in when the model is resolved, with the
-    hashes that were found, the bases' too, for which locations are only remarks.
-    """
-
-    remarks = frozenset(
-        {
-            *("id", "family", "location", "base", "mirrors", "description", "origin", "licence", "verified"),
-            *("aliases", "published_as", "inferred", "provisional", "guidance", "vae_scaling", "trained_with", "unstated"),
-            *("images", "one_step"),  # the sampler's
-        }
-    )
-    later = frozenset({"holds", "vae", "timesteps", "timestep_spacing", "input_scaling", "width", "dtype"})
-
-    id: str
-    family: Family = "local"
-    sampler: str  # a kind that the registry knows: multi_step, one_step, pipeline, image_folder, or a plugin's
-    location: str = ""
-    holds: Holds = "model"  # unet, lora: the location is a UNet or an adapter alone, a file or a folder, for the base
-    base: str = ""
-    mirrors: tuple[str, ...] = ()  # other locations of the same files, tried in turn where the first has none
-    vae: str = ""
-    revision: str | None = None  # of the location
-    weights: tuple[WeightsFile, ...] = ()
-    merge: MergeSpec | None = None
-    steps: int = Field(default=25, ge=1, le=1000)
-    guidance_scale: float = Field(default=1.0, ge=0.0, le=100.0)  # usual convention: 1 is no guidance
-    guidance: Literal["none", "cfg", "embedded"] | None = None  # embedded: an input of the network; proved on loading
-    scheduler: Literal["folder", "ddim", "dpmsolver++", "euler", "lcm", "tcd"] = "folder"  # folder: the model's own folder's
-    timestep_spacing: Literal["trailing", "leading", "linspace"] | None = None  # None: the folder's, or trailing of a named one
-    timesteps: tuple[int, ...] = ()  # multi_step, pipeline: the very timesteps, in place of the scheduler's choice
-    timestep: int = Field(default=999, ge=0, le=999)  # one_step only: where the student is asked
-    alpha_T: float | None = None  # one_step only: None takes it from the schedule, SwiftBrush v1 hard-codes sqrt(0.0047)
-    input_scaling: Literal["none", "sigma"] = "none"  # one_step only: what multiplies the noise, 1 or sigma_T
-    prediction_type: PredictionType | None = None  # None: as the scheduler's config says
-    vae_scaling: float | None = None  # the scaling_factor that an AutoencoderKL must have; None: whatever its config says
-    resolution: int | None = None  # height, and width too unless that is said; None: the network's own
-    width: int | None = None  # of images that are not square
-    dtype: Literal["float32", "float16", "bfloat16"] | None = None  # what --dtype auto takes on a GPU; None: float16
-    description: str = ""
-    origin: str = ""
-    licence: str = ""
-    verified: bool = False
-    unstated: tuple[Literal["steps", "guidance_scale"], ...] = ()  # the pipeline's own are taken when the model is resolved
-    inferred: tuple[str, ...] = ()  # fields that the published numbers' source does not state
-    provisional: str = ""  # why it may not be the model of the published numbers; "" where it is
-    aliases: tuple[str, ...] = ()
-    trained_with: TrainedWith | None = None  # None: nobody has said
-    published_as: tuple[str, ...] = ()  # rows of catalog/published.csv, "table/method"
-    images: Images = "network"  # its sampler's, as the next
-    one_step: bool = False
-
-    @model_validator(mode="before")
-    @classmethod
-    def _traits_of_the_sampler(cls, said: object) -> object:
-        return _with_traits(said, "sampler")
-
-    @model_validator(mode="after")
-    def _fields_that_go_together(self) -> ModelSpec:
-        if self.timesteps and self.steps != len(self.timesteps):
-            raise ValueError(f"steps is {self.steps}, expected {len(self.timesteps)}, the number of its timesteps")
-        if self.width is not None and self.resolution is None:
-            raise ValueError("a width without a resolution, which is the height")
-        return self
-
-    def has_network(self) -> bool:
-        """Whether a network generates its images, so that steps, guidance and latency mean something."""
-        return self.images == "network"
-
-    def has_seeds(self) -> bool:
-        """Whether another generation seed gives other images: those that exist already have none."""
-        return self.images in {"network", "world"}
-
-    def network_evaluations(self) -> int:
-        """NFE: network function evaluations of the denoiser for one image; guidance pairs are not counted twice."""
-        return {"files": 0, "world": 0}.get(self.images, 1 if self.one_step else self.steps)
-
-    def denoiser_calls(self) -> int:
-        """Forward passes of the denoiser for one image, those without the caption counted."""
-        guided = self.has_network() and self.guidance_scale > 1.0 and self.guidance != "embedded"
-        return self.network_evaluations() * (2 if guided else 1)
-
-
-class SamplerSpec(Spec):
-    """A way to sample a model. target: "module:function" taking (spec: ModelSpec, device: str, dtype: torch.dtype) -> Sampler.
-
-    images: where they come from. one_step: steps and guidance cannot be chosen.
-    """
-
-    remarks = frozenset({"description"})
-
-    id: str
-    target: str
-    description: str = ""
-    images: Images = "network"
-    one_step: bool = False
-
-    @model_validator(mode="before")
-    @classmethod
-    def _traits_of_the_built_in(cls, said: object) -> object:
-        return _with_traits(said, "id")
 
 
 class PromptSpec(Spec):
     """Where captions come from.
 
     world: `num_generated` captions of the mini world from `caption_offset` of a split. coco2014: the first `num_generated`
-    of a list in a file (the released evaluation's dataset.json, COCO's annotations, Karpathy's split or a list of strings).
-    hpsv2: a folder with one list for each of the four styles. file: captions of anybody's, or files and their captions.
+    of a list in a file (the released evaluation's dataset.json, COCO's annotations, Karpathy's split, a list of strings or the
+    archive of DMD2). hpsv2: a folder with one list for each of the four styles. geneval, dpg, mjhq: the first `num_generated`
+    of the benchmark's own file. file: captions of anybody's, or files and their captions.
     none: images without captions, for metrics that read none.
     location: of that file or folder, `asset:NAME` or a path.
     captions_sha256: what the captions joined with newlines hash to; None takes what is found, and the result says so.
@@ -185,7 +45,7 @@ class PromptSpec(Spec):
 
     remarks = frozenset({"location"})
 
-    kind: Literal["world", "coco2014", "hpsv2", "file", "none"] = "world"
+    kind: Literal["world", "coco2014", "hpsv2", "geneval", "dpg", "mjhq", "file", "none"] = "world"
     world_seed: int = 0
     split: Literal["training", "choosing", "reporting"] = "reporting"
     caption_offset: int = Field(default=0, ge=0)
@@ -241,11 +101,14 @@ class SuiteSpec(Spec):
 
     metrics: ids, or a mapping of ids to what this suite changes of each. reference: None is fresh renderings of the world, of
     the captions `rendered` where the prompts are others. preparation: what is done to every image, generated or real, before a
-    network sees it. label_suffix: after every metric's name; a count in it ("-30k") becomes that of the images that were
-    measured, so write a size as "-256px". inherited: what a catalog or `own` took from another suite, in words.
+    network sees it (but for extractors that say another); None, written `native`, is nothing. images_per_prompt: how many of
+    each caption are made where a run does not say. label_suffix: after every metric's name; a count in it ("-30k") becomes that
+    of the images that were measured, so write a size as "-256px". inherited: what a catalog or `own` took from another suite,
+    in words.
     """
 
     remarks = frozenset({"description", "inherited"})
+    later = frozenset({"images_per_prompt"})
 
     id: str
     version: int = 1
@@ -258,10 +121,16 @@ class SuiteSpec(Spec):
     label_suffix: str = ""  # "-mini" for everything measured by mini networks
     description: str = ""
     reference: ReferenceSpec | None = None
-    preparation: str | None = Field(default=None, pattern=r"^centre-crop-lanczos-[1-9]\d{0,3}$")  # to a square of that side
+    preparation: Preparation | None = None
+    images_per_prompt: int = Field(default=1, ge=1)
     rendered: PromptSpec | None = None
     inherited: str = ""
     look: int = Field(default=0, ge=0)  # a suite to look at: images in the grid beside its results, which no board takes
+
+    @field_validator("preparation")
+    @classmethod
+    def _native_is_none(cls, found: str | None) -> str | None:
+        return None if found == NATIVE else found
 
     @field_validator("metrics", mode="before")
     @classmethod
@@ -284,6 +153,10 @@ class SuiteSpec(Spec):
     def names_extractor(self, flag: str) -> bool:
         """Whether the suite itself says by which extractor a metric is computed."""
         return any(one.id == flag and one.extractor is not None for one in self.metrics)
+
+    def preparation_for(self, extractor: ExtractorSpec) -> str | None:
+        """What is done to images before an extractor sees them; None is nothing."""
+        return self._native_is_none(extractor.shown or self.preparation)
 
     def protocol(self) -> dict[str, object]:
         """The fields that can change a number."""
@@ -315,7 +188,7 @@ class SuiteSpec(Spec):
         return {
             "metric": {"id": metric.id, "version": metric.version, "parameters": metric.parameters},
             "extractor": None if extractor is None else extractor.protocol(),
-            "preparation": None if extractor is None else self.preparation,
+            "preparation": None if extractor is None else self.preparation_for(extractor),
             "prompts_sha256": prompts_sha256,
             "num_generated": self.num_generated,
             "images_per_prompt": images_per_prompt if metric.images_per_prompt > 1 else 1,

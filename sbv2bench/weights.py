@@ -151,12 +151,14 @@ def load_adapter(folder: Path) -> tuple[StateDict, LoraSettings]:
     return load_state_dict(folder / "adapter_model.safetensors"), lora_settings(read_json(path), path)
 
 
-def fold_lora(weights: Mapping[str, Tensor], adapter: Mapping[str, Tensor], settings: LoraSettings) -> StateDict:
+def fold_lora(
+    weights: Mapping[str, Tensor], adapter: Mapping[str, Tensor], settings: LoraSettings, weight: float = 1.0
+) -> StateDict:
     """W + scale B A for every module that the adapter names; linear and convolution layers. All floating tensors in float32.
 
     adapter: peft's names, with or without its "base_model.model." or diffusers' "unet." in front, `lora_A` [r, in, ...]
-    and `lora_B` [out, r, ...]. Scale: alpha / r (Hu et al. 2021, section 4.1). Raises IntegrityError on a tensor that
-    has no place.
+    and `lora_B` [out, r, ...]. Scale: weight alpha / r (Hu et al. 2021, section 4.1). Raises IntegrityError on a tensor
+    that has no place.
     """
     pairs: dict[str, dict[str, Tensor]] = {}
     for key, value in adapter.items():
@@ -175,7 +177,8 @@ def fold_lora(weights: Mapping[str, Tensor], adapter: Mapping[str, Tensor], sett
             raise IntegrityError(f"adapter: {module} has {shapes}")
         if (rank := settings.rank(module)) not in {None, len(a)}:
             raise IntegrityError(f"adapter: {module} has rank {len(a)}, expected {rank}, which its config says")
-        folded[f"{module}.weight"] = base + settings.scale(module, len(a)) * torch.einsum("or,r...->o...", b.flatten(1), a)
+        scale = weight * settings.scale(module, len(a))
+        folded[f"{module}.weight"] = base + scale * torch.einsum("or,r...->o...", b.flatten(1), a)
     return folded
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+os.environ.pop("COLUMNS", None)  # pytest-xdist gives it to its workers
 os.environ["HF_HUB_OFFLINE"] = "1"  # huggingface_hub reads it when it is first imported
 if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores: one thread each, before torch asks
     os.environ["OMP_NUM_THREADS"] = "1"

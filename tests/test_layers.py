@@ -10,25 +10,25 @@ ROOT = Path(__file__).parent.parent
 # The rooms, lowest first; those of one line may import each other, without a circle. A room is a folder or a module beside them;
 # a longer name is a part of a room that stands lower than the rest of it.
 ROOMS = (
-    {"", "errors", "paths", "atomic", "diffusion", "provenance"},
-    {"strict_yaml", "spec_base", "asset_spec", "metric_spec",
+    {"", "errors", "paths", "atomic", "diffusion", "provenance", "printable"},
+    {"strict_yaml", "spec_base", "asset_spec", "metric_spec", "model_spec",
      "specs", "catalog", "registry", "unlisted", "shell", "results.records",
      # what the registry asks of a folder or a hub id that no catalog has
      "data.assets", "data.asset_store", "data.transfer", "data.digests", "data.images", "data.hub", "data.hub_errors",
-     "data.selection", "data.remarks", "data.single_file"},
+     "data.selection", "data.remarks", "data.single_file", "data.unfinished"},
     {"weights", "data", "mini"},
     {"samplers", "features", "metrics"},
     {"results", "report", "machine"},
     {"latency"},
     {"evaluation"},
-    {"compare"},
+    {"compare", "verify"},
     {"boards"},
-    {"reproduce"},
+    {"reproduce", "sweep", "watch"},
     {"cli", "__main__"},
 )  # fmt: skip
 LAYERS = {name: number for number, names in enumerate(ROOMS) for name in names}
 SIBLINGS = ("samplers", "features", "metrics")
-HEAVY = {"torch", "diffusers", "transformers", "open_clip", "pandas", "peft", "torchvision", "altair", "jinja2", "vl_convert"}
+HEAVY = {"torch", "diffusers", "transformers", "open_clip", "pandas", "peft", "torchvision", "jinja2"}
 NO_TORCH = 1  # layers up to this one (but diffusion, which is maths on tensors) import nothing heavy, not even lazily
 
 

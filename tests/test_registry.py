@@ -101,7 +101,11 @@ def test_folders(registry: Registry, tmp_path: Path) -> None:
     assert [spec.id for spec in found] == ["local/pipeline", "local/declared", "local/images"]
     assert [spec.location for spec in found] == [str(pipeline), str(declared), str(images)]
     assert found[1].timestep == 749
-    assert "by its own pipeline's defaults" in found[0].description and found[0].unstated == ("steps", "guidance_scale")
+    assert "by its own pipeline's defaults" in found[0].description and found[0].unstated == (
+        "steps",
+        "guidance_scale",
+        "no_guidance",
+    )
     with pytest.raises(InputError, match="found nothing in it"):
         registry.model(str(empty), "mini")
     (empty / "notes.txt").write_text("")
@@ -349,6 +353,7 @@ def test_list_rows_have_the_contracts_keys(registry: Registry) -> None:
     assert teacher["licence"] == "Apache-2.0"
 
 
+@pytest.mark.ci
 def test_a_plugins_metric_is_computed_beside_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`sbv2bench eval --model sd21 --metrics mine`, and the plugin's model with the suite's own."""
     import sbv2bench
@@ -364,3 +369,9 @@ def test_a_plugins_metric_is_computed_beside_the_others(tmp_path: Path, monkeypa
     assert list(both) == ["fid", "colour_distance"] and both["colour_distance"].value > mine.value
     every = sbv2bench.evaluate("grey", "mini", metrics="all", limit=20, device="cpu").metrics
     assert {"colour_distance", "clip_score"} <= {*every} and "votes" not in every
+
+
+def test_a_catalog_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "own.yaml").write_bytes(b"models: {a: \xff}")
+    with pytest.raises(InputError, match=r"own\.yaml: cannot be read as UTF-8 text"):
+        Registry.load(tmp_path / "own.yaml")

@@ -80,6 +80,7 @@ def test_stock_diffusers_loads_the_teacher_and_draws_what_is_asked(scenes: world
     assert style > 0.9  # chance: 0.25
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(("model", "changes"), [("mini/sd21", {"steps": 8}), ("mini/swiftbrush", {})])
 def test_two_objects_stand_in_the_order_asked_for(model: str, changes: dict[str, int]) -> None:
     """Left and right, above and below: by the colours that the extractor reads at each place."""
@@ -95,6 +96,7 @@ def test_two_objects_stand_in_the_order_asked_for(model: str, changes: dict[str,
     assert (found == asked[:, ::-1]).all(1).mean() < 0.05
 
 
+@pytest.mark.ci
 def test_stock_autoencoders_reconstruct(images: torch.Tensor) -> None:
     from diffusers import AutoencoderKL, AutoencoderTiny
 
@@ -109,6 +111,7 @@ def test_stock_autoencoders_reconstruct(images: torch.Tensor) -> None:
     assert abs(float((latents * full.config.scaling_factor).std()) - 1) < 0.05
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("name", ["clip", "clip-train", "hps", "hps-train"])
 def test_stock_open_clip_tells_a_true_caption_from_a_false_one(name: str, scenes: world.Scenes, images: torch.Tensor) -> None:
     import open_clip

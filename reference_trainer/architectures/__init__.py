@@ -8,71 +8,65 @@ from __future__ import annotations
 
 import json
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import open_clip
 
-from sbv2bench.data.assets import read_json, resolve_location
-from sbv2bench.data.chain import chain
-from sbv2bench.data.parts import UNETS
+from sbv2bench.data.assets import COPY_WHOLE, read_json, resolve_location
+from sbv2bench.data.chain import chain, part_config
+from sbv2bench.data.parts import INDEX
 from sbv2bench.errors import InputError, PrerequisiteError
 from sbv2bench.registry import Registry
 from sbv2bench.specs import ModelSpec
 
-_SD21 = {"unet": "sd21-base-unet", "text_encoder": "sd21-base-text_encoder", "vae": "sd-vae"}
-_SD15 = {"unet": "sd15-unet", "text_encoder": "sd15-text_encoder", "vae": "sd-vae"}
+_OWN = ("unet", "text_encoder", "scheduler", "index")  # index: model_index.json as it is on the hub, like the scheduler's file
+_SD21 = {part: f"sd21-base-{part}" for part in _OWN} | {"vae": "sd-vae"}
 # Model id or hub id -> part -> file of this folder. SD-Turbo and SwiftBrush are other weights of SD 2.1-base's networks.
 MODELS = {
     "full/sd21": _SD21,
-    "full/sd-turbo": _SD21,
+    "full/sd-turbo": _SD21 | {"scheduler": "sd-turbo-scheduler"},
     "full/swiftbrush": _SD21,
-    "hub:stable-diffusion-v1-5/stable-diffusion-v1-5": _SD15,
+    "hub:stable-diffusion-v1-5/stable-diffusion-v1-5": {part: f"sd15-{part}" for part in _OWN} | {"vae": "sd-vae"},
 }
-# The same ids -> the scheduler's file and model_index.json as they are on the hub.
-SCHEDULERS = {
-    "full/sd21": "sd21-base-scheduler",
-    "full/sd-turbo": "sd-turbo-scheduler",
-    "full/swiftbrush": "sd21-base-scheduler",
-    "hub:stable-diffusion-v1-5/stable-diffusion-v1-5": "sd15-scheduler",
-}
-INDEXES = {name: "sd15-index" if found is _SD15 else "sd21-base-index" for name, found in MODELS.items()}
 DECODERS = {"hub:madebyollin/taesd": "taesd"}
 SCORERS = {"openclip-b32-laion2b-s34b-b79k": "ViT-B-32", "hpsv2-v2.0": "ViT-H-14", "hpsv2-v2.1": "ViT-H-14"}  # OpenCLIP's names
-_PARTS = {"unet": UNETS, "text_encoder": ("text_encoder",), "vae": ("vae",), "scheduler": ("scheduler",)}  # their folders
+
+
+def known(model: str, registry: Registry) -> str | None:
+    """The key of MODELS that a model is of; None for one whose own files must be read. Raises InputError (no such model)."""
+    if model in MODELS:
+        return model
+    spec = registry.model(model)
+    return next((name for name in (spec.id, spec.location) if name in MODELS), None)
 
 
 def config(model: str, part: str, registry: Registry) -> dict[str, Any]:
-    """The config of a model's "unet", "text_encoder", "vae" or "scheduler", which may be its base's; no weights are read.
+    """The config of a model's "unet", "text_encoder", "vae" or "scheduler", which may be its base's, or its "index".
 
-    Raises InputError (no such model), PrerequisiteError (not on this machine, or without that part).
+    No weights are read. Raises InputError (no such model), PrerequisiteError (not on this machine, or without that part).
     """
-    spec = registry.model(model) if model not in MODELS else None
-    for known in (model,) if spec is None else (spec.id, spec.location):
-        if known in MODELS:
-            return own(SCHEDULERS[known] if part == "scheduler" else MODELS[known][part])
-    assert spec is not None
-    return _stored(spec, part, registry)
+    name = known(model, registry)
+    return own(MODELS[name][part]) if name else _stored(registry.model(model), part, registry)
 
 
 def _stored(spec: ModelSpec, part: str, registry: Registry) -> dict[str, Any]:
     if spec.merge and not spec.location:
         return config(spec.merge.a, part, registry)
-    folders = [link.folder for link in chain(spec)]
-    for folder in folders:
-        for name in _PARTS[part]:
-            path = folder / name / ("scheduler_config.json" if part == "scheduler" else "config.json")
-            if path.is_file():
-                found: dict[str, Any] = read_json(path)
-                return found
-    raise PrerequisiteError(f"{folders[0]}: no config of a {part} found", "copy or download the whole model")
+    links = chain(spec)
+    indexes = (link.folder / INDEX for link in links)
+    path = next(filter(Path.is_file, indexes), None) if part == "index" else part_config(links, part)
+    if path is None:
+        what = INDEX if part == "index" else f"config of a {part}"
+        raise PrerequisiteError(f"{links[0].folder}: no {what} found", COPY_WHOLE)
+    return read_json(path)
 
 
 def tiny_config(location: str) -> dict[str, Any]:
     """The config of an AutoencoderTiny at a location. Raises what finding a location raises."""
     if location in DECODERS:
         return own(DECODERS[location])
-    found: dict[str, Any] = read_json(resolve_location(location) / "config.json")
-    return found
+    return read_json(resolve_location(location) / "config.json")
 
 
 def scorer_config(scorer: str, registry: Registry) -> dict[str, Any]:

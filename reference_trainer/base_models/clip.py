@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
 import open_clip
 import torch
 from safetensors.torch import load_file, save_file
@@ -60,10 +59,9 @@ class ClipStage(Stage[open_clip.CLIP]):
         _export(network, self.model_config, folder)
 
     def measure(self, network: open_clip.CLIP, folder: Path) -> dict[str, float]:
-        keys = np.arange(2000, dtype=np.int64)
-        scenes = world.scenes("choosing", keys, self.config.world_seed)
-        false = world.hard_negatives(scenes, keys, self.config.world_seed)
-        seen = pictures(scenes, keys, self.config.world_seed)
+        chosen = self.choosing(2000)
+        scenes, seen = chosen.scenes, chosen.images
+        false = world.hard_negatives(scenes, chosen.keys, self.config.world_seed)
         images = network.encode_image(seen, normalize=True)
         true_text = network.encode_text(self.tokenize(world.captions(scenes)), normalize=True)
         false_text = network.encode_text(self.tokenize(world.captions(false)), normalize=True)
@@ -110,13 +108,11 @@ class PreferenceStage(Stage[open_clip.CLIP]):
         _export(network, self.model_config, folder)
 
     def measure(self, network: open_clip.CLIP, folder: Path) -> dict[str, float]:
-        keys = np.arange(2000, dtype=np.int64)
-        scenes = world.scenes("choosing", keys, self.config.world_seed)
-        images = pictures(scenes, keys, self.config.world_seed)
-        batch = Batch(scenes, images, keys, torch.Generator().manual_seed(0))
+        batch = self.choosing(2000)
+        images = batch.images
         worse, kinds = _worse_pictures(batch, self.config.world_seed)
         write_grid(folder / "pairs.png", torch.stack([images[:64], worse[:64]], 1).flatten(0, 1), columns=16)
-        text = network.encode_text(self.tokenize(world.captions(scenes)), normalize=True)
+        text = network.encode_text(self.tokenize(world.captions(batch.scenes)), normalize=True)
         better = (network.encode_image(images, normalize=True) * text).sum(1)
         margin = better - (network.encode_image(worse, normalize=True) * text).sum(1)
         names = ("wrong_attribute", "blurred", "noisy", "artefacts")

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F
 
 from reference_trainer.base_models.pictures import write_grid
-from reference_trainer.base_models.stage import Batch, Stage, StageConfig, pictures
+from reference_trainer.base_models.stage import Batch, Stage, StageConfig
 from sbv2bench.features.world_network import WorldNetwork
 from sbv2bench.mini import rendering, world
 
@@ -47,9 +46,7 @@ class ExtractorStage(Stage[WorldNetwork]):
 
         A rectified layer may be scaled if what reads it is scaled back.
         """
-        keys = np.arange(4000, dtype=np.int64)
-        scenes = world.scenes("choosing", keys, self.config.world_seed)
-        features, _ = network(pictures(scenes, keys, self.config.world_seed))
+        features, _ = network(self.choosing(4000).images)
         scale = float(features.square().mean().rsqrt())
         layer, *heads = network.features[1], *network.heads.values()
         assert isinstance(layer, nn.Linear)
@@ -60,14 +57,12 @@ class ExtractorStage(Stage[WorldNetwork]):
             head.weight.div_(scale)
 
     def measure(self, network: WorldNetwork, folder: Path) -> dict[str, float]:
-        keys = np.arange(4000, dtype=np.int64)
-        scenes = world.scenes("choosing", keys, self.config.world_seed)
-        labels = torch.from_numpy(rendering.complete(scenes, keys, self.config.world_seed))
-        named = torch.from_numpy(scenes.attributes) != world.FREE
-        images = pictures(scenes, keys, self.config.world_seed)
-        _, logits = network(images)
+        chosen = self.choosing(4000)
+        labels = torch.from_numpy(rendering.complete(chosen.scenes, chosen.keys, self.config.world_seed))
+        named = torch.from_numpy(chosen.scenes.attributes) != world.FREE
+        _, logits = network(chosen.images)
         right = torch.stack([logits[name].argmax(1) == labels[:, column] for column, name in enumerate(world.ATTRIBUTES)], 1)
         misread = (~right & named).any(1)
-        write_grid(folder / "misread.png", images[misread][:64], columns=min(16, int(misread.sum()) or 1))
+        write_grid(folder / "misread.png", chosen.images[misread][:64], columns=min(16, int(misread.sum()) or 1))
         figures = {name: float(right[named[:, c], c].float().mean()) for c, name in enumerate(world.ATTRIBUTES)}
         return figures | {"all_named": float((right | ~named).all(1).float().mean())}

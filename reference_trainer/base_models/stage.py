@@ -10,8 +10,8 @@ from __future__ import annotations
 import json
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -32,8 +32,9 @@ from reference_trainer.training.schedule import rate_share
 from reference_trainer.training.shared import SharedNetwork, nothing_of
 from reference_trainer.training.sitting import SAME_AGAIN, Sitting
 from reference_trainer.training.stopping import Stop, signals_noted
-from sbv2bench.atomic import write_whole
+from sbv2bench.atomic import whole_folder, write_whole
 from sbv2bench.errors import InterruptedRun
+from sbv2bench.machine.processes import threads
 from sbv2bench.mini import rendering, world
 
 
@@ -91,6 +92,12 @@ class Stage(ABC, Generic[N]):
         self.config = config
         self.inputs = inputs
 
+    def choosing(self, count: int) -> Batch:
+        """The first scenes of the choosing split, with their pictures, to measure a network by."""
+        keys = np.arange(count, dtype=np.int64)
+        scenes = world.scenes("choosing", keys, self.config.world_seed)
+        return Batch(scenes, pictures(scenes, keys, self.config.world_seed), keys, torch.Generator().manual_seed(0))
+
     @abstractmethod
     def build(self) -> N:
         """The network to train, freshly initialised from the global torch seed."""
@@ -134,7 +141,7 @@ def train(make: Callable[[], Stage[nn.Module]], folder: Path, processes: int, st
         return True
     with signals_noted() as stop:
         if processes == 1:
-            with _threads(1):
+            with threads(1):
                 _train(StageTrainer(make(), 0, 1), folder, stop_after_seconds, stop)
             return (folder / "done.json").is_file()
         stop.patient, told = True, False
@@ -147,17 +154,6 @@ def train(make: Callable[[], Stage[nn.Module]], folder: Path, processes: int, st
         if stop.signal and not (folder / "done.json").is_file():
             raise stop.error(f"{folder}: stopped; its checkpoint is written", SAME_AGAIN)
     return (folder / "done.json").is_file()
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    """torch's threads while the block lasts; the process may have other things to do afterwards."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _worker(rank: int, make: Callable[[], Stage[nn.Module]], folder: Path, processes: int, seconds: float | None) -> None:
@@ -225,7 +221,7 @@ class StageTrainer:
         self._trained = {name: p for name, p in network.named_parameters() if p.requires_grad}
         self.average = {name: p.detach().clone() for name, p in self._trained.items()} if config.ema_decay else {}
         optimiser = torch.optim.AdamW(self._trained.values(), lr=config.learning_rate, weight_decay=config.weight_decay)
-        self.optimisers = {"network": optimiser}
+        self.optimisers: dict[str, torch.optim.Optimizer] = {"network": optimiser}
         self._loss = SharedNetwork(_Loss(stage, network)) if processes > 1 else partial(stage.loss, network)
 
     def trained(self, network: str) -> dict[str, nn.Parameter]:
@@ -272,8 +268,9 @@ def _finish(trainer: StageTrainer, folder: Path, seconds: float) -> None:
         for name, value in trainer.average.items():
             trainer.trained("network")[name].copy_(value)
         network.eval()
-        stage.export(network, folder / "export")
-        with _threads(os.cpu_count() or 1):
+        with whole_folder(folder / "export") as part:  # whoever needs the stage takes a folder that is there for whole
+            stage.export(network, part)
+        with threads(os.cpu_count() or 1):
             figures = stage.measure(network, folder)
     done = {"stage": config.stage, "steps": config.steps, "seconds": round(seconds, 1), "figures": figures}
     write_whole(folder / "done.json", json.dumps(done, indent=1))

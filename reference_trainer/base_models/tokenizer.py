@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Iterable
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+from open_clip.tokenizer import bytes_to_unicode
 
 from sbv2bench.mini import world
 
 CONTEXT_LENGTH = 24  # the longest caption has 18 words, and two tokens mark start and end
-_START, _END = "<|startoftext|>", "<|endoftext|>"
+START, END = "<|startoftext|>", "<|endoftext|>"
 
 
 def write_tokenizer(folder: Path) -> int:
@@ -24,17 +26,28 @@ def write_tokenizer(folder: Path) -> int:
     The end-of-text token has the highest id, as CLIP's text pooling (argmax of ids) needs, and is the padding.
     """
     merges = _learn_merges(_words())
-    letters = list(_byte_letters().values())
-    vocabulary = letters + [letter + "</w>" for letter in letters] + ["".join(pair) for pair in merges] + [_START, _END]
+    letters = list(bytes_to_unicode().values())
+    tokens = letters + [letter + "</w>" for letter in letters] + ["".join(pair) for pair in merges] + [START, END]
+    write_files(folder, {token: i for i, token in enumerate(tokens)}, merges, CONTEXT_LENGTH)
+    return len(tokens)
+
+
+def write_files(
+    folder: Path,
+    vocabulary: dict[str, int],
+    merges: Iterable[tuple[str, str]],
+    length: int,
+    padding: str = END,
+    **settings: object,
+) -> None:
+    """The files of a CLIPTokenizer. length: most tokens of a text. padding: the token after the last. settings: further ones."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(vocabulary)}, ensure_ascii=False))
-    (folder / "merges.txt").write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in merges))
-    special = {"bos_token": _START, "eos_token": _END, "pad_token": _END, "unk_token": _END}
+    (folder / "vocab.json").write_text(json.dumps(vocabulary, ensure_ascii=False), encoding="utf-8")
+    (folder / "merges.txt").write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in merges), encoding="utf-8")
+    special = {"bos_token": START, "eos_token": END, "pad_token": padding, "unk_token": END}
     (folder / "special_tokens_map.json").write_text(json.dumps(special, indent=1))
-    settings = {"tokenizer_class": "CLIPTokenizer", "model_max_length": CONTEXT_LENGTH, "do_lower_case": True}
-    config = special | settings | {"errors": "replace"}
-    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=1))
-    return len(vocabulary)
+    shared = {"tokenizer_class": "CLIPTokenizer", "model_max_length": length, "do_lower_case": True, **settings}
+    (folder / "tokenizer_config.json").write_text(json.dumps(special | shared | {"errors": "replace"}, indent=1))
 
 
 def _words() -> Counter[str]:
@@ -68,11 +81,3 @@ def _merge(symbols: list[str], pair: tuple[str, str]) -> list[str]:
         else:
             merged.append(symbol)
     return merged
-
-
-def _byte_letters() -> dict[int, str]:
-    """GPT-2's visible stand-in for each byte: printable Latin-1 stands for itself, the rest for code points from 256."""
-    shown = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    letters = {byte: chr(byte) for byte in shown}
-    letters |= {byte: chr(256 + i) for i, byte in enumerate(b for b in range(256) if b not in letters)}
-    return letters

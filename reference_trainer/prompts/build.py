@@ -7,7 +7,6 @@ and options give the same bytes.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import mmap
@@ -18,7 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,18 +26,18 @@ import sbv2bench
 from reference_trainer.prompts.cleaning import RULES, cleaned, key, why_left_out
 from reference_trainer.prompts.columns import caption_column
 from reference_trainer.prompts.evaluation import DEFAULT, EvaluationList, evaluation_lists
-from reference_trainer.prompts.manifest import ENDING, manifest_path, read_manifest
+from reference_trainer.prompts.manifest import ENDING, is_ours, manifest_path, unfinished
 from reference_trainer.prompts.order import Ints, shuffled_index
 from sbv2bench import paths
-from sbv2bench.atomic import whole_file, write_whole
+from sbv2bench.atomic import unwritable, whole_file, write_whole
 from sbv2bench.data.caption_rows import BLANK, NULL, READERS, complaint_of, read_rows
 from sbv2bench.data.images import natural_key
 from sbv2bench.errors import InputError, IntegrityError, InterruptedRun
+from sbv2bench.machine.checks import existing
 from sbv2bench.provenance import sha256_file
 from sbv2bench.registry import Registry
 
 _ORDERED = 2**14  # positions whose order is worked out at a time
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EIO}
 
 
 @dataclass
@@ -83,37 +82,37 @@ def build_prompts(
     target = _target(output, name, sources, files)
     lists = evaluation_lists(exclude, Registry.load())
     try:
-        place = next(folder for folder in (output.absolute(), *output.absolute().parents) if folder.is_dir())
-        with tempfile.TemporaryFile(dir=place) as file:
+        with tempfile.TemporaryFile(dir=existing(output)) as file:
             read = _Read(file)
             for path, its_column in zip(files, columns, strict=True):
                 _read(path, its_column, read)
                 say(f"{path}: {read.rows[-1]:,} rows")
             chosen = _choose(read, lists, seed, limit)
             output.mkdir(parents=True, exist_ok=True)
-            size, digest = _write(target, read, chosen)
-        manifest = {
-            "manifest": 1,
-            "kind": "prompts",
-            "file": target.name,
-            "captions": len(chosen),
-            "bytes": size,
-            "sha256": digest,
-            "licence": licence,
-            "seed": seed,
-            "limit": limit,
-            "inputs": _inputs(files, columns, read, chosen),
-            "exclude": [{"name": one.name, "captions": one.count, "sha256": one.sha256} for one in lists] or "none",
-            "rows": sum(read.rows),
-            "left_out": dict(read.left_out),
-            "tool": "reference_trainer prompts build",
-            "version": sbv2bench.__version__,
-            "rules": RULES,
-        }
-        write_whole(manifest_path(target), json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
+            with whole_file(target) as text:
+                size, digest = _write(text, read, chosen)
+                manifest = {
+                    "manifest": 1,
+                    "kind": "prompts",
+                    "file": target.name,
+                    "captions": len(chosen),
+                    "bytes": size,
+                    "sha256": digest,
+                    "licence": licence,
+                    "seed": seed,
+                    "limit": limit,
+                    "inputs": _inputs(files, columns, read, chosen),
+                    "exclude": [{"name": one.name, "captions": one.count, "sha256": one.sha256} for one in lists] or "none",
+                    "rows": sum(read.rows),
+                    "left_out": dict(read.left_out),
+                    "tool": "reference_trainer prompts build",
+                    "version": sbv2bench.__version__,
+                    "rules": RULES,
+                }
+                write_whole(unfinished(target), json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
+        unfinished(target).replace(manifest_path(target))
     except OSError as error:
-        kind = IntegrityError if error.errno in _FULL else InputError
-        raise kind(f"--output: {target} cannot be written ({error.strerror})", "give another --output") from error
+        raise unwritable(error, f"--output: {target} cannot be written ({error.strerror})", "give another --output") from error
     except KeyboardInterrupt as error:
         raise InterruptedRun(f"prompts build: stopped, {target} is not written", "run the same command again") from error
     return manifest
@@ -149,7 +148,7 @@ def _target(output: Path, name: str | None, sources: Sequence[Path], files: Sequ
     target = paths.as_typed(output / f"{stem}.txt")
     if any(target.exists() and target.samefile(path) for path in files):
         raise InputError(f"--output: {target} is among the files to read", "give another --name")
-    if target.exists() and (not target.is_file() or read_manifest(target, sha256_file(target))[0] is None):
+    if target.exists() and (not target.is_file() or not is_ours(target, sha256_file(target))):
         raise InputError(
             f"--output: {target} is there, and prompts build did not write it", "give another --name, or move it away"
         )
@@ -194,15 +193,14 @@ def _choose(read: _Read, lists: Sequence[EvaluationList], seed: int, limit: int 
     read.left_out["beyond the limit"] = len(kept) - count
     begins = range(0, count, _ORDERED)
     orders = [shuffled_index(seed, 0, np.arange(begin, min(begin + _ORDERED, count)), len(kept)) for begin in begins]
-    chosen: Ints = kept[np.concatenate(orders)]
-    return chosen
+    return kept[np.concatenate(orders)]
 
 
-def _write(target: Path, read: _Read, chosen: Ints) -> tuple[int, str]:
+def _write(file: BinaryIO, read: _Read, chosen: Ints) -> tuple[int, str]:
     """Write the captions, a line each; returns the file's bytes and its SHA-256."""
     read.file.flush()
     size, digest = 0, hashlib.sha256()
-    with mmap.mmap(read.file.fileno(), 0, access=mmap.ACCESS_READ) as text, whole_file(target) as file:
+    with mmap.mmap(read.file.fileno(), 0, access=mmap.ACCESS_READ) as text:
         for number in chosen:
             line = text[read.begins[number] : read.begins[number + 1]]
             digest.update(line)

@@ -24,10 +24,8 @@ def caption_column(path: Path, wanted: str | None = None) -> str:
         next(read_rows(path, (wanted,)), None)
         return wanted
     found = found_columns(path)
-    for name in NAMES:
-        for column in found:
-            if column.casefold() == name:
-                return column
+    if usual := next((column for name in NAMES for column in found if column.casefold() == name), None):
+        return usual
     if NESTED.partition(".")[0] in found:
         return NESTED
     if not found:

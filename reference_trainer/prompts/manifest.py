@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
+
+from sbv2bench.atomic import known_json
 
 ENDING = ".manifest.json"
 
@@ -21,10 +22,20 @@ def read_manifest(prompts: Path, sha256: str) -> tuple[dict[str, object] | None,
     path = manifest_path(prompts)
     if prompts.suffix.lower() != ".txt" or not path.is_file():
         return None, None
-    try:
-        found = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError):
-        found = None
-    if isinstance(found, dict) and found.get("sha256") == sha256:
-        return found, None
-    return None, f"{path} does not describe {prompts.name} as it is now, and is not recorded"
+    found = _describing(path, sha256)
+    return found, None if found else f"{path} does not describe {prompts.name} as it is now, and is not recorded"
+
+
+def unfinished(prompts: Path) -> Path:
+    """Where the manifest of a file lies until the file is in its place: what a kill between the two is known by."""
+    return manifest_path(prompts).with_name(f".{manifest_path(prompts).name}")
+
+
+def is_ours(prompts: Path, sha256: str) -> bool:
+    """Whether `prompts build` wrote a file of captions, although it may have been killed before its manifest was in place."""
+    return any(_describing(path, sha256) is not None for path in (manifest_path(prompts), unfinished(prompts)))
+
+
+def _describing(manifest: Path, sha256: str) -> dict[str, object] | None:
+    found = known_json(manifest)
+    return found if isinstance(found, dict) and found.get("sha256") == sha256 else None

@@ -1,11 +1,10 @@
 """A source's captions as an Arrow file of the cache, which is mapped, not loaded: millions of captions cost no memory.
 
-The file is written once for every content of the source; what was left out of it is written beside it.
+The file is written once for every content of the source; what was left out of it is written beside it, with the file's hash.
 """
 
 from __future__ import annotations
 
-import errno
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -14,9 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sbv2bench import paths
-from sbv2bench.atomic import whole_file, write_whole
+from sbv2bench.atomic import unwritable, whole_file, write_whole
 from sbv2bench.data.caption_rows import BATCH
-from sbv2bench.errors import InputError, IntegrityError
+from sbv2bench.data.remarks import say_once
+from sbv2bench.provenance import sha256_file
 from sbv2bench.specs import fingerprint
 
 if TYPE_CHECKING:
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 CACHE_VERSION = 2  # raise it when the same bytes would be read as other captions
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EIO}
 
 Reader = Callable[[Counter[str]], Iterator[str]]  # gives the captions, and counts what it leaves out
 
@@ -44,8 +43,8 @@ def mapped(datasets: ModuleType, key: list[str], read: Reader, where: str) -> tu
             folder.mkdir(parents=True, exist_ok=True)
             _write(path, read(skipped), skipped)
         except OSError as error:
-            kind = IntegrityError if error.errno in _FULL else InputError
-            raise kind(
+            raise unwritable(
+                error,
                 f"{where}: its captions cannot be written to {folder} ({error.strerror})",
                 "SBV2BENCH_HOME=FOLDER with a folder that you may write",
             ) from error
@@ -53,11 +52,15 @@ def mapped(datasets: ModuleType, key: list[str], read: Reader, where: str) -> tu
 
 
 def _counts(path: Path) -> Counter[str] | None:
-    """What was left out when the file was written; None where nobody knows any more, and it must be read again."""
+    """What was left out when the file was written; None where nobody knows any more, or it is another: then it is read again."""
     try:
-        return Counter(json.loads(path.with_suffix(".json").read_text("utf-8"))["skipped"])
+        beside = json.loads(path.with_suffix(".json").read_text("utf-8"))
+        if beside["sha256"] == sha256_file(path):
+            return Counter(beside["skipped"])
+        say_once(f"{path}: damaged, and written again")
     except (OSError, ValueError, TypeError, KeyError):
-        return None
+        pass
+    return None
 
 
 def _write(path: Path, captions: Iterator[str], skipped: Counter[str]) -> None:
@@ -65,8 +68,7 @@ def _write(path: Path, captions: Iterator[str], skipped: Counter[str]) -> None:
     import pyarrow
 
     schema = pyarrow.schema({"text": pyarrow.string()})
-    with whole_file(path) as file:
-        with pyarrow.ipc.new_stream(file, schema) as writer:
-            while batch := list(islice(captions, BATCH)):
-                writer.write_batch(pyarrow.record_batch([pyarrow.array(batch, pyarrow.string())], schema))
-        write_whole(path.with_suffix(".json"), json.dumps({"skipped": dict(skipped)}))
+    with whole_file(path) as file, pyarrow.ipc.new_stream(file, schema) as writer:
+        while batch := list(islice(captions, BATCH)):
+            writer.write_batch(pyarrow.record_batch([pyarrow.array(batch, pyarrow.string())], schema))
+    write_whole(path.with_suffix(".json"), json.dumps({"skipped": dict(skipped), "sha256": sha256_file(path)}))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,16 +33,17 @@ WORLD_LENGTH = 2**20  # captions of an epoch of the world, which has no end of i
 
 
 @dataclass(frozen=True)
-class _Part:
-    """One source: its number of captions, the captions at some indices, and what they are (file: SHA-256 of its bytes).
+class Part:
+    """One source: its number of captions, the captions at some indices, and what these come from.
 
-    skipped: rows that were left out, by reason. manifest: of a file that `prompts build` wrote. remarks: lines for the user.
+    identity: "sha256:<of the file's bytes>", "world:SPLIT", or "hub:ORG/NAME:<fingerprint of the data set>". manifest: its
+    content, where `prompts build` made the file and it is still the same. remarks: lines for the user, to be said once: rows
+    that hold nothing and were left out, by reason ("blank", "null").
     """
 
     count: int
     captions: Callable[[Ints], list[str]]
     identity: str
-    skipped: Counter[str] = field(default_factory=Counter)
     manifest: dict[str, object] | None = None
     remarks: tuple[str, ...] = ()
 
@@ -50,23 +51,14 @@ class _Part:
 class PromptSource:
     """All captions of a recipe: those of its sources, one source after another.
 
-    identities: of each source what its captions come from: "sha256:<of the file's bytes>", "world:SPLIT", or
-    "hub:ORG/NAME:<fingerprint of the data set>". counts: of each source, how many captions.
-    skipped: rows that hold nothing and were left out, by reason ("blank", "null"). remarks: lines for the user, to be said once.
-    manifests: of each source the content of its manifest, where `prompts build` made it and it is still the same.
     Raises InputError or IntegrityError where a source is not as it must be, PrerequisiteError where a file, `datasets` or a
     hub's data set is not on this machine; all of it here, nothing later.
     """
 
     def __init__(self, sources: Iterable[Prompts]) -> None:
         self._sources = tuple(sources)
-        self._parts = [_open(source) for source in self._sources]
-        self.counts = tuple(part.count for part in self._parts)
-        self._ends = np.cumsum(self.counts)
-        self.identities = tuple(part.identity for part in self._parts)
-        self.skipped: dict[str, int] = dict(sum((part.skipped for part in self._parts), Counter()))
-        self.remarks = tuple(remark for part in self._parts for remark in part.remarks)
-        self.manifests = tuple(part.manifest for part in self._parts)
+        self.parts = [_open(source) for source in self._sources]
+        self._ends = np.cumsum([part.count for part in self.parts])
 
     def __len__(self) -> int:
         return int(self._ends[-1])
@@ -75,7 +67,7 @@ class PromptSource:
     def sha256(self) -> str:
         """SHA-256 (64 hex digits) of what the captions are and of their order: equal wherever the files lie."""
         columns = [source.column for source in self._sources]
-        return fingerprint([list(self.identities), columns, [part.count for part in self._parts]])
+        return fingerprint([[part.identity for part in self.parts], columns, [part.count for part in self.parts]])
 
     def __getitem__(self, indices: Sequence[int] | Ints) -> list[str]:
         """The captions at N indices of range(len(self))."""
@@ -83,7 +75,7 @@ class PromptSource:
         which = np.searchsorted(self._ends, index, side="right")
         found = [""] * len(index)
         for number in np.unique(which):
-            part, places = self._parts[number], np.flatnonzero(which == number)
+            part, places = self.parts[number], np.flatnonzero(which == number)
             captions = part.captions(index[places] - (self._ends[number] - part.count))
             for place, caption in zip(places, captions, strict=True):
                 found[place] = caption
@@ -98,22 +90,22 @@ class PromptSource:
         return self[shuffled_index(seed, number // len(self), number % len(self), len(self))]
 
 
-def _open(source: Prompts) -> _Part:
+def _open(source: Prompts) -> Part:
     if source.source.startswith(WORLD):
         return _world(source)
     return _hub(source) if source.source.startswith(HUB) else _file(source)
 
 
-def _world(source: Prompts) -> _Part:
+def _world(source: Prompts) -> Part:
     split = source.source.removeprefix(WORLD)
     if split != "training":
         why = "which suites evaluate on" if split in world.SPLITS else "which is no split"
         raise InputError(f"prompts: found {source.source!r}, {why}, expected {WORLD}training", "prompts: source: world:training")
     count = WORLD_LENGTH if source.limit is None else source.limit
-    return _Part(count, lambda index: world.captions(world.scenes(split, index)), source.source)
+    return Part(count, lambda index: world.captions(world.scenes(split, index)), source.source)
 
 
-def _file(source: Prompts) -> _Part:
+def _file(source: Prompts) -> Part:
     path = paths.as_typed(source.source)
     if path.suffix.lower() not in READERS:
         raise InputError(
@@ -136,7 +128,7 @@ def _file(source: Prompts) -> _Part:
     return _part(table, source, f"sha256:{sha256}", skipped, read_manifest(path, sha256))
 
 
-def _hub(source: Prompts) -> _Part:
+def _hub(source: Prompts) -> Part:
     datasets, name = _datasets(), source.source.removeprefix(HUB)
     if name.count("/") != 1:
         raise InputError(f"prompts: found {source.source!r}, expected hub:ORG/NAME")
@@ -180,7 +172,7 @@ def _part(
     identity: str,
     skipped: Counter[str],
     told: tuple[dict[str, object] | None, str | None] = (None, None),
-) -> _Part:
+) -> Part:
     """told: a manifest and a remark on it, as `read_manifest` gives them."""
     manifest, remark = told
     remarks = (remark,) if remark else ()
@@ -193,4 +185,4 @@ def _part(
             *remarks,
         )
     captions = source.limit or len(table)
-    return _Part(captions, lambda index: list(table[index]["text"]), identity, skipped, manifest, remarks)
+    return Part(captions, lambda index: list(table[index]["text"]), identity, manifest, remarks)

@@ -59,10 +59,11 @@ def cut_autoencoder(config: Config) -> Config:
 def cut_scorer(config: Config) -> Config:
     """The arguments of open_clip.CLIP: embed_dim, vision_cfg, text_cfg. Patches and the size of pictures stay."""
     vision, text = config["vision_cfg"], config["text_cfg"]
+    head = cut(vision.get("head_width", 64))
+    width = head * (vision["width"] // vision.get("head_width", 64))
     return config | {
         "embed_dim": cut(config["embed_dim"]),
-        "vision_cfg": vision
-        | {"width": cut(vision["width"]), "layers": cut(vision["layers"]), "head_width": cut(vision.get("head_width", 64))},
+        "vision_cfg": vision | {"width": width, "layers": cut(vision["layers"]), "head_width": head},
         "text_cfg": text | {"width": cut(text["width"]), "layers": cut(text["layers"])},
     }
 

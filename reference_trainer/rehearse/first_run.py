@@ -5,27 +5,31 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from reference_trainer.loop import train
+from reference_trainer.loop import Asked, train
 from reference_trainer.networks import LORA_TEACHER, STUDENT
 from reference_trainer.rehearse import watch
-from reference_trainer.rehearse.legs import LegFailed, Stage
+from reference_trainer.rehearse.legs import LegFailed, Stage, log_entries
 from reference_trainer.rehearse.redirect import MEASURED_AT, STEPS, WARM_UP
 from reference_trainer.training.checkpoint import STATE, checkpoints
 from sbv2bench.provenance import sha256_file
+from sbv2bench.report.picture import GAP, LABEL
+
+_STRIP = 32  # pixels of the last row of a picture that are looked at
 
 
 def run(stage: Stage) -> tuple[dict[str, float], BaseException | None]:
     """Train to the end; seconds of each leg, and what was raised if anything was."""
     with watch.Watch() as looked:
         try:
-            train(stage.rehearsed.recipe, stage.run, device="cpu")
+            train(stage.rehearsed.recipe, stage.run, Asked(device="cpu"))
         except Exception as error:
             return looked.seconds, error
     return looked.seconds, None
@@ -34,11 +38,11 @@ def run(stage: Stage) -> tuple[dict[str, float], BaseException | None]:
 def legs(stage: Stage) -> dict[str, Callable[[Stage], None]]:
     """The legs of the recipe, in the order in which a run comes to them."""
     vsd = stage.rehearsed.recipe.vsd is not None
-    found = {
+    found: dict[str, Callable[[Stage], None]] = {
         watch.LOADING: loaded,
         watch.WARM_UP: warmed_up,
-        watch.GRIDS: grids,
-        watch.PANELS: panels,
+        watch.GRIDS: drawn,
+        watch.PANELS: partial(drawn, suffix="-teachers"),
         watch.STEPS: three_steps,
         watch.MEASUREMENT: measured,
         watch.CHECKPOINT: checkpointed,
@@ -66,7 +70,7 @@ def warmed_up(stage: Stage) -> None:
 
 def three_steps(stage: Stage) -> None:
     """Three entries of finite figures, three updates of the student, and every network moved."""
-    entries = [entry for entry in _log(stage) if "images" in entry]
+    entries = [entry for entry in log_entries(stage.run) if "images" in entry]
     if [entry["step"] for entry in entries] != list(range(1, STEPS + 1)):
         raise LegFailed(f"log.jsonl has steps {[entry['step'] for entry in entries]}, expected 1 to {STEPS}")
     for entry in entries:
@@ -83,21 +87,15 @@ def three_steps(stage: Stage) -> None:
             raise LegFailed(f"the last step moved {moved} of {len(weights)} tensors of the {name.replace('_', ' ')}")
 
 
-def grids(stage: Stage) -> None:
-    """A grid before the first step, and one after the last."""
+def drawn(stage: Stage, suffix: str = "") -> None:
+    """A grid before the first step, and one after the last; with a suffix what both teachers make of the student's images."""
     for step in (0, STEPS):
-        check_picture(stage.run / "samples" / f"{step:08d}.png")
-
-
-def panels(stage: Stage) -> None:
-    """What both teachers make of the student's images, as often."""
-    for step in (0, STEPS):
-        check_picture(stage.run / "samples" / f"{step:08d}-teachers.png")
+        check_picture(stage.run / "samples" / f"{step:08d}{suffix}.png")
 
 
 def measured(stage: Stage) -> None:
     """One entry of the log with the suite's metrics."""
-    entries = [entry for entry in _log(stage) if "suite" in entry]
+    entries = [entry for entry in log_entries(stage.run) if "suite" in entry]
     if [entry["step"] for entry in entries] != [MEASURED_AT]:
         raise LegFailed(f"log.jsonl has measurements at {[entry['step'] for entry in entries]}, expected {MEASURED_AT}")
     values = {name: value for name, value in entries[0].items() if name not in ("step", "suite")}
@@ -126,10 +124,6 @@ def exported(stage: Stage) -> None:
             raise LegFailed(f"{path}: {bad[0]} is not finite")
 
 
-def _log(stage: Stage) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (stage.run / "log.jsonl").read_text("utf-8").splitlines()]
-
-
 def _updates(stage: Stage, network: str) -> set[int]:
     """How often an optimiser has updated each tensor of a network, by the last checkpoint."""
     tensors = load_file(checkpoints(stage.run / "checkpoints")[-1] / f"{network}.safetensors")
@@ -137,9 +131,11 @@ def _updates(stage: Stage, network: str) -> set[int]:
 
 
 def check_picture(path: Path) -> None:
-    """Raises LegFailed where a picture was not drawn, or shows one grey level alone."""
+    """Raises LegFailed where a picture was not drawn, or its last row of images shows one grey level alone."""
     if not path.is_file():
         raise LegFailed(f"{path.name} was not drawn")
-    low_high = Image.open(path).convert("L").getextrema()
-    if low_high[0] == low_high[1]:
+    drawn = Image.open(path).convert("L")
+    row = drawn.crop((min(LABEL, drawn.width - 1), drawn.height - GAP - _STRIP, drawn.width, drawn.height - GAP))
+    levels = np.unique(np.asarray(row))
+    if (levels < 255).sum() < 2:  # white is the gap between images
         raise LegFailed(f"{path.name} is of one colour")

@@ -10,21 +10,22 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
 from diffusers import StableDiffusionPipeline
 from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import load_file
 
-from reference_trainer.loop import train
+from reference_trainer.loop import Asked, train
 from reference_trainer.merge import merge
+from reference_trainer.pictures import sample_grid
 from reference_trainer.rehearse.redirect import STEPS, SUITE, Rehearsed
 from reference_trainer.training.checkpoint import checkpoints
 from sbv2bench import load_model
 from sbv2bench.samplers.base import PromptBlock, Stopwatch, generators, image_seed, initial_noise
-from sbv2bench.samplers.networks import quiet
+from sbv2bench.samplers.loading import quiet
 
 PATIENCE = 300.0  # seconds for a process to get where it is waited for
 GREY_LEVELS = 1  # of 255, the most between any two values of diffusers and sbv2bench, both in float32
@@ -87,7 +88,7 @@ def stop(stage: Stage) -> None:
     """In place of a kill where that is rehearsed on another recipe: sittings that end after each update, until a first step."""
     while not _stepped(stage.killed):
         before = checkpoints(stage.killed / "checkpoints")
-        if train(stage.rehearsed.recipe, stage.killed, device="cpu", stop_after_seconds=0.0):
+        if train(stage.rehearsed.recipe, stage.killed, Asked(device="cpu", stop_after_seconds=0.0)):
             raise LegFailed("the sitting did not end")
         if checkpoints(stage.killed / "checkpoints") == before:
             raise LegFailed("a sitting left no new checkpoint")
@@ -95,7 +96,7 @@ def stop(stage: Stage) -> None:
 
 def resume(stage: Stage) -> None:
     """Run the killed recipe again, and compare the last checkpoint and the export with the undisturbed run's, bit by bit."""
-    if not train(stage.rehearsed.recipe, stage.killed, device="cpu"):
+    if not train(stage.rehearsed.recipe, stage.killed, Asked(device="cpu")):
         raise LegFailed("the resumed run did not end")
     for part in (Path("checkpoints") / f"{STEPS:08d}", Path("export")):
         files = [_weights(run, part) for run in (stage.run, stage.killed)]
@@ -109,10 +110,9 @@ def two_processes(stage: Stage) -> None:
     """The recipe under torchrun with two processes (gloo); its first step's losses are those of one process."""
     launcher = ("torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m")
     output, log = stage.folder / "two", stage.folder / "two.log"
-    with log.open("w") as file:
-        done = subprocess.run(stage.command(*launcher, output=output), stdout=file, stderr=file, timeout=PATIENCE, check=False)
-    if done.returncode or not (output / "export" / "sbv2bench.json").is_file():
-        raise LegFailed(f"exit {done.returncode}: {_last_line(log)}")
+    code = _exit_code(stage.command(*launcher, output=output), log)
+    if code or not (output / "export" / "sbv2bench.json").is_file():
+        raise LegFailed(f"exit {code}: {_last_line(log)}")
     one, two = (_first_losses(run) for run in (stage.run, output))
     if far := [name for name in one if not math.isclose(one[name], two.get(name, math.nan), rel_tol=TWO_PROCESSES, abs_tol=1e-4)]:
         raise LegFailed(f"step 1: {far[0]} is {two.get(far[0])} on two processes, {one[far[0]]} on one")
@@ -120,7 +120,7 @@ def two_processes(stage: Stage) -> None:
 
 def stock_diffusers(stage: Stage) -> None:
     """One step of the export by diffusers alone: sbv2bench's image, and the one that the trainer drew last."""
-    export, captions = stage.run / "export", _captions(stage)
+    export, captions = stage.run / "export", (stage.run / "samples" / "captions.txt").read_text("utf-8").splitlines()
     sampler = load_model(export)
     seeds = tuple(image_seed(0, number) for number in range(len(captions)))
     expected = sampler.generate(PromptBlock(0, 0, len(captions), tuple(captions), seeds), Stopwatch())
@@ -134,7 +134,7 @@ def stock_diffusers(stage: Stage) -> None:
     if not far <= GREY_LEVELS:
         raise LegFailed(f"its image is {far:.0f} grey levels from sbv2bench's of the same export, expected at most {GREY_LEVELS}")
     precision = stage.rehearsed.recipe.precision
-    drawn = _apart(_last_grid(stage, expected), expected).mean()
+    drawn = _from_last_grid(stage, expected, captions)
     if not drawn <= GRID_GREY_LEVELS[precision]:
         raise LegFailed(
             f"its image is {drawn:.2f} grey levels from the trainer's last grid on average, "
@@ -145,7 +145,8 @@ def stock_diffusers(stage: Stage) -> None:
 def merge_exports(stage: Stage) -> None:
     """Half of the last export and half of the model that its student began as."""
     merge(str(stage.run / "export"), stage.rehearsed.recipe.student.start, 0.5, stage.merged)
-    if not all(bool(value.isfinite().all()) for value in _unet(stage.merged).values()):
+    unet = load_file(stage.merged / "unet" / "diffusion_pytorch_model.safetensors")
+    if not all(bool(value.isfinite().all()) for value in unet.values()):
         raise LegFailed(f"{stage.merged}: weights that are no numbers")
 
 
@@ -153,15 +154,18 @@ def evaluate_merged(stage: Stage) -> None:
     """`sbv2bench eval` of the merged model, as a process."""
     results, log = stage.folder / "results", stage.folder / "eval.log"
     arguments = ["eval", "--model", str(stage.merged), "--suite", SUITE, "--device", "cpu", "--results", str(results)]
-    with log.open("w") as file:
-        command = [sys.executable, "-m", "sbv2bench", *arguments]
-        done = subprocess.run(command, stdout=file, stderr=file, timeout=PATIENCE, check=False)
+    code = _exit_code([sys.executable, "-m", "sbv2bench", *arguments], log)
     written = [path for path in results.rglob("*.json") if "metrics" in json.loads(path.read_text("utf-8"))]
-    if done.returncode or len(written) != 1:
-        raise LegFailed(f"exit {done.returncode}, {len(written)} result files: {_last_line(log)}")
+    if code or len(written) != 1:
+        raise LegFailed(f"exit {code}, {len(written)} result files: {_last_line(log)}")
     values = {name: metric["value"] for name, metric in json.loads(written[0].read_text("utf-8"))["metrics"].items()}
     if "clip_score" not in values or not all(map(math.isfinite, values.values())):
         raise LegFailed(f"found {values}, expected finite numbers and clip_score among them")
+
+
+def _exit_code(command: list[str], log: Path) -> int:
+    with log.open("w") as file:
+        return subprocess.run(command, stdout=file, stderr=file, timeout=PATIENCE, check=False).returncode
 
 
 def _weights(run: Path, part: Path) -> dict[Path, bytes]:
@@ -173,34 +177,31 @@ def _stepped(run: Path) -> bool:
     return any(int(folder.name) >= 1 for folder in checkpoints(run / "checkpoints") if folder.name.isdigit())
 
 
+def log_entries(run: Path) -> list[dict[str, Any]]:
+    """The entries of a run's log."""
+    return [json.loads(line) for line in (run / "log.jsonl").read_text("utf-8").splitlines()]
+
+
 def _first_losses(run: Path) -> dict[str, float]:
-    entries = [json.loads(line) for line in (run / "log.jsonl").read_text("utf-8").splitlines()]
-    first = next(entry for entry in entries if entry["step"] == 1 and "images" in entry)
+    first = next(entry for entry in log_entries(run) if entry["step"] == 1 and "images" in entry)
     return {name: value for name, value in first.items() if name == "loss" or name.endswith("_loss")}
 
 
-def _captions(stage: Stage) -> list[str]:
-    return (stage.run / "samples" / "captions.txt").read_text("utf-8").splitlines()
-
-
-def _last_grid(stage: Stage, like: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """uint8 [N, H, W, 3] of the grid that was drawn after the last step; like: as many pictures of the same size."""
-    picture = np.asarray(Image.open(stage.run / "samples" / f"{STEPS:08d}.png"))
-    count, height, width, _ = like.shape
-    columns = min(8, count)
-    zoom = picture.shape[1] // (columns * width)
-    cells = picture[::zoom, ::zoom].reshape(-1, height, columns, width, 3).swapaxes(1, 2)
-    return cells.reshape(-1, height, width, 3)[:count]
+def _from_last_grid(stage: Stage, images: NDArray[np.uint8], captions: list[str]) -> float:
+    """Grey levels, on average, between these images, uint8 [N, H, W, 3], and the grid that was drawn after the last step."""
+    drawn = np.asarray(Image.open(stage.run / "samples" / f"{STEPS:08d}.png").convert("RGB"))
+    ours, black, white = (np.asarray(sample_grid(one, captions, ())) for one in (images, images * 0, images * 0 + 255))
+    if drawn.shape != ours.shape:
+        sizes = [f"{shape[1]} x {shape[0]}" for shape in (drawn.shape, ours.shape)]
+        raise LegFailed(f"the trainer's last grid is {sizes[0]} pixels, expected {sizes[1]}")
+    where = black != white  # the images alone, without captions and labels
+    return float(_apart(drawn[where], ours[where]).mean())
 
 
 def _apart(a: NDArray[np.number], b: NDArray[np.number]) -> NDArray[np.float64]:
     """Grey levels between two sets of pictures [N, H, W, 3], of the first as many as both have."""
     count = min(len(a), len(b))
     return np.abs(a[:count].astype(np.float64) - b[:count].astype(np.float64))
-
-
-def _unet(folder: Path) -> dict[str, torch.Tensor]:
-    return load_file(folder / "unet" / "diffusion_pytorch_model.safetensors")
 
 
 def _last_line(log: Path) -> str:

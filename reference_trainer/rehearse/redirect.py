@@ -22,7 +22,7 @@ from reference_trainer.config import Recipe
 from reference_trainer.recipe_files import read_recipe
 from reference_trainer.rehearse import small_base
 from reference_trainer.rehearse.cutting import FACTOR, LATENT_SIDE
-from sbv2bench.data.assets import HUB, PACKAGE, read_json, resolve_location
+from sbv2bench.data.assets import COPY_WHOLE, HUB, PACKAGE, resolve_location
 from sbv2bench.data.chain import chain
 from sbv2bench.errors import PrerequisiteError
 from sbv2bench.registry import Registry
@@ -31,6 +31,7 @@ from sbv2bench.specs import ModelSpec
 SUITE = "rehearsal"
 STEPS, WARM_UP, MEASURED_AT = 3, 2, 2
 BATCH, MICRO_BATCH, PAIRS = 4, 2, 5
+_NETWORKS = ("unet", "text_encoder", "vae")
 CONFIGS = ("*.json", "*/*.json", "*/merges.txt")  # of a repository on the hub: everything but weights
 # Five captions and batches of four: the runs stop in the middle of an epoch.
 CAPTIONS = (
@@ -64,7 +65,9 @@ def redirect(reference: str, overrides: Iterable[str], folder: Path, bases: Path
     """
     recipe = read_recipe(reference, overrides)
     metrics = _metrics(recipe, registry)
-    catalog: Catalog = {"suites": {SUITE: _suite(metrics)}, "models": {}, "extractors": {}}
+    # Eight captions of the world: enough for every path of an evaluation, and for no number to mean anything.
+    suite = {"extends": "mini", "num_generated": 8, "num_reference": 8, "block_size": 4, "metrics": metrics.split(",")}
+    catalog: Catalog = {"suites": {SUITE: suite}, "models": {}, "extractors": {}}
     changes, own = _settings(recipe, folder, metrics)
     for key, small in _models(recipe, bases, registry, catalog).items():
         own |= {key: small}
@@ -93,11 +96,6 @@ def redirect(reference: str, overrides: Iterable[str], folder: Path, bases: Path
     return Rehearsed(reference, every, tuple(changes), environment, read_recipe(reference, every), FACTOR if copied else 1)
 
 
-def _suite(metrics: str) -> dict[str, object]:
-    """Eight captions of the world: enough for every path of an evaluation, and for no number to mean anything."""
-    return {"extends": "mini", "num_generated": 8, "num_reference": 8, "block_size": 4, "metrics": metrics.split(",")}
-
-
 def _metrics(recipe: Recipe, registry: Registry) -> str:
     """What can be measured without a download: the shipped network of FID takes the mini family's 32 px alone."""
     return "fid,clip,hps" if _are_small(recipe, registry) else "clip,hps"
@@ -105,11 +103,8 @@ def _metrics(recipe: Recipe, registry: Registry) -> str:
 
 def _are_small(recipe: Recipe, registry: Registry) -> bool:
     """Whether teacher and start are both of the package: small already, and of one size only as they are."""
-    return all(_is_small(registry.model(name)) for name in (recipe.teacher, recipe.student.start))
-
-
-def _is_small(spec: ModelSpec) -> bool:
-    return spec.location.startswith(PACKAGE) or (spec.merge is not None and spec.family == "mini")
+    specs = [registry.model(name) for name in (recipe.teacher, recipe.student.start)]
+    return all(spec.location.startswith(PACKAGE) or (spec.merge is not None and spec.family == "mini") for spec in specs)
 
 
 def _settings(recipe: Recipe, folder: Path, metrics: str) -> tuple[list[str], dict[str, object]]:
@@ -157,6 +152,7 @@ def _models(recipe: Recipe, bases: Path, registry: Registry, catalog: Catalog) -
         teacher = teacher or (reference, folder)
         small = spec.model_copy(
             update={"location": str(folder), "holds": "model", "base": "", "vae": "", "merge": None, "resolution": None}
+            | {"parts": {}, "adapters": ()}
             | {"revision": None, "mirrors": (), "weights": (), "published_as": ()}
         )
         fields = small.model_dump(mode="json", exclude_defaults=True, exclude={"id", "family"})
@@ -176,39 +172,30 @@ def _small_model(reference: str, spec: ModelSpec, bases: Path, registry: Registr
     folder = bases / _slug(f"{reference}-of-{teacher[0]}" if teacher else reference)
     if folder.is_dir():
         return folder
-    configs, teachers = (
-        {part: architectures.config(_configs_at_hand(name, registry), part, registry) for part in ("unet", "text_encoder", "vae")}
-        for name in (reference, teacher[0] if teacher else reference)
-    )
-    names = architectures.SCHEDULERS
-    known = next((name for name in (reference, spec.id, spec.location) if name in names), None)
-    originals = () if known else chain(registry.model(_configs_at_hand(reference, registry)))
-    found = [link.folder for link in originals if (link.folder / "model_index.json").is_file()]
-    if not known and not found:
-        raise PrerequisiteError(f"{reference}: no model_index.json found", "copy or download the whole model")
-    scheduler = architectures.own(names[known]) if known else read_json(_part(found, "scheduler") / "scheduler_config.json")
-    if teacher is not None and configs == teachers:
-        return small_base.write_other_unet(folder, teacher[1], _seed(reference), scheduler)
-    index = architectures.own(architectures.INDEXES[known]) if known else read_json(found[0] / "model_index.json")
-    tokenizer = None if known else _part(found, "tokenizer")
-    small_base.write_pipeline(folder, {**configs, "scheduler": scheduler}, index, _seed(reference), tokenizer)
-    return folder
+    at_hand = _configs_at_hand(reference, registry)
+    configs = {part: architectures.config(at_hand, part, registry) for part in (*_NETWORKS, "scheduler", "index")}
+    if teacher is not None:
+        theirs = _configs_at_hand(teacher[0], registry)
+        if all(configs[part] == architectures.config(theirs, part, registry) for part in _NETWORKS):
+            return small_base.write_other_unet(folder, teacher[1], _seed(reference), configs["scheduler"])
+    tokenizer = None if architectures.known(at_hand, registry) else _tokenizer(registry.model(at_hand))
+    return small_base.write_pipeline(folder, configs, _seed(reference), tokenizer)
 
 
 def _configs_at_hand(reference: str, registry: Registry) -> str:
     """A model's name; of one on the hub whose configs are not known here the folder with these alone, fetched if they must be."""
     spec = registry.model(reference)
-    known = {reference, spec.id, spec.location} & architectures.MODELS.keys()
-    if known or not spec.location.startswith(HUB) or spec.holds != "model":
+    if architectures.known(reference, registry) or not spec.location.startswith(HUB) or spec.holds != "model":
         return reference
     return str(resolve_location(spec.location, spec.revision, files=CONFIGS))
 
 
-def _part(folders: list[Path], name: str) -> Path:
-    for folder in folders:
-        if (folder / name).is_dir():
-            return folder / name
-    raise PrerequisiteError(f"{folders[0]}: no folder {name}/ found", "copy or download the whole model")
+def _tokenizer(spec: ModelSpec) -> Path:
+    links = chain(spec)
+    found = next((link.folder / "tokenizer" for link in links if (link.folder / "tokenizer").is_dir()), None)
+    if found is None:
+        raise PrerequisiteError(f"{links[0].folder}: no folder tokenizer/ found", COPY_WHOLE)
+    return found
 
 
 def _tiny_decoder(location: str, bases: Path) -> Path:

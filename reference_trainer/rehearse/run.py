@@ -14,12 +14,11 @@ from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
-import torch
-
 from reference_trainer.recipe_files import recipe_names
 from reference_trainer.rehearse import first_run, legs, watch
 from reference_trainer.rehearse.redirect import Rehearsed, redirect
 from sbv2bench.errors import InputError, InterruptedRun, SBV2BenchError
+from sbv2bench.machine.processes import threads
 from sbv2bench.registry import Registry
 
 # One recipe of each kind goes all the way in `all`; the others' runs are stopped and resumed.
@@ -185,17 +184,16 @@ def _why(error: BaseException, stage: legs.Stage) -> str:
 @contextmanager
 def environment(rehearsed: Rehearsed) -> Iterator[None]:
     """The rehearsal's catalog and cache in place of the user's, and one thread: networks so small are no faster on more."""
-    before, threads = dict(os.environ), torch.get_num_threads()
-    torch.set_num_threads(1)
+    before = dict(os.environ)
     os.environ.update(rehearsed.environment)
     for name in _LOST:
         os.environ.pop(name, None)
     try:
-        yield
+        with threads(1):
+            yield
     finally:
         os.environ.clear()
         os.environ.update(before)
-        torch.set_num_threads(threads)
 
 
 @contextmanager

@@ -16,25 +16,26 @@ import open_clip
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
 from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
+from open_clip.tokenizer import SimpleTokenizer
 from safetensors.torch import save_file
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPTextConfig, CLIPTextModel
 
+from reference_trainer.base_models.tokenizer import END, START, write_files
 from reference_trainer.rehearse.cutting import Config, cut_autoencoder, cut_scorer, cut_text_encoder, cut_unet
-from reference_trainer.rehearse.tokenizer import write_clip_tokenizer
-from sbv2bench.samplers.networks import quiet
+from sbv2bench.samplers.loading import quiet
 
 VGG_FILE = "vgg16-397923af.pth"  # torchvision's name of the weights whose features LPIPS compares
 # Stable Diffusion's safety checker reads pictures by CLIP's ViT-L/14, cut here as everything is.
 _CHECKER = {"hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 16, "patch_size": 14}
 
 
-def write_pipeline(folder: Path, configs: dict[str, Config], index: Config, seed: int, tokenizer: Path | None = None) -> Path:
+def write_pipeline(folder: Path, configs: dict[str, Config], seed: int, tokenizer: Path | None = None) -> Path:
     """Write a StableDiffusionPipeline's folder; returns it.
 
-    configs: the originals of "unet", "text_encoder", "vae" and "scheduler". index: the model_index.json. tokenizer: a
+    configs: the originals of "unet", "text_encoder", "vae", "scheduler" and "index", the model_index.json. tokenizer: a
     folder to copy; None writes CLIP's own. A feature extractor and a safety checker are written where the index names them.
     """
-    text = cut_text_encoder(configs["text_encoder"])
+    text, index = cut_text_encoder(configs["text_encoder"]), configs["index"]
     with _seeded(seed):
         parts = {
             "unet": UNet2DConditionModel.from_config(cut_unet(configs["unet"], text["hidden_size"])),
@@ -58,6 +59,15 @@ def write_pipeline(folder: Path, configs: dict[str, Config], index: Config, seed
             )
     _write_json(folder / "model_index.json", index)
     return folder
+
+
+def write_clip_tokenizer(folder: Path, padding: str) -> None:
+    """Write CLIP's own tokenizer (49,408 tokens), as open_clip ships it. padding: the token after the last; SD 2.1 has "!"."""
+    own = SimpleTokenizer(context_length=77)
+    renamed = {"<start_of_text>": START, "<end_of_text>": END}
+    vocabulary = {renamed.get(token, token): number for token, number in own.encoder.items()}
+    merges = sorted(own.bpe_ranks, key=own.bpe_ranks.__getitem__)
+    write_files(folder, vocabulary, merges, own.context_length, padding, add_prefix_space=False)
 
 
 def write_other_unet(folder: Path, like: Path, seed: int, scheduler: Config) -> Path:

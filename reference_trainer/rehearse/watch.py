@@ -10,7 +10,8 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType, TracebackType
+from traceback import walk_stack, walk_tb
+from types import FrameType
 
 LOADING, WARM_UP, GRIDS, PANELS = "loading", "LoRA-teacher warm-up", "step-0 and later grids", "panels"
 STEPS, MEASUREMENT, CHECKPOINT, EXPORT = "three steps", "in-loop measurement", "checkpoint", "export"
@@ -52,7 +53,7 @@ class Watch:
         before = time.monotonic()
         while not self._over.wait(_EVERY):
             frame = sys._current_frames().get(self._thread)
-            leg = _outermost(reversed(list(_frames(frame)))) or LOADING
+            leg = _outermost(reversed([found for found, _ in walk_stack(frame)])) or LOADING
             now = time.monotonic()
             self.seconds[leg] = self.seconds.get(leg, 0.0) + now - before
             before = now
@@ -60,7 +61,7 @@ class Watch:
 
 def leg_of(error: BaseException) -> str:
     """The leg that an error came from."""
-    return _outermost(_traced(error.__traceback__)) or LOADING
+    return _outermost(frame for frame, _ in walk_tb(error.__traceback__)) or LOADING
 
 
 def _outermost(frames: Iterator[FrameType]) -> str | None:
@@ -73,15 +74,3 @@ def _outermost(frames: Iterator[FrameType]) -> str | None:
         if leg is not None:
             return leg
     return None
-
-
-def _frames(frame: FrameType | None) -> Iterator[FrameType]:
-    while frame is not None:
-        yield frame
-        frame = frame.f_back
-
-
-def _traced(traceback: TracebackType | None) -> Iterator[FrameType]:
-    while traceback is not None:
-        yield traceback.tb_frame
-        traceback = traceback.tb_next

@@ -65,11 +65,9 @@ class Term(Protocol):
 
     def weight(self, step: int) -> float:
         """What its gradient is multiplied by at a step."""
-        ...
 
     def measure(self, x0: Tensor, batch: Batch) -> Measured | None:
         """The loss of latents x0 [B, C, h, w], with gradient to them; None where it looks at none of these samples."""
-        ...
 
 
 @runtime_checkable
@@ -85,7 +83,6 @@ class Learner(Protocol):
 
         network: it, or what stands for it among processes; to be called once.
         """
-        ...
 
 
 def loss_class(name: str, settings: dict[str, object]) -> tuple[Callable[..., Term], BaseModel]:

@@ -23,6 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from sbv2bench.atomic import write_whole
 from sbv2bench.errors import InputError, IntegrityError
 from sbv2bench.provenance import sha256_file
 
@@ -37,27 +38,19 @@ class Trained(Protocol):
     """What training changes, and a checkpoint holds. optimisers: one a network that is trained. step: of the run, done."""
 
     step: int
-
-    @property
-    def optimisers(self) -> Mapping[str, torch.optim.Optimizer]:
-        """Network -> its optimiser."""
-        ...
+    optimisers: dict[str, torch.optim.Optimizer]
 
     def trained(self, network: str) -> dict[str, nn.Parameter]:
         """Name -> parameter of what an optimiser trains, in a fixed order."""
-        ...
 
     def kept(self) -> dict[str, dict[str, Tensor]]:
         """File -> its tensors by name, of what else a step changes: a moving average, statistics. They are copied into."""
-        ...
 
     def counters(self) -> dict[str, int]:
         """How far the run is, in whole numbers by name."""
-        ...
 
     def set_counters(self, counters: Mapping[str, int]) -> None:
         """Go on from there."""
-        ...
 
 
 class CheckpointWriter:
@@ -147,7 +140,7 @@ def write(taken: Snapshot, folder: Path, name: str, keep: int) -> Path:
         for file, tensors in files.items():
             write_tensors(tensors, part / f"{file}.safetensors")
         hashes = {path.name: sha256_file(path) for path in sorted(part.iterdir())}
-        write_text(part / STATE, json.dumps(state | {"files": hashes}, indent=1))
+        write_whole(part / STATE, json.dumps(state | {"files": hashes}, indent=1))
         if final.exists():  # the same step, and so the same bits
             (final / STATE).unlink()
             shutil.rmtree(final)
@@ -241,7 +234,7 @@ def verified(checkpoint: Path, counters: Iterable[str]) -> dict[str, Any]:
         state: dict[str, Any] = json.loads((checkpoint / STATE).read_text("utf-8"))
         _check_state(state, checkpoint, counters)
         expected = state["files"]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
         raise _damaged(checkpoint, checkpoint / STATE, f"not a checkpoint's state ({error!s:.200})") from error
     for name, sha256 in expected.items():
         path = checkpoint / name
@@ -288,14 +281,6 @@ def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
     """A safetensors file that is on the disk when this returns. Raises OSError, SafetensorError."""
     save_file(dict(tensors), path)
     with path.open("rb") as file:
-        os.fsync(file.fileno())
-
-
-def write_text(path: Path, text: str) -> None:
-    """A text that is on the disk when this returns. Raises OSError."""
-    with path.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
         os.fsync(file.fileno())
 
 

@@ -28,14 +28,12 @@ _SAID_AGAIN = 20  # log entries after which a warning that still holds is repeat
 class Told(Protocol):
     """What a monitor must know of a recipe, of a student or of a base model."""
 
+    steps: int
+    batch_size: int
+    log_every: int
+
     @property
     def name(self) -> str: ...
-    @property
-    def steps(self) -> int: ...
-    @property
-    def batch_size(self) -> int: ...
-    @property
-    def log_every(self) -> int: ...
 
 
 class Monitor:

@@ -14,12 +14,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from sbv2bench.compare.differences import Contestant, leading, with_training
 from sbv2bench.errors import InputError, IntegrityError
 from sbv2bench.latency import board as latency_board
 from sbv2bench.registry import OWN_SUITE, Registry
 from sbv2bench.results import published, store
 from sbv2bench.results.commands import eval_command
-from sbv2bench.results.conditions import Identity, identity
+from sbv2bench.results.conditions import Identity, date_of, identity
 from sbv2bench.results.published import PrintedRow
 from sbv2bench.results.records import EvalResult, MetricValue
 from sbv2bench.specs import fingerprint
@@ -84,6 +85,10 @@ class Board:
         """Any row's value of a metric, for its label and direction."""
         return next(result.metrics[key] for result in self.results if key in result.metrics)
 
+    def leading(self, key: str) -> frozenset[int]:
+        """Places of the rows that lead a metric, as `compare` has it of results without values of single captions."""
+        return leading([Contestant(result.model.id, result, {}) for result in self.results], key)
+
     def clip_margin(self, result: EvalResult) -> float | None:
         """Mean cosine with the caption less that with its hard negative, where it was measured."""
         clip = result.metrics.get("clip_score")
@@ -126,11 +131,6 @@ def hardware_of(result: EvalResult) -> str:
     made = result.provenance
     on_cpu = str(made.get("device") or "cpu") == "cpu"
     return str(made.get("device_name") or made.get("cpu") or "") + (f", {made.get('cores')} cores" if on_cpu else "")
-
-
-def date_of(result: EvalResult) -> str:
-    """When a result was made, as it says; "" where it does not."""
-    return str(result.provenance.get("date_utc") or "")
 
 
 def admit(path: Path) -> EvalResult:
@@ -177,6 +177,9 @@ def check_unedited(path: Path, result: EvalResult) -> None:
                 f"{protocol['num_generated']}",
                 again,
             )
+    if result.model.nfe != result.model.network_evaluations():
+        expected = result.model.network_evaluations()
+        raise IntegrityError(f"{path}: model.nfe is {result.model.nfe}, its settings make it {expected}", again)
     named = _NAMED.fullmatch(path.stem)
     digest = store.result_fingerprint(result)[:8]
     if named is not None and named[1] != digest:
@@ -214,6 +217,8 @@ def boards(folder: Path) -> list[Board]:
     """The boards of `<folder>/results`, and those of suites that the paper has numbers for. Raises as `admit` for each file."""
     rows = {path.relative_to(folder).as_posix(): admit(path) for path in store.find(folder / "results")}
     check_no_twins(rows)
+    registry = Registry.built_in()
+    rows = {path: with_training(result, registry) for path, result in rows.items()}
     return with_published(grouped(rows.items(), latency_board.paper_latency(folder)))
 
 

@@ -22,7 +22,8 @@ from sbv2bench.errors import IntegrityError
 from sbv2bench.registry import Registry
 from sbv2bench.report import terminal
 from sbv2bench.report.columns import Column, markdown_lines
-from sbv2bench.report.values import ARROWS, value_cell
+from sbv2bench.report.result import print_result
+from sbv2bench.report.values import ARROWS, NOT_HELD_OUT, NOT_HELD_OUT_MEANS, marked, value_cell
 from sbv2bench.results import store
 from sbv2bench.results.records import EvalResult
 
@@ -80,7 +81,7 @@ def _main_run(folder: Path, board: Board) -> list[str]:
     metrics = [one for one in suite.metrics if set(registry.metric(one.id).keys) & set(result.metrics)]
     terminal.say(console, terminal.suite_line(suite.model_copy(update={"metrics": tuple(metrics)})))
     terminal.say(console, terminal.model_line(result.model))
-    terminal.print_result(console, result, Path("results") / store.path_of(result), console)
+    print_result(console, result, Path("results") / store.path_of(result), console)
     return ["```", *(line.rstrip() for line in out.getvalue().splitlines()), "```"]
 
 
@@ -124,7 +125,7 @@ def _training_seeds(folder: Path, board: Board) -> list[str]:
 
 def _verdicts(folder: Path, board: Board) -> list[str]:
     """How many of the claims hold here."""
-    found: Counter[str] = Counter(claims.measure(claim, board.results).verdict for claim in claims.declared().claims)
+    found: Counter[str] = Counter(claim.verdict for claim in claims.measured(board.results))
     *first, last = [f"{found[verdict]} {words}" for verdict, words in VERDICTS if found[verdict]]
     counts = f"{', '.join(first)} and {last}" if first else last
     return [f"Of {found.total()} orders of two models that the paper claims or that we hoped for, {counts}."]
@@ -152,4 +153,6 @@ def _table(board: Board, rows: Sequence[tuple[str, EvalResult]]) -> list[str]:
         return Column(key, heading, lambda row: value_cell(row[1], key) if key in row[1].metrics else None)
 
     title: Column[tuple[str, EvalResult]] = Column("", " ", lambda row: row[0])
-    return markdown_lines([title, *(column(key) for key in SHOWN if key in board.keys)], rows)
+    lines = markdown_lines([title, *(column(key) for key in SHOWN if key in board.keys)], rows)
+    said = ["", f"{NOT_HELD_OUT} {NOT_HELD_OUT_MEANS}"] if marked(result for _, result in rows) else []
+    return lines + said

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from sbv2bench.boards.boards import Board, date_of, hardware_of
+from sbv2bench.boards.boards import Board, hardware_of
 from sbv2bench.report.columns import Column, csv_text, markdown_lines
-from sbv2bench.report.values import ARROWS, NOT_HELD_OUT, NOT_HELD_OUT_MEANS, marked, value_cell
+from sbv2bench.report.values import ARROWS, LEADERS_MEAN, NOT_HELD_OUT, NOT_HELD_OUT_MEANS, mark, marked, value_cell
 from sbv2bench.results import published
-from sbv2bench.results.conditions import differing_versions, dtype_of, notes, versions_cell
+from sbv2bench.results.conditions import commit_of, date_of, differing_versions, dtype_of, notes, versions_cell
 from sbv2bench.results.published import PrintedRow
 from sbv2bench.results.records import EvalResult, MetricValue
 
@@ -48,8 +48,9 @@ def columns(board: Board) -> list[Column[Measured]]:
     return [
         Column("rank", "rank", lambda row: row.rank if "fid" in row.result.metrics else None),
         Column("origin", "", lambda row: "measured"),
-        Column("model", "model", lambda row: row.result.model.id, left=True),
+        Column("model", "model", lambda row: row.result.model.id, left=True, names=True),
         Column("nfe", "NFE", lambda row: row.result.model.nfe),
+        *_passes_columns(board),
         Column(
             "guidance_scale", "guidance", lambda row: row.result.model.guidance_scale,
             lambda row: f"{row.result.model.guidance_scale:g}",
@@ -75,12 +76,13 @@ def _metric_columns(board: Board, key: str) -> list[Column[Measured]]:
     def part(name: str, number: Callable[[MetricValue], object]) -> Column[Measured]:
         return Column(f"{key}_{name}", "", lambda row: number(row.result.metrics[key]) if key in row.result.metrics else None)
 
-    metric = board.metric(key)
+    metric, lead = board.metric(key), board.leading(key)
     return [
         Column(
             key, f"{metric.label} {ARROWS[metric.direction]}",
             lambda row: row.result.metrics[key].value if key in row.result.metrics else None,
             lambda row: value_cell(row.result, key) if key in row.result.metrics else "",
+            strong=lambda row: row.rank - 1 in lead,
         ),
         part("std_err", lambda value: value.std_err),
         part("ci95_low", lambda value: None if value.ci95 is None else value.ci95[0]),
@@ -110,6 +112,18 @@ def conditions_shown(board: Board) -> list[str]:
     return [*(["dtype"] if several else []), *(["libraries"] if differing_versions(board.results) else [])]
 
 
+def _passes_columns(board: Board) -> list[Column[Measured]]:
+    """Forward passes of an image as they were counted, where a row has them."""
+    if not any(result.forward_passes for result in board.results):
+        return []
+    return [Column("passes", "passes", _passes, lambda row: "" if (passes := _passes(row)) is None else f"{passes:g}")]
+
+
+def _passes(row: Measured) -> float | None:
+    counted = row.result.forward_passes
+    return None if counted is None else counted.rows_an_image
+
+
 def _condition_columns(board: Board) -> list[Column[Measured]]:
     differing = differing_versions(board.results)
     own: dict[str, Callable[[Measured], str]] = {
@@ -124,19 +138,14 @@ def _n(row: Measured) -> str:
     return f"{suite.num_generated}" + (f" / {suite.num_reference}" if suite.num_reference else "")
 
 
-def _commit(row: Measured) -> str:
-    made = row.result.provenance
-    return str(made.get("git_commit") or "")[:8] + ("+" if made.get("git_dirty") else "")
-
-
 _ORIGIN: tuple[Column[Measured], ...] = (  # what stands behind a row's numbers
     Column("n", "n", _n),
     Column("seeds", "seeds", lambda row: " ".join(map(str, row.result.suite.seeds))),
-    Column("commit", "commit", _commit, narrow=False),
-    Column("date", "date", lambda row: date_of(row.result)[:10], narrow=False),
-    Column("hardware", "hardware", lambda row: hardware_of(row.result), narrow=False),
-    Column("licence", "licence", lambda row: row.result.model.licence, narrow=False),
-    Column("file", "file", lambda row: row.path, lambda row: f"[json]({row.path})", narrow=False),
+    Column("commit", "commit", lambda row: commit_of(row.result)),
+    Column("date", "date", lambda row: date_of(row.result)[:10]),
+    Column("hardware", "hardware", lambda row: hardware_of(row.result)),
+    Column("licence", "licence", lambda row: row.result.model.licence),
+    Column("file", "file", lambda row: row.path, lambda row: f"[json]({row.path})"),
 )
 
 
@@ -164,10 +173,10 @@ def published_columns(board: Board) -> list[Column[PrintedRow]]:
 
 
 def _printed(metric: str) -> Column[PrintedRow]:
-    declared = published.declared().metrics[metric]
+    declared, models = published.declared().metrics[metric], published.published_models()
     return Column(
         _printed_column(metric), f"{declared.title} {ARROWS[declared.direction]}", lambda row: row.numbers.get(metric),
-        lambda row: row.text(metric) if metric in row.numbers else "",
+        lambda row: row.text(metric) + mark(models[row.name], declared.key) if metric in row.numbers else "",
     )  # fmt: skip
 
 
@@ -193,7 +202,9 @@ def to_markdown(board: Board) -> str:
     if board.published:
         lines += ["", "## Published", ""]
         lines += [f"What {published.PAPER} prints, in every table that has the number. Not measured here, and not ranked."]
-        lines += ["", *markdown_lines(published_columns(board), board.published)]
+        printed = markdown_lines(published_columns(board), board.published)
+        lines += ["", *printed]
+        lines += ["", f"{NOT_HELD_OUT} {NOT_HELD_OUT_MEANS}"] if any(NOT_HELD_OUT in line for line in printed) else []
     return "\n".join(lines) + "\n"
 
 
@@ -213,5 +224,7 @@ def _measured_page(board: Board) -> list[str]:
     if _timed(board):
         lines.append("- Pareto: no row on the same hardware is as good in both FID and latency, and better in one")
     lines += [f"- {note}" for note in notes(board.results)]
-    footnote = ["", f"{NOT_HELD_OUT} {NOT_HELD_OUT_MEANS}"] if marked(board.results) else []
+    leads = any(board.leading(key) for key in board.keys)
+    footnote = ["", f"In bold: {LEADERS_MEAN}, real pictures left out."] if leads else []
+    footnote += ["", f"{NOT_HELD_OUT} {NOT_HELD_OUT_MEANS}"] if marked(board.results) else []
     return [*lines, "", *markdown_lines(columns(board), measured(board)), *footnote]

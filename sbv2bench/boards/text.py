@@ -6,40 +6,34 @@ import shlex
 from pathlib import Path
 
 from sbv2bench.atomic import write_whole
-from sbv2bench.boards import claims, readmes
+from sbv2bench.boards import claims, frontier, readmes, verifications
 from sbv2bench.boards.boards import admit, boards
 from sbv2bench.boards.tables import MARK, to_csv, to_markdown
 from sbv2bench.errors import IntegrityError
 from sbv2bench.latency import board as latency_board
+from sbv2bench.registry import Registry
 from sbv2bench.results import prompt_values, store
+from sbv2bench.results import verifications as sent
 
 PAGE = "index.html"
 
 
 def add(files: list[Path], folder: Path) -> list[Path]:
-    """Copy result files, and the captions' values beside them, into `<folder>/results/...`; returns the copies' paths.
-
-    All are admitted before the first is copied.
+    """Copy result files, and the captions' values beside them, into `<folder>/results/...`, verifications into
+    `<folder>/verifications/...`; returns the copies' paths. All are admitted before the first is copied.
     """
-    timed = [path for path in files if store.is_latency(path)]
-    places = {path: store.path_of(latency_board.admit(path) if path in timed else admit(path)) for path in files}
-    admitted = [(places[path], path.read_text("utf-8"), None if path in timed else _values(path)) for path in files]
-    added = []
-    for place, text, values in admitted:
-        target = folder / "results" / place
-        stem, count = target.stem, 1
-        while target.exists() and target.read_text("utf-8") != text:
-            count += 1
-            target = target.with_name(f"{stem}-{count}.json")
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            if values is not None:
-                write_whole(prompt_values.path_beside(target), values)
-            write_whole(target, text)
-        except OSError as error:
-            raise store.unwritable(folder, error) from error
-        added.append(target)
-    return added
+    admitted = [_admitted(path) for path in files]
+    return [store.put(text, folder / below, place, values) for below, place, text, values in admitted]
+
+
+def _admitted(path: Path) -> tuple[str, Path, str, bytes | None]:
+    """A part of the folder, where in it a file belongs, its text, and the captions' values beside it."""
+    if sent.is_one(path):
+        record = verifications.admit(path)
+        return sent.FOLDER, sent.path_of(record), sent.dumps(record), None
+    if store.is_latency(path):
+        return "results", store.path_of(latency_board.admit(path)), path.read_text("utf-8"), None
+    return "results", store.path_of(admit(path)), path.read_text("utf-8"), _values(path)
 
 
 def _values(path: Path) -> bytes | None:
@@ -58,7 +52,10 @@ def rendered(folder: Path, page: str | None = None) -> dict[str, str]:
         if board.name == claims.declared().suite and claims.any_measured(board.results):
             texts[f"{board.name}-claims.csv"] = claims.to_csv(board.results)
             texts[f"{board.name}-claims.md"] = claims.to_markdown(MARK, board.suite, board.results)
-    return texts | latency_board.rendered(folder, MARK) | readmes.rendered(folder, found)
+        if students := frontier.lines(board, Registry.built_in()):
+            texts[f"{board.name}-frontier.csv"] = frontier.to_csv(students)
+            texts[f"{board.name}-frontier.md"] = frontier.to_markdown(MARK, board.suite, students)
+    return texts | latency_board.rendered(folder, MARK) | readmes.rendered(folder, found) | verifications.rendered(folder)
 
 
 def build(folder: Path, page: str | None = None) -> list[Path]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,7 +25,8 @@ SECTIONS: dict[str, tuple[str, type[Spec]]] = {
     "suites": ("suite", SuiteSpec),
     "groups": ("group", GroupSpec),
 }
-BUILT_IN = ("assets.yaml", "extractors.yaml", "metrics.yaml", "models.yaml", "models-full.yaml", "suites.yaml")
+BUILT_IN = ("assets.yaml", "extractors.yaml", "metrics.yaml", "models.yaml", "models-full.yaml",
+            "models-unet.yaml", "models-transformer.yaml", "suites.yaml")  # fmt: skip
 PROMPT_FIELDS = ("world_seed", "split", "caption_offset")  # may be written flat in a suite
 
 S = TypeVar("S", bound=Spec)
@@ -39,10 +41,10 @@ class Declaration:
     replaces: bool
 
 
-def built_in() -> Iterator[tuple[str, str]]:
-    """(name, text) of each catalog that ships in the package."""
-    for name in BUILT_IN:
-        yield name, (resources.files(__name__) / name).read_text("utf-8")
+@cache
+def built_in() -> tuple[tuple[str, str], ...]:
+    """(name, text) of each catalog that ships in the package, read once a process."""
+    return tuple((name, (resources.files(__name__) / name).read_text("utf-8")) for name in BUILT_IN)
 
 
 def read(text: str, name: str, folder: Path | None, suites: Mapping[str, SuiteSpec]) -> Iterator[Declaration]:
@@ -83,15 +85,21 @@ def parse(spec_class: type[S], fields: dict[str, object], where: str) -> S:
 
 def _absolute(fields: dict[str, object], folder: Path) -> dict[str, object]:
     """The fields with every location that is a path meant from the catalog's folder, also those of prompts and reference."""
-    found = dict(fields)
-    for place in ("location", "base", "vae"):
-        location = found.get(place)
-        if isinstance(location, str) and location and not location.startswith(("package:", "hub:", "asset:", "home:", "~")):
-            found[place] = str(folder / location)
+    found = {name: _meant_from(value, folder) if name in ("location", "base", "vae") else value for name, value in fields.items()}
     for part in ("prompts", "reference"):
         if isinstance(own := found.get(part), dict):
             found[part] = _absolute(own, folder)
+    if isinstance(own := found.get("parts"), dict):
+        found["parts"] = {name: _meant_from(location, folder) for name, location in own.items()}
+    if isinstance(listed := found.get("adapters"), list):
+        found["adapters"] = [_absolute(own, folder) if isinstance(own, dict) else own for own in listed]
     return found
+
+
+def _meant_from(location: object, folder: Path) -> object:
+    if isinstance(location, str) and location and not location.startswith(("package:", "hub:", "asset:", "home:", "~")):
+        return str(folder / location)
+    return location
 
 
 def _model_fields(key: str, fields: dict[str, object], where: str) -> dict[str, object]:
@@ -113,6 +121,8 @@ def _suite_fields(
     prompts = {name: fields.pop(name) for name in PROMPT_FIELDS if name in fields}
     inherited: dict[str, Any] = {}
     if base is not None:
+        if not isinstance(base, str):
+            raise InputError(f"{where}.extends: found {base!r:.80}, expected the id of a suite")
         if base in seen or (base == key and base not in suites):
             raise InputError(f"{where}.extends: {' -> '.join((*seen, key, str(base)))} goes round in a circle")
         if base in entries and base != key:  # a suite that replaces another may extend the one that it replaces

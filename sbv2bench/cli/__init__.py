@@ -11,17 +11,21 @@ from typing import Annotated
 import typer
 
 from sbv2bench import __version__
-from sbv2bench.cli.cache import cache_app
+from sbv2bench.cli.cache import cache_app, merge_shards
 from sbv2bench.cli.compare import compare
 from sbv2bench.cli.doctor import doctor
 from sbv2bench.cli.download import download
 from sbv2bench.cli.eval import evaluate_models
+from sbv2bench.cli.export import export, import_scores
 from sbv2bench.cli.grid import grid
 from sbv2bench.cli.latency import latency
 from sbv2bench.cli.leaderboard import leaderboard
 from sbv2bench.cli.listing import list_things, show
 from sbv2bench.cli.reproduce import reproduce
 from sbv2bench.cli.score import score
+from sbv2bench.cli.sweep import sweep
+from sbv2bench.cli.verify import verify
+from sbv2bench.cli.watch import watch
 from sbv2bench.shell import Shell
 
 app = typer.Typer(
@@ -34,10 +38,16 @@ app = typer.Typer(
 app.command("eval")(evaluate_models)
 app.command()(score)
 app.command()(compare)
+app.command()(sweep)
 app.command()(latency)
 app.command()(reproduce)
 app.command()(leaderboard)
 app.command()(grid)
+app.command()(verify)
+app.command()(watch)
+app.command()(export)
+app.command("import-scores")(import_scores)
+app.command("merge-shards")(merge_shards)
 app.command("list")(list_things)
 app.command()(show)
 app.command()(download)

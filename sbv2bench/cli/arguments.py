@@ -63,4 +63,8 @@ Prompts = Annotated[
 Reference = Annotated[
     str | None, typer.Option(metavar="DIR|ZIP|TAR|none", help="Your photographs, or none. Default: the suite's reference.")
 ]
+Offload = Annotated[
+    str,
+    typer.Option(help="What of a model lies on the GPU: none (all of it stays there), model (one part), sequential (one layer)."),
+]
 Suite = Annotated[str, typer.Option(help="Suite to evaluate on.", envvar=SUITE_VARIABLE, autocompletion=completing("suite"))]

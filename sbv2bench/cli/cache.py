@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from sbv2bench.cli.arguments import Json
-from sbv2bench.errors import IntegrityError
+from sbv2bench.errors import InputError, IntegrityError
 from sbv2bench.shell import print_json
 
 cache_app = typer.Typer(no_args_is_help=True, help="Inspect, prune or verify what is kept between runs.")
@@ -28,6 +29,8 @@ def cache_info(as_json: Json = False) -> None:
     from sbv2bench import paths
     from sbv2bench.machine import doctor as checks
     from sbv2bench.report import terminal
+    from sbv2bench.report.columns import Column
+    from sbv2bench.report.layout import print_table
 
     sizes = checks.cache_sizes()
     if as_json:
@@ -37,8 +40,12 @@ def cache_info(as_json: Json = False) -> None:
         return
     console = terminal.stdout_console()
     terminal.say(console, str(paths.home()))
-    rows = [[name, str(files), f"{size / 1e6:.1f} MB"] for name, files, size in sizes]
-    terminal.print_table(console, ["part", "files", "size"], rows)
+    columns: list[Column[tuple[str, int, int]]] = [
+        Column("", "part", lambda row: row[0], left=True),
+        Column("", "files", lambda row: f"{row[1]:,}"),
+        Column("", "size", lambda row: f"{row[2] / 1e6:.1f} MB"),
+    ]
+    print_table(console, columns, sizes)
 
 
 @cache_app.command("prune")
@@ -63,3 +70,24 @@ def cache_verify() -> None:
             "sbv2bench cache prune",
         )
     print(f"{whole} entries, all intact", file=sys.stderr)
+
+
+def merge_shards(
+    folders: Annotated[list[Path], typer.Argument(metavar="FOLDER...", help="SBV2BENCH_HOME of each machine, or a copy of it.")],
+) -> None:
+    """Take what `eval --shard` kept on other machines into this machine's cache, where `eval` finds it."""
+    from sbv2bench import paths
+    from sbv2bench.features.cache import FeatureCache
+
+    places = []
+    for folder in map(Path.expanduser, folders):
+        place = folder / "features" if (folder / "features").is_dir() else folder
+        if next(place.rglob("manifest.json"), None) is None:
+            raise InputError(f"merge-shards {folder}: found no measured images, expected the SBV2BENCH_HOME of `eval --shard`")
+        if place.resolve() == paths.features_dir().resolve():
+            raise InputError(f"merge-shards {folder}: is this machine's own cache, expected another")
+        places.append(place)
+    cache = FeatureCache(paths.features_dir())
+    for folder, place in zip(folders, places, strict=True):
+        copied, here = cache.take_from(place)
+        print(f"{folder}: {copied} entries taken, {here} were here")

@@ -31,10 +31,11 @@ def download(
     from sbv2bench.evaluation import download as downloads
     from sbv2bench.evaluation.options import EvalOptions
     from sbv2bench.report import terminal
+    from sbv2bench.report.progress import progress_bars
 
     dtype = EvalOptions.validated(dtype=dtype).dtype
     console, registry = terminal.stderr_console(), loaded_registry(catalog)
-    with redirect_stdout(sys.stderr), terminal.progress_bars(console) as progress:
+    with redirect_stdout(sys.stderr), progress_bars(console) as progress:
         if source is not None and len(name) > 1:
             raise InputError(f"--from: found {len(name)} names, expected one", f"sbv2bench download {name[0]} --from {source}")
 

@@ -11,9 +11,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sbv2bench.cli.arguments import DEFAULT_SUITE, Catalog, Json, Metrics, Models, Prompts, Reference, Suite, loaded_registry
+from sbv2bench.cli.arguments import (
+    DEFAULT_SUITE,
+    Catalog,
+    Json,
+    Metrics,
+    Models,
+    Offload,
+    Prompts,
+    Reference,
+    Suite,
+    loaded_registry,
+)  # fmt: skip
 from sbv2bench.cli.latency import latency_of_group
-from sbv2bench.errors import PrerequisiteError, SBV2BenchError
+from sbv2bench.errors import InputError, PrerequisiteError, SBV2BenchError
 from sbv2bench.shell import print_json
 
 if TYPE_CHECKING:
@@ -33,6 +44,9 @@ def evaluate_models(  # noqa: PLR0917  # the command line's options
     limit: Annotated[int | None, typer.Option(help="Use the first N images only; the result is marked partial.")] = None,
     seed: Annotated[int, typer.Option(help="Generation seed of the first repeat.")] = 0,
     repeats: Annotated[int, typer.Option(help="Number of generation seeds: seed, seed + 1, ...")] = 1,
+    images_per_prompt: Annotated[
+        int | None, typer.Option(help="Images of each caption and seed, for metrics of several. Default: the suite's, mostly 1.")
+    ] = None,
     prompts: Prompts = None,
     reference: Reference = None,
     resolution: Annotated[
@@ -43,7 +57,12 @@ def evaluate_models(  # noqa: PLR0917  # the command line's options
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto, float32, float16 or bfloat16.")] = "auto",
     batch_size: Annotated[str, typer.Option(help="Images per compute block; auto takes the suite's.")] = "auto",
+    offload: Offload = "none",
     results: Annotated[Path, typer.Option(help="Folder for result files.")] = Path("results"),
+    shard: Annotated[
+        str | None,
+        typer.Option(metavar="I/N", help="Make the I-th of N parts of the images, keep it, score nothing."),
+    ] = None,
     save_images: Annotated[str, typer.Option(help="Which generated images to keep: none, sample or all.")] = "none",
     catalog: Catalog = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and its cost, then stop.")] = False,
@@ -56,7 +75,8 @@ def evaluate_models(  # noqa: PLR0917  # the command line's options
     options = EvalOptions.validated(
         metrics=metrics, limit=limit, seed=seed, repeats=repeats, steps=steps, guidance_scale=guidance_scale, device=device,
         dtype=dtype, batch_size=batch_size, results=results, save_images=save_images, dry_run=dry_run, use_cache=not no_cache,
-        catalog=catalog, prompts=prompts, reference=reference, resolution=resolution,
+        catalog=catalog, prompts=prompts, reference=reference, resolution=resolution, images_per_prompt=images_per_prompt,
+        offload=offload, shard=shard,
     )  # fmt: skip
     registry = loaded_registry(catalog)
     carry_out(model, suites_asked(context, suite, options, registry), options, registry, as_json,
@@ -84,6 +104,7 @@ def carry_out(
     from sbv2bench.evaluation.own_suite import suite_of_run
     from sbv2bench.registry import BUILT_IN
     from sbv2bench.report import terminal
+    from sbv2bench.report.progress import loading
 
     leads = os.environ.get("RANK", "0") == "0"  # of several processes under torchrun, one speaks and writes
     console, out = terminal.stderr_console(), terminal.stdout_console(taken=as_json)
@@ -103,19 +124,36 @@ def carry_out(
     if besides:
         terminal.say(console, f"latency of the same leaderboard row is measured separately: {besides}")
     with redirect_stdout(sys.stderr):  # nothing that a library prints may get into the JSON
-        from sbv2bench.evaluation.plan import plan
+        with loading(console, "PyTorch and the networks' libraries"):
+            from sbv2bench.evaluation.plan import plan
 
+            if not options.dry_run:
+                from sbv2bench.evaluation import evaluate as _  # noqa: F401  # what takes long is imported here
         if options.dry_run:
             more = {"besides": besides} if besides else {}
             documents = [document | more for document in _dry_run(pairs, options, registry, out)]
         else:
-            plans = [plan(*pair, options, registry) for pair in pairs]  # all of them before the first image
+            with loading(console, "and checking files"):
+                plans = [plan(*pair, options, registry) for pair in pairs]  # all of them before the first image
+            for line in dict.fromkeys(map(_chosen, plans)):
+                terminal.say(console, line)
             chosen = [terminal.metrics_line(planned.suite, planned.metrics) for planned in plans]
             for line in dict.fromkeys(chosen if options.metrics is not None else ()):
                 terminal.say(console, line)
-            documents = [_evaluate(planned, registry, console, out) for planned in plans]
+            one = _evaluate if options.shard is None else _measure_shard
+            documents = [one(planned, registry, console, out) for planned in plans]
     if as_json and leads:
         print_json(documents[0] if len(documents) == 1 else {"plans" if options.dry_run else "results": documents})
+
+
+def _chosen(plan: EvalPlan) -> str:
+    """What a run computes with, as it was chosen."""
+    from sbv2bench.machine.processes import workers_on
+
+    workers = workers_on(plan.device)
+    offloaded = f", offload {plan.options.offload}" if plan.options.offload != "none" else ""
+    threads = f"{workers} thread{'s' if workers > 1 else ''}"
+    return f"computed on {plan.device} in {plan.dtype}, blocks of {plan.block_size}, {threads}{offloaded}"
 
 
 def _dry_run(
@@ -146,12 +184,33 @@ def _dry_run(
     return documents
 
 
+def _measure_shard(plan: EvalPlan, registry: Registry, console: Console, out: Console) -> dict[str, object]:
+    """Make and keep one part of a plan's images. Returns what was done, JSON-ready."""
+    from sbv2bench import paths
+    from sbv2bench.evaluation.evaluate import measure_shard
+    from sbv2bench.report import terminal
+    from sbv2bench.report.progress import progress_bars
+
+    assert plan.options.shard is not None
+    number, count = plan.options.shard
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        raise InputError("--shard: found several processes of torchrun, which share the images by themselves", "one of the two")
+    with progress_bars(console) as progress:
+        made = measure_shard(plan, registry, progress)
+    folder = paths.features_dir()
+    terminal.say(out, f"part {number} of {count}: {made:,} images made and measured, kept in {folder}")
+    terminal.say(console, "when all parts are done, the same command without --shard scores them; "
+                          "of caches of other machines, first: sbv2bench merge-shards FOLDER ...")  # fmt: skip
+    return {"model": plan.model.id, "suite": plan.suite.id, "shard": [number, count], "images": made, "cache": str(folder)}
+
+
 def _evaluate(plan: EvalPlan, registry: Registry, console: Console, out: Console) -> dict[str, object]:
     """Carry out one plan, store and print its result. Returns the result, JSON-ready."""
     from sbv2bench.evaluation.evaluate import evaluate_and_store
-    from sbv2bench.report import terminal
+    from sbv2bench.report.progress import progress_bars
+    from sbv2bench.report.result import print_result
 
-    with terminal.progress_bars(console) as progress:
+    with progress_bars(console) as progress:
         result, path = evaluate_and_store(plan, registry, progress)
-    terminal.print_result(console, result, path, out)
+    print_result(console, result, path, out)
     return result.model_dump(mode="json")

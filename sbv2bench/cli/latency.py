@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sbv2bench.cli.arguments import Catalog, Json, Models
+from sbv2bench.cli.arguments import Catalog, Json, Models, Offload
 from sbv2bench.shell import print_json
 
 if TYPE_CHECKING:
@@ -25,29 +25,34 @@ def latency(  # noqa: PLR0917  # the command line's options
     compiled: Annotated[bool, typer.Option("--compile", help="Run the denoiser through torch.compile.")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto, float32, float16 or bfloat16.")] = "auto",
+    offload: Offload = "none",
     results: Annotated[Path, typer.Option(help="Folder for result files.")] = Path("results"),
     catalog: Catalog = None,
     as_json: Json = False,
 ) -> None:
     """Time models from caption to pixels, stage by stage, with memory, FLOPs and the share of the device's peak."""
-    from sbv2bench.latency import table as latency_table
-    from sbv2bench.latency.plan import LatencyOptions, plan_latency
-    from sbv2bench.registry import Registry
     from sbv2bench.report import terminal
+    from sbv2bench.report.progress import loading, progress_bars
 
+    console, out = terminal.stderr_console(), terminal.stdout_console(taken=as_json)
+    with loading(console, "PyTorch and the networks' libraries"):
+        from sbv2bench.latency import table as latency_table
+        from sbv2bench.latency.plan import LatencyOptions, plan_latency
+        from sbv2bench.registry import Registry
     options = LatencyOptions.validated(
-        protocol=protocol, batch_sizes=batch_size or (), compiled=compiled, device=device, dtype=dtype, results=results
-    )
-    registry, console = Registry.load(catalog), terminal.stderr_console()
-    out = terminal.stdout_console(taken=as_json)
+        protocol=protocol, batch_sizes=batch_size or (), compiled=compiled, device=device, dtype=dtype, results=results,
+        offload=offload,
+    )  # fmt: skip
+    registry = Registry.load(catalog)
     terminal.say(console, latency_table.protocol_line(options.protocol))
     with redirect_stdout(sys.stderr):  # nothing that a library prints may get into the JSON
         plan = plan_latency(model, options, registry)
         for note in plan.notes:
             terminal.say(console, f"note: {note}")
-        from sbv2bench.latency.measure import measure_and_store
-
-        with terminal.progress_bars(console) as progress:
+        with loading(console, "the clock's libraries"):
+            from sbv2bench.latency.measure import measure_and_store
+        terminal.say(console, latency_table.chosen_line(plan))
+        with progress_bars(console) as progress:
             stored = measure_and_store(plan, registry, progress)
     latency_table.print_latency(out, stored)
     if as_json:

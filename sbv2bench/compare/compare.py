@@ -6,17 +6,18 @@ import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from sbv2bench.compare.differences import Comparison, Contestant, compare_results
+from sbv2bench.compare.differences import Comparison, Contestant, compare_results, with_training
+from sbv2bench.compare.frontier import Frontier, frontier
 from sbv2bench.data.assets import resolve_location
 from sbv2bench.data.chain import model_files
 from sbv2bench.data.hub import nothing_fetched
 from sbv2bench.data.images import SUFFIXES, ImageFolder
 from sbv2bench.errors import InputError, PrerequisiteError, SBV2BenchError
-from sbv2bench.evaluation.plan import image_files
+from sbv2bench.evaluation.sampled_model import image_files
 from sbv2bench.registry import OWN_SUITE, Registry
 from sbv2bench.results import prompt_values, store
 from sbv2bench.results.commands import eval_command
-from sbv2bench.results.conditions import dtype_of, dtypes, identity
+from sbv2bench.results.conditions import date_of, dtype_of, dtypes, identity
 from sbv2bench.results.records import EvalResult
 from sbv2bench.specs import ModelSpec, SuiteSpec
 
@@ -47,21 +48,90 @@ def compare(
     """
     registry = Registry.load() if registry is None else registry
     folders = [Path(results), *([COMMITTED] if COMMITTED.is_dir() and Path(results) != COMMITTED else [])]
-    declared = None if _only_of_results(suite, [*folders, *map(Path, models)], registry) else registry.suite(suite)
+    of_results = suite not in registry.suites and any(suite in _suites_in(place) for place in [*folders, *map(Path, models)])
+    declared = None if of_results else registry.suite(suite)
     found: list[Found] = []
     for model in models:
         found += _results_of(str(model), (suite, declared), folders, registry, evaluate)
-    return compare_results(_named(found), all_pairs=all_pairs)
+    return compare_results(_named(found, registry), all_pairs=all_pairs)
 
 
-def _only_of_results(suite: str, places: Sequence[Path], registry: Registry) -> bool:
-    """Whether a suite is in no catalog, while there are results of it."""
-    return suite not in registry.suites and any(suite in _suites_in(place) for place in places if place.is_dir())
+def compare_frontier(
+    student: str | Path,
+    other: str | Path,
+    held: str,
+    suite: str = "mini",
+    *,
+    results: Path | str = Path("results"),
+    registry: Registry | None = None,
+    chosen_on: str | None = None,
+) -> Frontier:
+    """A student's stored result of a suite against every stored setting of another model that is comparable with it.
+
+    held: "recall" or "clip_score", of which the other must have as much. chosen_on: a suite of other captions, on which both
+    models were measured and the other's setting is chosen; by default it is chosen on the suite itself. The rest as in
+    `compare`. Raises what `compare` and `frontier` raise, PrerequisiteError where the other has no comparable result, or none at
+    the chosen setting, InputError where the choosing captions are the reported ones.
+    """
+    registry = Registry.load() if registry is None else registry
+    folders = [Path(results), *([COMMITTED] if COMMITTED.is_dir() and Path(results) != COMMITTED else [])]
+    models = str(student), str(other)
+    own, others = _settings(models, held, suite, folders, registry)
+    if chosen_on is None:
+        return frontier(own, others, held)
+    choosing = _settings(models, held, chosen_on, folders, registry)
+    used = choosing[0].result.suite
+    if used.prompts_sha256 == own.result.suite.prompts_sha256:
+        found = f"--chosen-on {chosen_on}: its captions are those of suite {suite}"
+        raise InputError(f"{found}, expected others, such as mini-choosing", "--chosen-on mini-choosing")
+    name, best = f"{used.id}@v{used.version}", frontier(*choosing, held).best
+    if best is None:
+        return frontier(own, others, held, None, name)
+    wanted = best.contestant.result
+    key = (wanted.model.fingerprint(), dtype_of(wanted))
+    chosen = next((one for one in others if (one.result.model.fingerprint(), dtype_of(one.result)) == key), None)
+    if chosen is None:
+        spec, found = wanted.model, f"compare --chosen-on {chosen_on}: {best.contestant.name} has no result on suite {suite}"
+        fix = f"sbv2bench eval --model {spec.id} --suite {suite} --steps {spec.steps} --guidance-scale {spec.guidance_scale:g}"
+        raise PrerequisiteError(found, fix)
+    return frontier(own, others, held, chosen, name)
 
 
-def _suites_in(folder: Path) -> list[str]:
-    """The suites that results in a folder are of, by the names of their folders."""
-    return sorted({file.parent.name.partition("@")[0] for file in store.find(folder) if "@" in file.parent.name})
+def _settings(
+    models: tuple[str, str], held: str, suite: str, folders: Sequence[Path], registry: Registry
+) -> tuple[Contestant, list[Contestant]]:
+    """A student's result of a suite, and the other's of every setting that is comparable with it."""
+    (student, other), declared = models, registry.suite(suite)
+    file, own = _results_of(student, (suite, declared), folders, registry, None)[0]
+    spec = registry.model(other, declared)
+    now = _weights_of_now(spec, registry)
+    by_setting: dict[tuple[str, str], list[Found]] = {}
+    for folder in folders:
+        for row in _of_suite(store.find(folder) if folder.is_dir() else [], suite):
+            if row[1].model.id == spec.id and _same_weights(row[1], now) and _is_comparable(row[1], own, held):
+                by_setting.setdefault((row[1].model.fingerprint(), str(dtype_of(row[1]))), []).append(row)
+    if not by_setting:
+        raise PrerequisiteError(
+            f"compare --at-least: no result of {spec.id} on suite {suite} that is comparable with {own.model.id}'s",
+            f"sbv2bench sweep {spec.id} --suite {suite} --guidance-scale 1,1.5,2,3,4.5",
+        )
+    others = [max(rows, key=lambda row: (len(row[1].suite.seeds), len(row[1].metrics))) for rows in by_setting.values()]
+    named = _named([(file, own), *others], registry)
+    return named[0], named[1:]
+
+
+def _is_comparable(result: EvalResult, own: EvalResult, held: str) -> bool:
+    """Whether two results have FID and what is held by one protocol, of as many images."""
+    keys = [key for key in ("fid", held) if key in own.metrics]
+    same = all(key in result.metrics and result.metrics[key].fingerprint == own.metrics[key].fingerprint for key in keys)
+    return same and result.suite.num_generated == own.suite.num_generated
+
+
+def _suites_in(folder: Path, model: str = "") -> list[str]:
+    """The suites that results in a folder are of, all or a model's, by the names of their folders."""
+    places = {file.parent for file in store.find(folder) if "@" in file.parent.name}
+    own = [place for place in places if model in ("", f"{place.parent.parent.name}/{place.parent.name}")]
+    return sorted({place.name.partition("@")[0] for place in own})
 
 
 def _results_of(
@@ -89,12 +159,12 @@ def _results_of(
     spec = registry.model(name, declared)
     now = _weights_of_now(spec, registry)
     for folder in folders:
-        rows = _of_suite(store.find(folder) if folder.is_dir() else [], suite)
+        rows = _of_suite(store.find(folder), suite)
         if own := [row for row in rows if row[1].model.id == spec.id and _same_weights(row[1], now)]:
             return [_best(own, spec)]
     if evaluate is None or declared is None:
         where = " or ".join(map(str, folders))
-        others = sorted({other for folder in folders if folder.is_dir() for other in _suites_of(folder, spec.id)} - {suite})
+        others = sorted({other for folder in folders for other in _suites_in(folder, spec.id)} - {suite})
         raise PrerequisiteError(
             f"compare: no result of {spec.id} on suite {suite} in {where}" + (f", but of {', '.join(others)}" if others else ""),
             f"--suite {OWN_SUITE}" if OWN_SUITE in others else _made_by(name, (suite, declared), spec, folders),
@@ -103,18 +173,12 @@ def _results_of(
     return [(file, result)]
 
 
-def _suites_of(folder: Path, model: str) -> list[str]:
-    """The suites of a model's results, by the names of their folders: `<family>/<model>/<suite>@v<version>`."""
-    own = [file.parent for file in store.find(folder) if "@" in file.parent.name]
-    return [place.name.partition("@")[0] for place in own if f"{place.parent.parent.name}/{place.parent.name}" == model]
-
-
 def _made_by(name: str, wanted: tuple[str, SuiteSpec | None], spec: ModelSpec, folders: Sequence[Path]) -> str | None:
     """The command that makes a result that is not there; on data of somebody's own, as another result there was made."""
     suite, declared = wanted
     if declared is not None:
         return f"sbv2bench eval --model {shlex.quote(name)} --suite {suite} --results {shlex.quote(str(folders[0]))}"
-    others = [row for folder in folders if folder.is_dir() for row in _of_suite(store.find(folder), suite)]
+    others = [row for folder in folders for row in _of_suite(store.find(folder), suite)]
     return f"{eval_command(others[-1][1], spec)} --results {shlex.quote(str(folders[0]))}" if others else None
 
 
@@ -146,7 +210,7 @@ def _of_suite(files: Sequence[Path], suite: str) -> list[Found]:
     own = [file for file in files if "@" not in file.parent.name or file.parent.name.partition("@")[0] == suite]
     rows = [(file, store.load(file)) for file in own]
     rows = [row for row in rows if row[1].suite.id == suite]
-    return sorted(rows, key=lambda row: (str(row[1].provenance.get("date_utc") or ""), str(row[0])))
+    return sorted(rows, key=lambda row: (date_of(row[1]), str(row[0])))
 
 
 def _best(rows: Sequence[Found], spec: ModelSpec) -> Found:
@@ -167,7 +231,7 @@ def _best(rows: Sequence[Found], spec: ModelSpec) -> Found:
     return [row for row in rows if weight(row) == best][-1]
 
 
-def _named(found: Sequence[Found]) -> list[Contestant]:
+def _named(found: Sequence[Found], registry: Registry) -> list[Contestant]:
     """Contestants with names that tell them apart: the id, with the settings where an id comes twice, then with a number."""
     ids = [result.model.id for _, result in found]
     several = len(dtypes(result for _, result in found)) > 1
@@ -181,4 +245,7 @@ def _named(found: Sequence[Found]) -> list[Contestant]:
         if name in names:
             name = f"{name} #{1 + sum(other.startswith(name) for other in names)}"
         names.append(name)
-    return [Contestant(name, result, prompt_values.read(result, file)) for name, (file, result) in zip(names, found, strict=True)]
+    return [
+        Contestant(name, with_training(result, registry), prompt_values.read(result, file))
+        for name, (file, result) in zip(names, found, strict=True)
+    ]

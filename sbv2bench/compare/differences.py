@@ -11,9 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from sbv2bench.data.training import united
 from sbv2bench.errors import InputError
 from sbv2bench.metrics.blocks import BLOCKS
-from sbv2bench.metrics.comparison import Difference, Mean, holm, paired, spread_of, welch
+from sbv2bench.metrics.comparison import Difference, Mean, holm, leaders, paired, spread_of, welch
+from sbv2bench.registry import Registry
 from sbv2bench.results import conditions
 from sbv2bench.results.commands import eval_command
 from sbv2bench.results.prompt_values import Values
@@ -38,6 +40,16 @@ class Contestant:
     name: str
     result: EvalResult
     values: Values
+
+
+def with_training(result: EvalResult, registry: Registry) -> EvalResult:
+    """A result that does not say what trained its model, with what the catalog says of that, or of the ends of its merge."""
+    models, model = registry.models, result.model
+    if model.trained_with is not None:
+        return result
+    ends = (model.merge.a, model.merge.b) if model.merge is not None else (model.id,)
+    said = united(models[end].trained_with for end in ends if end in models)
+    return result if said is None else result.model_copy(update={"model": model.model_copy(update={"trained_with": said})})
 
 
 @dataclass(frozen=True)
@@ -206,18 +218,52 @@ def _tested(key: str, model: Contestant, against: Contestant) -> tuple[Differenc
     same_model = model.result.model.fingerprint() == against.result.model.fingerprint()
     if same_seeds and same_model and values[0].value == values[1].value:
         return Difference(0.0, (0.0, 0.0), 1.0), "the same model, seeds and numbers"
-    spreads = [spread_of(value.repeats) for value in values]
-    if spreads[0] is not None and spreads[1] is not None:
-        return welch(spreads[0], spreads[1], LEVEL), OVER_SEEDS
-    errors = [spread or _one_run(value) for spread, value in zip(spreads, values, strict=True)]
-    found = None if errors[0] is None or errors[1] is None else welch(errors[0], errors[1], LEVEL)
+    found, method = _independent(*values)
     if found is not None:
-        return found, ONE_RUN
+        return found, method
     seeded = model.result.model.has_seeds() and against.result.model.has_seeds()
     return None, NONE if seeded else NO_SEEDS
 
 
-def _one_run(value: MetricValue) -> Mean | None:
+def _independent(own: MetricValue, other: MetricValue) -> tuple[Difference | None, str]:
+    """The difference of two values as independent numbers: over seeds where both have several, else by each run's own error."""
+    spreads = [spread_of(value.repeats) for value in (own, other)]
+    if spreads[0] is not None and spreads[1] is not None:
+        return welch(spreads[0], spreads[1], LEVEL), OVER_SEEDS
+    errors = [spread or one_run(value) for spread, value in zip(spreads, (own, other), strict=True)]
+    return (None if errors[0] is None or errors[1] is None else welch(errors[0], errors[1], LEVEL)), ONE_RUN
+
+
+def leading_values(values: Sequence[MetricValue | None]) -> frozenset[int]:
+    """Places of the values that lead, by `leaders`, taken as independent numbers; None takes no part."""
+    first = next((value for value in values if value is not None), None)
+
+    def p_value(place: int, best: int) -> float | None:
+        own, other = values[place], values[best]
+        found = None if own is None or other is None else _independent(own, other)[0]
+        return None if found is None else found.p_value
+
+    numbers = [None if value is None else value.value for value in values]
+    return frozenset() if first is None else leaders(numbers, first.direction, p_value, LEVEL)
+
+
+def leading(contestants: Sequence[Contestant], key: str) -> frozenset[int]:
+    """Places of the contestants that lead a metric, by `leaders`; what has not got it, and real pictures, take no part."""
+    own = [contestant.result.metrics.get(key) for contestant in contestants]
+    first = next((metric for metric in own if metric is not None), None)
+    if first is None:
+        return frozenset()
+    real = [contestant.result.model.images == "world" for contestant in contestants]
+    values = [None if metric is None or is_real else metric.value for metric, is_real in zip(own, real, strict=True)]
+
+    def p_value(place: int, best: int) -> float | None:
+        found, _ = _tested(key, contestants[place], contestants[best])
+        return None if found is None else found.p_value
+
+    return leaders(values, first.direction, p_value, LEVEL)
+
+
+def one_run(value: MetricValue) -> Mean | None:
     """A single run's value with its own standard error. It comes of thousands of images, or of a few blocks of them.
 
     Of repeats that are all the same it is the error that one of them gives by itself.

@@ -27,6 +27,11 @@ _WITHOUT_EFFECT = frozenset(
     }
 )
 
+# In a regular expression: what is no repetition (an escape, a class, the start of a group that is not counted), or one; and a
+# group that is repeated. Of these some take for ever, and few patterns of layers have any.
+_REPEATED = re.compile(r"\\.|\[\^?\]?[^]]*\]|\(\?|(?P<one>[*+?{])|(?P<group>\)[*+{])")
+_REPETITIONS = 3
+
 T = TypeVar("T")
 D = TypeVar("D")
 
@@ -61,6 +66,11 @@ def _of_pattern(patterns: Mapping[str, T], module: str, default: D) -> T | D:
     return next((value for name, value in patterns.items() if re.match(rf"(.*\.)?({name})$", module)), default)
 
 
+def _may_be_endless(pattern: str) -> bool:
+    found = [match.lastgroup for match in _REPEATED.finditer(pattern)]
+    return "group" in found or found.count("one") > _REPETITIONS
+
+
 def lora_settings(config: Mapping[str, Any], where: Path) -> LoraSettings:
     """The settings of a peft config. where: its file.
 
@@ -71,18 +81,26 @@ def lora_settings(config: Mapping[str, Any], where: Path) -> LoraSettings:
     if init not in _KEEPS_THE_BASE:
         raise IntegrityError(f"{where}: init_lora_weights: {init} changes the base, and the adapter does not hold how", WHOLE)
     beyond = sorted(key for key, value in config.items() if value and key not in _READ | _WITHOUT_EFFECT)
-    beyond += ["peft_type"] if config.get("peft_type", "LORA") not in {"LORA", None} else []
-    beyond += ["bias"] if config.get("bias", "none") not in {"none", None} else []
+    beyond += ["peft_type"] if config.get("peft_type", "LORA") not in ("LORA", None) else []
+    beyond += ["bias"] if config.get("bias", "none") not in ("none", None) else []
     if beyond:
         found = ", ".join(f"{key}: {json.dumps(config[key], default=str)[:40]}" for key in beyond[:3])
         raise IntegrityError(f"{where}: found {found}, expected plain LoRA", WHOLE)
     if not isinstance(config.get("lora_alpha"), int | float):
         raise IntegrityError(f"{where}: found no lora_alpha, expected the settings of a LoRA")
+    if not isinstance(config.get("r"), int | None):
+        raise IntegrityError(f"{where}: found r: {config['r']!r:.40}, expected a whole number")
     for key in ("alpha_pattern", "rank_pattern"):
         try:
             list(map(re.compile, config.get(key) or {}))
-        except (re.error, TypeError) as error:
+            endless = next(filter(_may_be_endless, config.get(key) or {}), None)
+            numbers = all(isinstance(value, int | float) for value in (config.get(key) or {}).values())
+        except (re.error, TypeError, AttributeError, RecursionError, OverflowError) as error:
             raise IntegrityError(f"{where}: {key} is no table of regular expressions ({error})") from error
+        if endless is not None:
+            raise IntegrityError(f"{where}: {key} has {endless!r:.80}, expected the names of layers")
+        if not numbers:
+            raise IntegrityError(f"{where}: {key} has a value that is no number")
     return LoraSettings(
         lora_alpha=float(config["lora_alpha"]),
         use_rslora=bool(config.get("use_rslora")),

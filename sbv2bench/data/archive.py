@@ -11,11 +11,21 @@ from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from sbv2bench.data import members
 from sbv2bench.data.digests import remembered
-from sbv2bench.data.images import HEAD, SUFFIXES, UNREADABLE, check_header, pictures_among, pictures_below, plain, upright_size
+from sbv2bench.data.images import (
+    HEAD,
+    SUFFIXES,
+    UNREADABLE,
+    check_header,
+    pictures_among,
+    pictures_below,
+    plain,
+    refusing_broken,
+    upright_size,
+)
 from sbv2bench.data.preparation import SIDE, prepare_image
 from sbv2bench.errors import IntegrityError
 
@@ -23,13 +33,14 @@ MOST_BYTES = 2**26  # of one encoded photograph; a member that says more is no p
 _START = 2**16  # bytes in which most images have their header
 
 T = TypeVar("T")
+Pictures = list[NDArray[np.uint8]]  # [H, W, 3] each
 
 
 class ImageArchive:
     """The pictures below a folder or in a zip or a tar, by the rule of data/images.py, in natural order of their plain names.
 
-    names: those plain names. turn: whether a picture is turned as its EXIF orientation says. Nothing is ever written to disk,
-    so a member's path cannot lead anywhere.
+    names: those plain names; folders: that of each, "" at the top. turn: whether a picture is turned as its EXIF orientation
+    says. Nothing is ever written to disk, so a member's path cannot lead anywhere.
     """
 
     def __init__(self, path: Path, *, turn: bool = False) -> None:
@@ -41,6 +52,7 @@ class ImageArchive:
         else:
             self._members = pictures_below(path, "reference")
         self.names = tuple(PurePosixPath(name).name for name in self._members)
+        self.folders = tuple(PurePosixPath(name).parent.name for name in self._members)
 
     def __len__(self) -> int:
         """Number of images."""
@@ -72,16 +84,25 @@ class ImageArchive:
             whole.update(f"{own} {hashlib.sha256(self._bytes(name)).hexdigest()}\n".encode())
         return whole.hexdigest()
 
-    def read(self, start: int, stop: int, threads: int = 1) -> list[NDArray[np.uint8]]:
+    def read(self, start: int, stop: int, threads: int = 1) -> Pictures:
         """Images start .. stop - 1 as they are, uint8 [H, W, 3] each; grey becomes three equal channels. Raises as below."""
-        return self._each(start, stop, lambda image: np.asarray(image.convert("RGB")), threads)
+        return self.read_as(start, stop, (None,), threads)[0]
 
     def read_prepared(self, start: int, stop: int, threads: int = 1, side: int = SIDE) -> NDArray[np.uint8]:
-        """Images start .. stop - 1, decoded and prepared: uint8 [stop - start, side, side, 3].
+        """Images start .. stop - 1, decoded and prepared: uint8 [stop - start, side, side, 3]. Raises as below."""
+        return np.stack(self.read_as(start, stop, (side,), threads)[0])
+
+    def read_as(self, start: int, stop: int, sides: Sequence[int | None], threads: int = 1) -> list[Pictures]:
+        """Images start .. stop - 1, decoded once: of each of some sides, them prepared to it; None is as they are.
 
         Raises IntegrityError, naming the file, where one is cut, no image, or none that `plain` takes.
         """
-        return np.stack(self._each(start, stop, lambda image: prepare_image(image, side), threads))
+
+        def each(image: Image.Image) -> Pictures:
+            return [np.asarray(image.convert("RGB")) if side is None else prepare_image(image, side) for side in sides]
+
+        found = self._each(start, stop, each, threads)
+        return [[pictures[place] for pictures in found] for place in range(len(sides))]
 
     def _each(self, start: int, stop: int, use: Callable[[Image.Image], T], threads: int) -> list[T]:
         def one(name: str) -> T:
@@ -111,13 +132,8 @@ class ImageArchive:
     def decoded(self, name: str, use: Callable[[Image.Image, str], T]) -> T:
         """What use makes of an image and where it lies. Raises IntegrityError where it is none, or broken."""
         where = self._place(name)
-        try:
-            with Image.open(io.BytesIO(self._bytes(name))) as image:
-                return use(image, where)
-        except UnidentifiedImageError as error:
-            raise IntegrityError(f"{where}: found a file that is not an image", "replace it, or leave it out") from error
-        except UNREADABLE as error:
-            raise IntegrityError(f"{where}: the image is broken or cut ({error})", "replace it, or leave it out") from error
+        with refusing_broken(where, "replace it, or leave it out"), Image.open(io.BytesIO(self._bytes(name))) as image:
+            return use(image, where)
 
     def _place(self, name: str) -> str:
         return f"{self.path}: {name}" if self._files.packed else str(self.path / name)

@@ -13,12 +13,13 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from sbv2bench import catalog, paths
+from sbv2bench import paths
 from sbv2bench.data import transfer
-from sbv2bench.data.assets import offline
+from sbv2bench.data.assets import offline, online
 from sbv2bench.data.digests import file_digest
 from sbv2bench.data.hub import hub_folder
 from sbv2bench.errors import InputError, IntegrityError, PrerequisiteError
+from sbv2bench.registry import Registry
 from sbv2bench.specs import AssetSpec
 
 # told(asset, done, total): bytes that are here, of all (0 where nobody says)
@@ -27,22 +28,15 @@ Told = Callable[[str, int, int], None]
 
 def declared(name: str, assets: Mapping[str, AssetSpec] | None = None) -> AssetSpec:
     """An asset by its name, among those given or the built-in ones. Raises InputError where there is none."""
-    known = _built_in() if assets is None else assets
+    known = Registry.built_in().assets if assets is None else assets
     if name not in known:
         raise InputError(f"unknown asset {name!r}, expected one of {', '.join(sorted(known)) or 'none'}")
     return known[name]
 
 
-def _built_in() -> dict[str, AssetSpec]:
-    text = dict(catalog.built_in())["assets.yaml"]
-    specs = (entry.spec for entry in catalog.read(text, "assets.yaml", None, {}))
-    return {spec.id: spec for spec in specs if isinstance(spec, AssetSpec)}
-
-
 def command(asset: AssetSpec) -> str:
     """What to type to get it."""
-    switch = "HF_HUB_OFFLINE=0 SBV2BENCH_OFFLINE=0 " if offline() else ""
-    return f"{switch}sbv2bench download {asset.id}"
+    return f"{online()}sbv2bench download {asset.id}"
 
 
 def place(asset: AssetSpec) -> Path:

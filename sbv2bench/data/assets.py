@@ -28,6 +28,7 @@ NOT_CONFIGS = frozenset({"sbv2bench.json", "manifest.json", "merge.json", "train
 ALLOW_PICKLE = "SBV2BENCH_ALLOW_PICKLE"
 COPY_WHOLE = "copy or download the whole model"
 COPY_AGAIN = "copy or download the file again"
+NOT_QUANTISED = "name the model's own repository or file, in which its weights are not quantised"
 REINSTALL = "in a clone of sbv2bench: pip install --force-reinstall --no-deps ."
 
 
@@ -41,6 +42,11 @@ def offline() -> bool:
     return any(os.environ.get(name, "").lower() in {"1", "true", "yes", "on"} for name in ("HF_HUB_OFFLINE", "SBV2BENCH_OFFLINE"))
 
 
+def online() -> str:
+    """What to type before a command that fetches, where this process must not."""
+    return "HF_HUB_OFFLINE=0 SBV2BENCH_OFFLINE=0 " if offline() else ""
+
+
 def resolve_location(
     location: str,
     revision: str | None = None,
@@ -51,6 +57,7 @@ def resolve_location(
     dtype: str | None = None,
     unused: Collection[str] = (),
     configs_only: bool = False,
+    part: str = "",
 ) -> Path:
     """The folder or file that a location names.
 
@@ -58,10 +65,12 @@ def resolve_location(
     `home:name` (in $SBV2BENCH_HOME/models), `asset:name`, or a path. revision: of a hub location that names none itself.
     assets: the declared downloads, by default the built-in ones; an asset's files are verified, and never fetched here.
     local_only: do not ask the hub either. Of a hub repository only what is read is fetched: the files, where some are named;
-    for a run in dtype, without the weights of the networks in unused, or without any (configs_only).
+    for a run in dtype, without the weights of the networks in unused, or without any (configs_only), or for one part of its
+    pipeline alone.
     Raises PrerequisiteError where shipped, hub, home or downloaded files are not on this machine, IntegrityError where an
     asset's bytes are not what they must be, InputError where a path does not exist.
     """
+    check_not_gguf(location)
     if location.startswith(PACKAGE):
         return _package_folder(location)
     if location.startswith(HUB):
@@ -71,10 +80,14 @@ def resolve_location(
         if file:
             return hub.hub_file(repository, file, revision, local_only=local_only)
         return hub.hub_folder(
-            repository, revision, files, local_only=local_only, dtype=dtype, unused=unused, configs_only=configs_only
+            repository, revision, files, local_only=local_only, dtype=dtype, unused=unused, configs_only=configs_only, part=part
         )
     if location.startswith(HOME):
-        return _home_path(location)
+        path = home_place(location)
+        if not path.exists():
+            fix = f"mkdir -p '{path.parent}' && cp -r YOUR_COPY '{path}'"
+            raise PrerequisiteError(f"{location}: not on this machine, and no hub has it; put its weights at {path}", fix)
+        return path
     if location.startswith(ASSET):
         from sbv2bench.data import asset_store
 
@@ -85,9 +98,15 @@ def resolve_location(
     return path
 
 
+def check_not_gguf(location: str, head: bytes = b"") -> None:
+    """Raises InputError for a location of quantised weights in llama.cpp's format. head: what the file begins with."""
+    if location.lower().endswith(".gguf") or head.startswith(b"GGUF"):
+        raise InputError(f"{location}: quantised weights (GGUF), expected *.safetensors", NOT_QUANTISED)
+
+
 def _package_folder(location: str) -> Path:
     family, _, name = location.removeprefix(PACKAGE).partition("/")
-    if family == "catalog" and name == Path(name).name and (paths.package_captions() / name).is_file():
+    if family == "catalog" and name == Path(name).name and (paths.package_captions() / name).exists():
         return paths.package_captions() / name
     if family != "mini" or not name or ".." in Path(name).parts:
         raise InputError(f"location: found {location!r}, expected package:mini/NAME")
@@ -107,15 +126,6 @@ def home_place(location: str) -> Path:
     return paths.models_dir() / name
 
 
-def _home_path(location: str) -> Path:
-    """A folder or file that the user has put beside the cache."""
-    path = home_place(location)
-    if not path.exists():
-        fix = f"mkdir -p '{path.parent}' && cp -r YOUR_COPY '{path}'"
-        raise PrerequisiteError(f"{location}: not on this machine, and no hub has it; put its weights at {path}", fix)
-    return path
-
-
 def pickled(where: Path | str) -> IntegrityError:
     return IntegrityError(
         f"{where}: found pickled weights, expected *.safetensors; reading a pickle can run any code that is in it",
@@ -124,9 +134,11 @@ def pickled(where: Path | str) -> IntegrityError:
 
 
 def hash_file(path: Path) -> WeightsFile:
-    """One weights file and its SHA-256. Raises IntegrityError where it is broken, or a pickle that is not allowed."""
+    """One weights file, or a scheduler's config, and its SHA-256. Raises IntegrityError where it is broken or pickled."""
     if path.suffix == ".safetensors":
         _check_whole(path)
+    elif path.name == "scheduler_config.json":
+        _check_json(path)
     elif path.suffix in PICKLES and not pickles_allowed():
         raise pickled(path)
     elif path.suffix not in PICKLES:
@@ -157,11 +169,18 @@ def hash_weights(folder: Path, dtype: str = "float32", unused: Collection[str] =
         raise PrerequisiteError(f"{folder}: its weights are not whole: {read.cut[0]}", again(folder, COPY_WHOLE))
     _check_components(folder, read, unused)
     if not read.weights and not unused:  # whose networks may be all that it has: the rest is its own base's
-        raise PrerequisiteError(f"{folder}: no weights found, expected *.safetensors")
+        raise _no_weights(folder)
     hashed = tuple(WeightsFile(path=name, sha256=file_digest(folder / name)) for name in kept)
     if folder.resolve().is_relative_to(paths.package_weights().resolve()):
         _check_manifest(folder, hashed)
     return hashed
+
+
+def _no_weights(folder: Path, fix: str | None = None) -> PrerequisiteError:
+    """The error over a folder without weights of a network; raises InputError where they are GGUF."""
+    for path in sorted(folder.iterdir()):
+        check_not_gguf(str(path))
+    return PrerequisiteError(f"{folder}: no weights found, expected *.safetensors", fix)
 
 
 def hash_configs(folder: Path) -> tuple[WeightsFile, ...]:
@@ -209,14 +228,16 @@ def _check_whole(path: Path) -> None:
     size = path.stat().st_size
     try:
         with path.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
+            head = file.read(8)
+            check_not_gguf(str(path), head)
+            (length,) = struct.unpack("<Q", head)
             if length > size:
                 raise ValueError("header longer than the file")
             header = json.loads(file.read(length))
         expected = (
             8 + length + max((entry["data_offsets"][1] for key, entry in header.items() if key != "__metadata__"), default=0)
         )
-    except (struct.error, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+    except (struct.error, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
         raise IntegrityError(
             f"{path}: found a broken header, expected a whole safetensors file", again(path, COPY_AGAIN)
         ) from error
@@ -252,7 +273,7 @@ def _check_components(folder: Path, read: Selection, unused: Collection[str]) ->
             what = f"model_index.json names {name}, found no folder {name}/"
             raise PrerequisiteError(f"{folder}: {what}", again(folder, COPY_WHOLE))
         if (component / "config.json").is_file() and name not in unused and not read.has(name):
-            raise PrerequisiteError(f"{component}: no weights found, expected *.safetensors", again(folder, COPY_WHOLE))
+            raise _no_weights(component, again(folder, COPY_WHOLE))
 
 
 def manifest() -> dict[str, dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Captions that lie in files: the released evaluation's list, COCO's own annotations, Karpathy's split, HPSv2's prompts.
+"""Captions that lie in files: the released evaluation's list, COCO's annotations, Karpathy's split, DMD2's, HPSv2's prompts.
 
 Text is kept as it is, spaces and newlines too: 5,802 of the 40,504 captions have some at an end.
 """
@@ -6,16 +6,21 @@ Text is kept as it is, spaces and newlines too: 5,802 of the 40,504 captions hav
 from __future__ import annotations
 
 import hashlib
+import io
 import json
-from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
-from typing import Any
+import pickle
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any, NoReturn
 
 from sbv2bench.data.caption_rows import checked, json_document
 from sbv2bench.errors import InputError, IntegrityError
 
 STYLES = ("anime", "concept-art", "paintings", "photo")  # in the order of HPSv2's benchmark
 _EXPECTED = "dataset.json ('labels'), captions_val2014.json ('annotations'), dataset_coco.json ('sentences') or a list of strings"
+_OF_DMD2 = "all_prompts.pkl"  # in the archive of its 10,000 photographs
 
 
 def captions_sha256(captions: Iterable[str]) -> str:
@@ -24,7 +29,7 @@ def captions_sha256(captions: Iterable[str]) -> str:
 
 
 def read_captions(path: Path, count: int, sha256: str | None) -> tuple[str, ...]:
-    """The first `count` captions of a list in a file of any of the four forms, checked by their hash.
+    """The first `count` captions of a list in a file of any of the five forms, checked by their hash.
 
     COCO's annotations can be read in more than one order; the one that has the hash is taken. Raises InputError (no file, no
     such form), IntegrityError (not JSON, too few captions, another hash).
@@ -85,7 +90,32 @@ def _strings(content: object, path: Path) -> list[str]:
     return list(checked(enumerate(content, 1), str(path), "row")) if content else content
 
 
+class _Strings(pickle.Unpickler):
+    """Reads a pickle of plain lists and texts; nothing that it names is imported, so that no code of it can run."""
+
+    def find_class(self, module: str, name: str) -> NoReturn:
+        """Raises UnpicklingError."""
+        raise pickle.UnpicklingError(f"it names {module}.{name}")
+
+
+def _of_dmd2(path: Path) -> list[str]:
+    """The list of strings that lies pickled beside the photographs. Raises InputError, IntegrityError."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = [name for name in archive.namelist() if PurePosixPath(name).name == _OF_DMD2]
+            if len(names) != 1:
+                raise InputError(f"{path}: found {len(names)} files {_OF_DMD2}, expected one")
+            return _strings(_Strings(io.BytesIO(archive.read(names[0]))).load(), path)
+    except (OSError, EOFError, ValueError, LookupError, TypeError, AttributeError, pickle.UnpicklingError) as error:
+        raise IntegrityError(f"{path}: {_OF_DMD2} is no pickled list of strings ({error})", "download it again") from error
+    except (zipfile.BadZipFile, zlib.error, RuntimeError) as error:
+        raise IntegrityError(f"{path}: found an archive that is cut or broken ({error})", "download it again") from error
+
+
 def _orders(path: Path) -> Iterator[list[str]]:
+    if path.suffix == ".zip":
+        yield _of_dmd2(path)
+        return
     content: Any = json_document(path)  # of whatever form: what is not as expected raises, and is said below
     try:
         if isinstance(content, list):
@@ -104,12 +134,9 @@ def _orders(path: Path) -> Iterator[list[str]]:
 
 def _of_coco(content: dict[str, Any]) -> Iterator[list[str]]:
     """One caption an image in the file's order of images: the first annotation in the file, and the one of the lowest id."""
-    ways: tuple[Callable[[list[dict[str, Any]]], dict[str, Any]], ...] = (
-        lambda own: own[0],
-        lambda own: min(own, key=lambda annotation: annotation["id"]),
-    )
     by_image: dict[object, list[dict[str, Any]]] = {}
     for annotation in content["annotations"]:
         by_image.setdefault(annotation["image_id"], []).append(annotation)
-    for choose in ways:
-        yield [choose(by_image[image["id"]])["caption"] for image in content["images"]]
+    every = [by_image[image["id"]] for image in content["images"]]
+    yield [own[0]["caption"] for own in every]
+    yield [min(own, key=lambda annotation: annotation["id"])["caption"] for own in every]

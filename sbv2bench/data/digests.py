@@ -12,7 +12,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
 
@@ -58,24 +58,25 @@ def remembered(what: list[str], files: Iterable[Path], compute: Callable[[], str
     listing = hashlib.sha256(repr(stats).encode()).hexdigest()
     signed = [*what, listing]
     entry = paths.assets_dir() / "hashes" / f"{hashlib.sha256(str(what).encode()).hexdigest()[:32]}.json"
-    try:
+    with suppress(OSError, ValueError, KeyError, TypeError):
         known = json.loads(entry.read_text("utf-8"))
-        if known["signature"] == signed:
+        if known["signature"] == signed and known["check"] == _check(signed, known["hash"]):
             return str(known["hash"])
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
     found = compute()
     # A file changed within the clock's grain of its own time stamp would look unchanged: do not remember fresh ones.
     newest_ns = max(max(stat[1], stat[2]) for stat in stats)
     if time.time_ns() - newest_ns > 2 * 10**9 and stats == [signature(file.stat()) for file in files]:
-        _remember(entry, {"signature": signed, "hash": found})
+        _remember(entry, {"signature": signed, "hash": found, "check": _check(signed, found)})
     return found
+
+
+def _check(signed: list[str], found: str) -> str:
+    """What an entry says of itself, so that a bit that flipped in it is seen."""
+    return hashlib.sha256(json.dumps([signed, found]).encode()).hexdigest()[:16]
 
 
 def _remember(entry: Path, content: dict[str, object]) -> None:
     """Whole or not at all; a cache that cannot be written only costs time."""
-    try:
+    with suppress(OSError):
         entry.parent.mkdir(parents=True, exist_ok=True)
         write_whole(entry, json.dumps(content))
-    except OSError:
-        pass

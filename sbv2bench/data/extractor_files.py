@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sbv2bench.data.assets import ALLOW_PICKLE, PICKLES, hash_weights, pickles_allowed, resolve_location
+from sbv2bench.data.assets import ALLOW_PICKLE, PICKLES, again, hash_weights, pickles_allowed, resolve_location
 from sbv2bench.data.digests import file_digest
 from sbv2bench.errors import IntegrityError, PrerequisiteError
 from sbv2bench.specs import ExtractorSpec, WeightsFile
@@ -14,6 +14,7 @@ WELL_KNOWN = {
     "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2": "pt_inception-2015-12-05-6726825d.pth",
     "07cb0d20626232204ca3a6ec53ff5984e7e53212a8a7b0e0ec2bac1bdaf125a1": "HPS_v2_compressed.pt",
     "c57a38fb4a2f7e7c15bf00da2ea377cdf165448b4dd1052a484c215a998c9837": "HPS_v2.1_compressed.pt",
+    "c6032c2e0caae3dc2d4fba35535fa6307dbb49df59c7e182b1bc4b3329b81801": "clip-vit-large-patch14-336/pytorch_model.bin",
 }
 _WEIGHTS = PICKLES | {".safetensors"}
 
@@ -51,16 +52,31 @@ def weights_file(spec: ExtractorSpec) -> Path:
 def with_weights(spec: ExtractorSpec) -> ExtractorSpec:
     """The spec with the hashes of every file that decides its features.
 
-    Raises what `weights_file` and `hash_weights` raise, and IntegrityError where a named file is not there.
+    Raises what `weights_file` and `hash_weights` raise, and IntegrityError where a named file is not there, or not what the spec
+    says that it hashes to.
     """
     place = locate(spec)
     if place.is_dir() and not spec.files:
-        return spec.model_copy(update={"weights": hash_weights(place)})
-    read = [weights_file(spec)]
-    if place.is_dir():
-        read += [place / name for name in spec.files if Path(name).suffix not in _WEIGHTS]
-    for path in read:
-        if not path.is_file():
-            raise IntegrityError(f"extractor {spec.id}: {path.parent} has no {path.name}", "copy or download the whole model")
-    hashes = tuple(WeightsFile(path=path.name, sha256=file_digest(path)) for path in sorted(read))
+        hashes = hash_weights(place)
+    else:
+        read = [weights_file(spec)]
+        if place.is_dir():
+            read += [place / name for name in spec.files if Path(name).suffix not in _WEIGHTS]
+        hashes = tuple(_hashed(path, spec) for path in sorted(read))
+    if spec.tokenizer:
+        hashes = (*hashes, _hashed(resolve_location(spec.tokenizer), spec))
+    declared = {file.path: file.sha256 for file in spec.weights}
+    for found in hashes:
+        if declared.get(found.path, found.sha256) != found.sha256:
+            raise IntegrityError(
+                f"extractor {spec.id}: {found.path} is another file\n"
+                f"found sha256 {found.sha256}, expected {declared[found.path]}",
+                again(place, "copy or download the file again"),
+            )
     return spec.model_copy(update={"weights": hashes})
+
+
+def _hashed(path: Path, spec: ExtractorSpec) -> WeightsFile:
+    if not path.is_file():
+        raise IntegrityError(f"extractor {spec.id}: {path.parent} has no {path.name}", "copy or download the whole model")
+    return WeightsFile(path=path.name, sha256=file_digest(path))

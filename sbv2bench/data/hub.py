@@ -16,12 +16,14 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 
+from sbv2bench.data import unfinished
 from sbv2bench.data.assets import PICKLES, model_index, offline, pickled, pickles_allowed, read_json, selection_in
 from sbv2bench.data.hub_errors import address, explained, fetching, is_a_broken_connection
 from sbv2bench.data.remarks import say_once
 from sbv2bench.data.selection import OF_LIBRARIES, Selection, networks, select
 from sbv2bench.errors import InputError, IntegrityError, PrerequisiteError, SBV2BenchError
 
+WEIGHTS = PICKLES | {".safetensors"}
 ATTEMPTS = 3  # of a repository whose connection breaks; within each, huggingface_hub tries a file several times
 _ASKED_WITHIN = 20.0  # seconds for the hub to say what a repository holds
 # Ids that were withdrawn from the hub, and the community's copies of them.
@@ -68,19 +70,21 @@ def hub_folder(
     dtype: str | None = None,
     unused: Collection[str] = (),
     configs_only: bool = False,
+    part: str = "",
 ) -> Path:
     """The snapshot of a hub repository in huggingface_hub's cache, with what is read of it; fetched unless offline or local_only.
 
     files: only those of these that there are; none named means what `select` reads of a model, all of a dataset. kind: "model"
     or "dataset". pickles: fetch them too: whoever asks knows their hash. dtype, unused: as in `select`; dtype None takes the
-    variant that is here. configs_only: no weights. A withdrawn id that is not here is followed to its copy, and that is said.
+    variant that is here. configs_only: no weights. part: where the repository has a folder of that name, nothing besides it but
+    the index. A withdrawn id that is not here is followed to its copy, and that is said.
     Raises InputError (no such id), PrerequisiteError (not here, not allowed, a broken connection), IntegrityError (nothing but
     pickles, or no room on the disk).
     """
     repository = _present_name(repository, revision, kind)
     here = snapshot(repository, revision, kind)
     of_a_model = kind == "model" and not files
-    lacking = _lacking(here, unused, configs_only) if here is not None and of_a_model else None
+    lacking = _lacking(here, unused, configs_only, part) if here is not None and of_a_model else None
     if local_only or offline() or not _may_fetch.get():
         if here is None or lacking:
             why = lacking or ("offline" if offline() else "not downloaded")
@@ -96,14 +100,16 @@ def hub_folder(
         say_once(f"{address(repository, revision)}: the hub does not answer; using the files on this machine")
         return here
     place = _cache(repository, kind) / "snapshots" / listing.commit
-    if place.is_dir() and of_a_model and not _lacking(place, unused, configs_only) and _serves(place, dtype, unused):
+    if place.is_dir() and of_a_model and not _lacking(place, unused, configs_only, part) and _serves(place, dtype, unused):
         return place
     if files:
         wanted = _first_weights(listing, files, pickles=pickles)
+        if not wanted and any(name in listing.sizes for name in files):  # all of them are pickles
+            raise pickled(f"{address(repository, revision)}/{files[0]}")
     elif kind == "dataset":
         wanted = list(listing.sizes)
     else:
-        read = _read_of(repository, listing, dtype, unused)
+        read = _read_of(repository, listing, dtype, unused, part)
         wanted = list(read.configs if configs_only else read.files)
         if read.pickled and not configs_only:
             raise pickled(f"{address(repository, revision)}/{read.pickled[0]}")
@@ -139,6 +145,8 @@ def download_bytes(
     *,
     files: tuple[str, ...] = (),
     unused: Collection[str] = (),
+    part: str = "",
+    configs_only: bool = False,
 ) -> int | None:
     """Bytes that `hub_folder` or `hub_file` would fetch now of a hub location; None where the hub cannot be asked."""
     repository, name, revision = parts(location, revision)
@@ -148,7 +156,9 @@ def download_bytes(
     try:
         listing = list_repository(repository, revision, "model")
         wanted = [name] if name else _first_weights(listing, files, pickles=False)
-        wanted = wanted or list(_read_of(repository, listing, dtype, unused).files)
+        if not wanted:
+            read = _read_of(repository, listing, dtype, unused, part)
+            wanted = list(read.configs if configs_only else read.files)
     except SBV2BenchError:
         return None
     place = _cache(repository, "model") / "snapshots" / listing.commit
@@ -192,12 +202,14 @@ def _fetched(repository: str, revision: str | None, kind: str, listing: Listing,
     place = _cache(repository, kind) / "snapshots" / listing.commit
     missing = [name for name in wanted if not (place / name).is_file()]
     _check_room(listing.bytes_of(missing))
+    unfinished.begin(place, (name for name in missing if Path(name).suffix not in WEIGHTS))  # which are told by their networks
     say_once(f"fetching {address(repository, revision)}: {len(missing)} files, {_size(listing.bytes_of(missing))}")
     for attempt in range(ATTEMPTS):
         try:
             folder = huggingface_hub.snapshot_download(
                 repository, revision=revision, repo_type=kind, allow_patterns=[glob.escape(name) for name in wanted]
             )
+            unfinished.end(place)
             return Path(folder)
         except Exception as error:
             kept = listing.bytes_of(name for name in wanted if (place / name).is_file())
@@ -209,7 +221,7 @@ def _fetched(repository: str, revision: str | None, kind: str, listing: Listing,
     raise AssertionError("unreachable")
 
 
-def _read_of(repository: str, listing: Listing, dtype: str | None, unused: Collection[str]) -> Selection:
+def _read_of(repository: str, listing: Listing, dtype: str | None, unused: Collection[str], part: str) -> Selection:
     """What a run reads of a repository: the networks that its model_index.json names, or those in the usual places."""
     import huggingface_hub
 
@@ -221,29 +233,35 @@ def _read_of(repository: str, listing: Listing, dtype: str | None, unused: Colle
             raise explained(error, repository, listing.commit) from error
         index = read_json(Path(path))
     names = [name for name in listing.sizes if _in_a_usual_place(name)]
+    if part and any(name.startswith(f"{part}/") for name in names):
+        names = [name for name in names if name == "model_index.json" or name.startswith(f"{part}/")]
     return select(names, dtype or "float32", index, unused=unused, pickles=pickles_allowed())
 
 
 def _in_a_usual_place(name: str) -> bool:
     """Not a checkpoint in one file at the top, of which repositories hold many gigabytes, nor anything deep inside."""
     folder, _, file = name.rpartition("/")
-    if folder or Path(file).suffix not in PICKLES | {".safetensors"}:
+    if folder or Path(file).suffix not in WEIGHTS:
         return "/" not in folder
     stem = re.split(r"[.]|-\d{5}-of-", file)[0]
     return file.endswith((".safetensors", ".bin")) and OF_LIBRARIES.fullmatch(stem) is not None
 
 
-def _lacking(folder: Path, unused: Collection[str], configs_only: bool) -> str:
+def _lacking(folder: Path, unused: Collection[str], configs_only: bool, part: str) -> str:
     """What a snapshot lacks of a model, in words; "" where it is whole, whatever its variant."""
+    if absent := unfinished.missing(folder):
+        return f"{absent[0]} is missing, its download was cut short"
     index = model_index(folder)
     if index is None:
-        return ""
+        alone = not part or (folder / part).is_dir() or any(folder.glob("*config.json"))
+        return "" if alone else f"no folder {part}/"
+    wanted = [name for name in networks(index) if part in ("", name)]
     if configs_only:
-        return next((f"no folder {name}/" for name in networks(index) if not (folder / name).is_dir()), "")
+        return next((f"no folder {name}/" for name in wanted if not (folder / name).is_dir()), "")
     read = selection_in(folder, "float32", unused)
     if read.cut:
         return f"not whole: {read.cut[0]}"
-    for name in networks(index):
+    for name in wanted:
         if not (folder / name).is_dir():
             return f"no folder {name}/"
         if (folder / name / "config.json").is_file() and name not in unused and not read.has(name):
@@ -264,7 +282,7 @@ def _first_weights(listing: Listing, files: tuple[str, ...], *, pickles: bool) -
     if pickles:
         return there
     may_be_read = [name for name in there if Path(name).suffix not in PICKLES or pickles_allowed()]
-    weights = [name for name in may_be_read if Path(name).suffix in PICKLES | {".safetensors"}]
+    weights = [name for name in may_be_read if Path(name).suffix in WEIGHTS]
     return [name for name in may_be_read if name not in weights[1:]]
 
 
@@ -291,9 +309,8 @@ def _closest_file(repository: str, revision: str | None, name: str, listing: Lis
 
 
 def _check_room(size: int) -> None:
-    place = _cache_root()
-    while not place.exists():
-        place = place.parent
+    root = _cache_root()
+    place = next(place for place in (root, *root.parents) if place.exists())
     free = shutil.disk_usage(place).free
     if free < size:
         raise IntegrityError(

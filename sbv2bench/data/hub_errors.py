@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 
-from sbv2bench.data.assets import offline
+from sbv2bench.data.assets import online
 from sbv2bench.errors import InputError, IntegrityError, PrerequisiteError, SBV2BenchError
 
 _LOGIN = "hf auth login"
@@ -17,11 +17,10 @@ def address(repository: str, revision: str | None = None, file: str = "") -> str
 
 def fetching(repository: str, revision: str | None, *files: str, kind: str = "model") -> str:
     """The command that fetches a repository's files, or one."""
-    switch = "HF_HUB_OFFLINE=0 SBV2BENCH_OFFLINE=0 " if offline() else ""
     if kind != "model" or len(files) > 1:  # by its own command, which fetches nothing but these
         options = (["--revision", revision] if revision else []) + (["--repo-type", kind] if kind != "model" else [])
-        return " ".join([f"{switch}hf download", repository, *files, *options])
-    return f"{switch}sbv2bench download {address(repository, revision, *files)}"
+        return " ".join([f"{online()}hf download", repository, *files, *options])
+    return f"{online()}sbv2bench download {address(repository, revision, *files)}"
 
 
 def is_a_broken_connection(error: BaseException | None) -> bool:

@@ -11,6 +11,7 @@ import re
 import shlex
 import struct
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from itertools import chain, islice
 from pathlib import Path, PurePosixPath
 
@@ -98,11 +99,8 @@ class ImageFolder:
             )
 
     def _read(self, path: Path) -> NDArray[np.uint8]:
-        try:
-            with Image.open(path) as image:
-                pixels = np.asarray(plain(image, str(path)).convert("RGB"))
-        except UNREADABLE as error:
-            raise IntegrityError(f"{path}: the image is broken or cut ({error})", REMOVE) from error
+        with refusing_broken(str(path)), Image.open(path) as image:
+            pixels = np.asarray(plain(image, str(path)).convert("RGB"))
         if self.one_size and pixels.shape != (self.size[1], self.size[0], 3):
             raise IntegrityError(
                 f"{path}: found {pixels.shape[1]}x{pixels.shape[0]} pixels, expected {self.size[0]}x{self.size[1]}: it changed"
@@ -175,6 +173,17 @@ def shows_pictures(folder: Path) -> bool:
     return any(not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES | OTHERS for name in names)
 
 
+@contextmanager
+def refusing_broken(where: str, fix: str = REMOVE) -> Iterator[None]:
+    """Raises IntegrityError, which begins with where, in place of what PIL raises over a file that is no picture, or broken."""
+    try:
+        yield
+    except UnidentifiedImageError as error:
+        raise IntegrityError(f"{where}: found a file that is not an image", fix) from error
+    except UNREADABLE as error:
+        raise IntegrityError(f"{where}: the image is broken or cut ({error})", fix) from error
+
+
 def plain(image: Image.Image, where: str, *, turn: bool = True) -> Image.Image:
     """An open picture decoded, of mode RGB or L, which loses nothing. turn: as its EXIF orientation says.
 
@@ -224,14 +233,9 @@ def _is_deep(image: Image.Image) -> bool:
 
 def _header(path: Path) -> tuple[tuple[int, int], int]:
     """((width, height) once turned, EXIF orientation) of a picture that may be read."""
-    try:
-        with Image.open(path) as image:
-            check_header(image, str(path))
-            return upright_size(image), orientation_of(image)
-    except UnidentifiedImageError as error:
-        raise IntegrityError(f"{path}: found a file that is not an image", REMOVE) from error
-    except UNREADABLE as error:
-        raise IntegrityError(f"{path}: cannot be read as an image: {error}", REMOVE) from error
+    with refusing_broken(str(path)), Image.open(path) as image:
+        check_header(image, str(path))
+        return upright_size(image), orientation_of(image)
 
 
 def _files_below(folder: Path, top: Path, above: tuple[Path, ...]) -> Iterator[str]:

@@ -17,7 +17,7 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
-from typing import IO, Protocol
+from typing import IO
 
 from sbv2bench.errors import InputError, IntegrityError
 
@@ -33,21 +33,6 @@ _COMPRESSED: dict[bytes, Callable[[IO[bytes]], gzip.GzipFile | bz2.BZ2File | lzm
 UNREADABLE = (OSError, EOFError, zipfile.BadZipFile, RuntimeError, NotImplementedError, zlib.error, lzma.LZMAError)
 
 Wanted = Callable[[str], bool]
-
-
-class Members(Protocol):
-    """Files by their names, relative and with "/" between the parts; several threads may read at once."""
-
-    names: list[str]
-    packed: bool  # in one file
-
-    def size(self, name: str) -> int:
-        """Bytes that a member is said to have. Raises one of UNREADABLE."""
-        ...
-
-    def read(self, name: str, most: int = -1) -> bytes:
-        """A member's bytes, or the first of them. Raises one of UNREADABLE, also where a whole zip member fails its checksum."""
-        ...
 
 
 def members_of(path: Path, wanted: Wanted) -> Members:
@@ -73,6 +58,12 @@ def members_of(path: Path, wanted: Wanted) -> Members:
 
 
 class _Folder:
+    """Files by their names, relative and with "/" between the parts; several threads may read at once. packed: in one file.
+
+    size: bytes that a member is said to have. read: its bytes, or the first of them. Both raise one of UNREADABLE, reading also
+    where a whole zip member fails its checksum.
+    """
+
     packed = False
 
     def __init__(self, path: Path) -> None:
@@ -88,6 +79,8 @@ class _Folder:
 
 
 class _Zip:
+    """As `_Folder`."""
+
     packed = True
 
     def __init__(self, path: Path, wanted: Wanted) -> None:
@@ -108,6 +101,8 @@ class _Zip:
 
 
 class _Tar:
+    """As `_Folder`."""
+
     packed = True
 
     def __init__(self, path: Path, file: IO[bytes], wanted: Wanted) -> None:
@@ -138,6 +133,9 @@ class _Tar:
         if len(found) < count:
             raise EOFError(f"found {len(found)} of {count} bytes")
         return found
+
+
+Members = _Folder | _Zip | _Tar
 
 
 def _opened_tar(path: Path) -> IO[bytes] | None:

@@ -42,7 +42,8 @@ def suite_needs(
     wanted = [(suite.prompts.location, "captions", "")] if captions else []
     if suite.reference is not None and any(metric.reference == "suite" for metric in chosen):
         wanted.append((suite.reference.location, "reference images", ""))
-    wanted += [(one.location, f"weights of {name}", name) for name, one in registry.extractors_of(chosen).items()]
+    for name, one in registry.extractors_of(chosen).items():
+        wanted += [(one.location, f"weights of {name}", name), (one.tokenizer, f"tokenizer of {name}", name)]
     first = {location: (what, name) for location, what, name in reversed(wanted) if location}
     return [_need(registry, location, *first[location]) for location in dict.fromkeys(where for where, _, _ in wanted if where)]
 
@@ -56,6 +57,8 @@ def _need(registry: Registry, location: str, what: str, name: str) -> Need:
         assets.resolve_location(location, assets=registry.assets, local_only=True)
     except SBV2BenchError as error:
         missing: SBV2BenchError | None = error
+        if isinstance(error, PrerequisiteError) and name and location.startswith(assets.HUB):  # by its name, only its own files
+            missing = PrerequisiteError(error.message, f"{assets.online()}sbv2bench download {name}")
     else:
         missing = None
     licence, size = (asset.licence, asset.bytes) if asset is not None else ("", None)
@@ -87,8 +90,8 @@ def require(registry: Registry, suite: SuiteSpec, needs: Iterable[Need]) -> None
 
 def download_command(registry: Registry, suite: SuiteSpec, missing: Sequence[Need]) -> str:
     """What to type for files of a suite: its name where they are all that it lacks and it has one, else theirs."""
-    switch = "HF_HUB_OFFLINE=0 SBV2BENCH_OFFLINE=0 " if assets.offline() else ""
     declared = registry.suites.get(suite.id)
     lacking = {need.location for need in suite_needs(registry, declared) if need.missing} if declared is not None else set()
     whole = declared is not None and lacking == {need.location for need in missing}
-    return f"{switch}sbv2bench download {suite.id if whole else ' '.join(need.name or need.location for need in missing)}"
+    names = dict.fromkeys(need.name or need.location for need in missing)
+    return f"{assets.online()}sbv2bench download {suite.id if whole else ' '.join(names)}"

@@ -21,9 +21,9 @@ def preparation_of(side: int) -> str:
     return f"{_NAME}{side}"
 
 
-def side_of(preparation: str) -> int:
-    """Side in pixels of what a suite's preparation makes. Raises ValueError on another word."""
-    return int(preparation.removeprefix(_NAME))
+def side_of(preparation: str | None) -> int | None:
+    """Side in pixels of what a suite's preparation makes; None of images as they are. Raises ValueError on another word."""
+    return None if preparation is None else int(preparation.removeprefix(_NAME))
 
 
 def crop_box(width: int, height: int) -> tuple[int, int, int, int]:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from sbv2bench.data import caption_files, own_captions
 from sbv2bench.data.assets import resolve_location
+from sbv2bench.data.benchmark_prompts import read_benchmark
 from sbv2bench.errors import InputError
 from sbv2bench.mini import world
 from sbv2bench.specs import AssetSpec, SuiteSpec
@@ -19,10 +20,10 @@ from sbv2bench.specs import AssetSpec, SuiteSpec
 class Prompts:
     """N captions; caption i of the suite keeps its number i (and so its noise) under any limit.
 
-    styles: the style of each caption, where the suite has styles. attributes: int64 [N, 9], a column for each name in
-    `world.ATTRIBUTES`, `world.FREE` where the caption names nothing. false_captions: of each caption a hard negative, the
-    sentence with one named attribute made false. first_index: number of the first caption. unread: where nothing looks at the
-    captions, which are "" then, what they would hash to; "" where there are none.
+    styles: the style of each caption, its task or its category, where the suite has some. attributes: int64 [N, 9], a column
+    for each name in `world.ATTRIBUTES`, `world.FREE` where the caption names nothing. false_captions: of each caption a hard
+    negative, the sentence with one named attribute made false. first_index: number of the first caption. unread: where nothing
+    looks at the captions, which are "" then, what they would hash to; "" where there are none.
     """
 
     captions: tuple[str, ...]
@@ -47,8 +48,8 @@ def load_prompts(
     """The suite's first num_generated captions, or the first `limit` of them; a list in a file is checked whole.
 
     assets: declared downloads, the built-in ones by default. read: False where nothing looks at them, so that the file need
-    not be here. Raises InputError if the limit is below 2 or above the suite's number of captions, and what `read_captions`
-    and `read_styles` raise; PrerequisiteError where the file is not here.
+    not be here. Raises InputError if the limit is below 2 or above the suite's number of captions, and what `read_captions`,
+    `read_styles` and `read_benchmark` raise; PrerequisiteError where the file is not here.
     """
     count = suite.num_generated if limit is None else limit
     if not 2 <= count <= suite.num_generated:  # there is no covariance of one image
@@ -59,17 +60,18 @@ def load_prompts(
     wanted = suite.prompts
     if wanted.kind == "none" or not read:
         return Prompts(("",) * count, unread=wanted.captions_sha256 or "")
+    if wanted.kind == "world":
+        return _of_the_world(suite, count)
+    path = resolve_location(wanted.location, assets=assets)
     if wanted.kind == "coco2014":
-        path = resolve_location(wanted.location, assets=assets)
         return Prompts(caption_files.read_captions(path, suite.num_generated, wanted.captions_sha256)[:count])
     if wanted.kind == "file":
-        path = resolve_location(wanted.location, assets=assets)
         return Prompts(own_captions.read_own_captions(path).checked(path, suite.num_generated, wanted.captions_sha256)[:count])
     if wanted.kind == "hpsv2":
-        folder = resolve_location(wanted.location, assets=assets)
-        prompts, styles = caption_files.read_styles(folder, suite.num_generated, wanted.captions_sha256)
+        prompts, styles = caption_files.read_styles(path, suite.num_generated, wanted.captions_sha256)
         return Prompts(prompts[:count], styles[:count])
-    return _of_the_world(suite, count)
+    prompts, tags = read_benchmark(wanted.kind, path, suite.num_generated, wanted.captions_sha256)
+    return Prompts(prompts[:count], tags and tags[:count])
 
 
 def _of_the_world(suite: SuiteSpec, count: int) -> Prompts:

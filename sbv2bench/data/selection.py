@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 # The safety checker replaces whole pictures by black ones, which would count against a model: it is never loaded.
 NEVER_LOADED = frozenset({"safety_checker"})
@@ -89,7 +90,10 @@ def select(
     cut: list[str] = []
     variants: dict[str, str] = {}
     dropped: set[str] = set()  # lists of shards that are not read
-    for folder, files in _by_folder(kept):
+    folders: dict[str, list[str]] = {}
+    for name in kept:
+        folders.setdefault(_parent(name), []).append(name)
+    for folder, files in folders.items():
         if folder in unused:
             dropped |= {file for file in files if _INDEX.fullmatch(_name(file))}
             continue
@@ -127,16 +131,14 @@ def _is_named(entry: object) -> bool:
     return isinstance(entry, list) and entry[:1] not in ([], [None])
 
 
-def networks(index: Mapping[str, object]) -> list[str]:
+def named_parts(index: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Part -> [library, class] of every part that a model_index.json names and has."""
+    return {name: entry for name, entry in index.items() if not name.startswith("_") and _is_named(entry)}
+
+
+def networks(index: Mapping[str, Any]) -> list[str]:
     """The parts that a model_index.json names and that are loaded."""
-    return [name for name, entry in index.items() if not name.startswith("_") and _is_named(entry) and name not in NEVER_LOADED]
-
-
-def _by_folder(names: Iterable[str]) -> Iterator[tuple[str, list[str]]]:
-    folders: dict[str, list[str]] = {}
-    for name in names:
-        folders.setdefault(_parent(name), []).append(name)
-    yield from folders.items()
+    return [name for name in named_parts(index) if name not in NEVER_LOADED]
 
 
 def _sets(files: Iterable[str]) -> Iterator[tuple[str, str, list[_Set]]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import struct
 from pathlib import Path
+from typing import Any
 
 from sbv2bench.data.assets import PICKLES
 from sbv2bench.errors import InputError
@@ -34,7 +35,7 @@ def base_of(path: Path) -> str:
         if not is_whole_model(path):
             raise InputError(
                 f"{path}: holds no whole model, expected the names of latent diffusion ({_NETWORK}*, {_DECODER}*, {_TEXT[0]}*)",
-                "declare it in a catalog: {location: FILE, holds: unet or lora, base: MODEL, sampler: one_step, steps: 1}",
+                "declare it in a catalog: {location: FILE, holds: unet, transformer or lora, base: MODEL, sampler: pipeline}",
             )
         found = shapes(path)
         width = next((found[name][-1] for block in (1, 4) if (name := _PROBE.format(block)) in found), None)
@@ -50,10 +51,16 @@ def base_of(path: Path) -> str:
 
 def shapes(path: Path) -> dict[str, tuple[int, ...]]:
     """Tensor -> its shape, by a safetensors file's header alone; nothing where that is broken, which `hash_file` refuses."""
+    return {name: tuple(entry["shape"]) for name, entry in header(path).items()}
+
+
+def header(path: Path) -> dict[str, dict[str, Any]]:
+    """Tensor -> its "shape" and "dtype" as a safetensors file's header has them; nothing where that is broken."""
     try:
         with path.open("rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
-            header = json.loads(file.read(min(length, path.stat().st_size)))
-        return {name: tuple(entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
-    except (OSError, struct.error, ValueError, KeyError, TypeError, AttributeError):
+            found = json.loads(file.read(min(length, path.stat().st_size)))
+        found.pop("__metadata__", None)
+        return {name: {"shape": list(entry["shape"]), "dtype": str(entry["dtype"])} for name, entry in found.items()}
+    except (OSError, struct.error, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return {}

@@ -34,8 +34,7 @@ def united(parts: Iterable[TrainedWith | None]) -> TrainedWith | None:
     said = [part for part in parts if part is not None]
     if not said:
         return None
-    return TrainedWith(
-        losses=tuple(dict.fromkeys(loss for part in said for loss in part.losses)),
-        scorers=tuple(dict.fromkeys(scorer for part in said for scorer in part.scorers)),
-        prompts=tuple(dict.fromkeys(prompts for part in said for prompts in part.prompts)),
+    fields = TrainedWith.model_fields
+    return TrainedWith.model_validate(
+        {name: [*dict.fromkeys(one for part in said for one in getattr(part, name))] for name in fields}
     )

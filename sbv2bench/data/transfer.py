@@ -48,6 +48,8 @@ def fetch(url: str, part: Path, size: int | None = None, told: Told | None = Non
             why: object = f"{error.code} {error.reason}"
         except (_Broken, urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
             why = getattr(error, "reason", error)
+        except OSError as error:  # of the disk: the network's are above
+            raise IntegrityError(f"{part}: cannot be written ({error.strerror or error})", "free the disk") from error
         failed = 0 if part.exists() and part.stat().st_size > before else failed + 1
         if failed >= ATTEMPTS:
             raise PrerequisiteError(f"{url}: {failed} attempts failed ({why})", "run the command again to go on from there")

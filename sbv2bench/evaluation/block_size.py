@@ -55,20 +55,20 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 @contextmanager
-def enough_memory(device: str, what: str, kept: str = "") -> Iterator[None]:
+def enough_memory(device: str, what: str, kept: str = "", fix: str = "--device cpu") -> Iterator[None]:
     """An error of memory within it is a PrerequisiteError that says what there was no room for, and what is kept."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        raise too_little_memory(device, what, kept) from error
+        raise too_little_memory(device, what, kept, fix) from error
 
 
-def too_little_memory(device: str, what: str, kept: str = "") -> PrerequisiteError:
-    """The error for what cannot be cut any smaller."""
+def too_little_memory(device: str, what: str, kept: str = "", fix: str = "--device cpu") -> PrerequisiteError:
+    """The error for what cannot be cut any smaller. fix: on a device that is no CPU."""
     more = f"; {kept}" if kept else ""
-    return PrerequisiteError(f"{device}: out of memory {what}{more}", "--device cpu" if device != "cpu" else None)
+    return PrerequisiteError(f"{device}: out of memory {what}{more}", fix if device != "cpu" else None)
 
 
 def free_memory() -> None:

@@ -20,23 +20,35 @@ def clip(rows: Rows) -> dict[str, MetricValue]:
 
     details, where captions have hard negatives: "margin", the mean cosine with the caption less that with its negative.
     """
+    return {"clip_score": _clip(rows, "CLIP")}
+
+
+def clip_l14(rows: Rows) -> dict[str, MetricValue]:
+    """The same by OpenAI's ViT-L/14; no model's score is comparable with another's."""
+    return {"clip_score_l14": _clip(rows, "CLIP-L14")}
+
+
+def clip_l14_336(rows: Rows) -> dict[str, MetricValue]:
+    """The same by OpenAI's ViT-L/14 at 336 px."""
+    return {"clip_score_l14_336": _clip(rows, "CLIP-L14-336")}
+
+
+def _clip(rows: Rows, label: str) -> MetricValue:
     cosines = _scaled_cosines(rows, rows.text)
     value, std_err = uncertainty.mean_and_std_err(cosines)
     details = None
     if rows.false_text is not None:
         margin, error = uncertainty.mean_and_std_err(cosines - _scaled_cosines(rows, rows.false_text))
         details = {"margin": {"value": margin, "std_err": error, "n": len(cosines)}}
-    return {
-        "clip_score": MetricValue(
-            value=value,
-            label="CLIP",
-            std_err=std_err,
-            uncertainty=_OVER_PROMPTS,
-            unit="cosine",
-            details=details,
-            each=cosines.astype(np.float32),
-        )
-    }
+    return MetricValue(
+        value=value,
+        label=label,
+        std_err=std_err,
+        uncertainty=_OVER_PROMPTS,
+        unit="cosine",
+        details=details,
+        each=cosines.astype(np.float32),
+    )
 
 
 def hps(rows: Rows) -> dict[str, MetricValue]:
@@ -52,16 +64,29 @@ def hps_v21(rows: Rows) -> dict[str, MetricValue]:
     return {"hps_v21": _preference(rows)}
 
 
+def pickscore(rows: Rows) -> dict[str, MetricValue]:
+    """PickScore: the mean logit over all images, and by style."""
+    return {"pickscore": _mean(rows, _scores(rows), "PickScore", "logit")}
+
+
+def image_reward(rows: Rows) -> dict[str, MetricValue]:
+    """ImageReward: the mean reward over all images, and by style."""
+    return {"image_reward": _mean(rows, _scores(rows), "ImageReward", "reward")}
+
+
 def _preference(rows: Rows) -> MetricValue:
-    scores = _scaled_cosines(rows, rows.text)
-    value, std_err = uncertainty.mean_and_std_err(scores)
     own = rows.extractor.label if rows.extractor is not None and rows.extractor.family != "mini" else ""
+    return _mean(rows, _scaled_cosines(rows, rows.text), own or "HPS", "100 x cosine")  # which weights, where there are two
+
+
+def _mean(rows: Rows, scores: NDArray[np.float64], label: str, unit: str) -> MetricValue:
+    value, std_err = uncertainty.mean_and_std_err(scores)
     return MetricValue(
         value=value,
-        label=own or "HPS",  # which weights, where there are two
+        label=label,
         std_err=std_err,
         uncertainty=_OVER_PROMPTS,
-        unit="100 x cosine",
+        unit=unit,
         styles=_by_style(scores, rows.styles),
         each=scores.astype(np.float32),
     )
@@ -71,6 +96,11 @@ def _scaled_cosines(rows: Rows, text: Array | None) -> NDArray[np.float64]:
     """float64 [N]: the cosine of each image with its text, times the extractor's scale."""
     assert rows.generated is not None and text is not None and rows.extractor is not None
     return rows.extractor.scale * paired_cosine(rows.generated, text)
+
+
+def _scores(rows: Rows) -> NDArray[np.float64]:
+    assert rows.generated is not None
+    return rows.generated.astype(np.float64)
 
 
 def _by_style(scores: NDArray[np.float64], of_captions: tuple[str, ...] | None) -> dict[str, dict[str, float]] | None:

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sbv2bench.data.needs import suite_needs
+from sbv2bench.data.preparation import side_of
+from sbv2bench.data.remarks import say_once
 from sbv2bench.errors import InputError
 from sbv2bench.evaluation.options import EvalOptions
 from sbv2bench.evaluation.score import target_of
+from sbv2bench.mini.world import IMAGE_SIZE
 from sbv2bench.registry import Registry
 from sbv2bench.specs import MetricSpec, ModelSpec, SuiteSpec
 
@@ -26,10 +29,23 @@ def chosen_metrics(suite: SuiteSpec, model: ModelSpec, options: EvalOptions, reg
         if options.metrics is None:
             left_out = {"scores"} if model.has_network() else {"scores", "latency"}
             chosen = tuple(metric for metric in chosen if metric.reads not in left_out)
+    images = images_of_caption(suite, model, options)
+    for metric in chosen:
+        if metric.images_per_prompt > images and metric.reads != "scores":
+            found = f"--images-per-prompt: found {images}, metric {metric.id} needs at least {metric.images_per_prompt} images"
+            if model.images == "files":
+                left = without(chosen, [one.id for one in chosen if one.images_per_prompt > 1])
+                raise InputError(f"{found} of each caption, and a folder of images has one of each", left)
+            raise InputError(f"{found} of each caption", f"--images-per-prompt {max(4, metric.images_per_prompt)}")
     lacking = {metric.id: lacks(metric, suite, model, registry) for metric in chosen}
     for metric in chosen:
         if lacking[metric.id]:
-            who = f"model {model.id}, which no network generates," if metric.reads == "latency" else f"suite {suite.id}"
+            of_model = metric.reads == "latency" or "a teacher" in lacking[metric.id]
+            who = (
+                f"model {model.id}{'' if model.has_network() else ', which no network generates,'}"
+                if of_model
+                else f"suite {suite.id}"
+            )
             left = without(chosen, [name for name, parts in lacking.items() if parts]) or _others(suite, model, registry)
             raise InputError(f"--metrics {metric.id}: it needs {', '.join(lacking[metric.id])}, which {who} does not have", left)
     if not chosen:
@@ -38,6 +54,19 @@ def chosen_metrics(suite: SuiteSpec, model: ModelSpec, options: EvalOptions, reg
     for metric in chosen:
         target_of(metric)  # raises where it cannot be imported
     return chosen
+
+
+def images_of_caption(suite: SuiteSpec, model: ModelSpec, options: EvalOptions) -> int:
+    """How many images of each caption are made: as asked for, else the suite's.
+
+    Raises InputError where several are asked of a folder of images, which has one of each.
+    """
+    if model.images != "files":
+        return options.images_per_prompt or suite.images_per_prompt
+    if (options.images_per_prompt or 1) > 1:
+        found = f"--images-per-prompt: found {options.images_per_prompt}"
+        raise InputError(f"{found}, and {model.id} is a folder with one image of each caption", "--images-per-prompt 1")
+    return 1
 
 
 def lacks(metric: MetricSpec, suite: SuiteSpec, model: ModelSpec, registry: Registry) -> list[str]:
@@ -53,8 +82,8 @@ def lacks(metric: MetricSpec, suite: SuiteSpec, model: ModelSpec, registry: Regi
         found.append("attributes")
     if metric.reference == "suite" and not suite.num_reference:
         found.append("reference")
-    if metric.reference == "teacher":
-        found.append("a teacher's images")
+    if metric.reference == "teacher" and not model.teacher:
+        found.append("a teacher")
     if not found and metric.extractor is not None and not suite.names_extractor(metric.id):
         family = registry.extractor(metric.extractor).family
         if family not in (None, suite.family):
@@ -64,11 +93,25 @@ def lacks(metric: MetricSpec, suite: SuiteSpec, model: ModelSpec, registry: Regi
 
 def _can_be_had(metric: MetricSpec, suite: SuiteSpec, model: ModelSpec, options: EvalOptions, registry: Registry) -> bool:
     """Whether a metric fits a suite, and everything that it reads is on this machine."""
-    if lacks(metric, suite, model, registry):
+    if lacks(metric, suite, model, registry) or metric.images_per_prompt > images_of_caption(suite, model, options):
         return False
     least, count = least_images(metric, registry), min(suite.num_generated, options.limit or suite.num_generated)
     enough = count >= least and (metric.reference != "suite" or suite.num_reference >= least)
-    return enough and all(need.missing is None for need in suite_needs(registry, suite, [metric], captions=False))
+    if not enough or any(need.missing is not None for need in suite_needs(registry, suite, [metric], captions=False)):
+        return False
+    side, size = _declared(metric, "image_size", registry), _known_side(metric, suite, model, registry)
+    if side and size and side != size:
+        say_once(f"--metrics all: {metric.id} is left out, its extractor {metric.extractor} takes {side} px and these are {size}")
+        return False
+    return True
+
+
+def _known_side(metric: MetricSpec, suite: SuiteSpec, model: ModelSpec, registry: Registry) -> int | None:
+    """Pixels of a side of the images that a metric's extractor will see, where that is known before any is made."""
+    prepared = None if metric.extractor is None else side_of(suite.preparation_for(registry.extractor(metric.extractor)))
+    if prepared is not None:
+        return prepared
+    return model.resolution or (IMAGE_SIZE if suite.family == "mini" and model.images != "files" else None)
 
 
 def _others(suite: SuiteSpec, model: ModelSpec, registry: Registry) -> str | None:
@@ -97,12 +140,18 @@ def check_enough(metrics: Sequence[MetricSpec], suite: SuiteSpec, limit: int | N
 
 def least_images(metric: MetricSpec, registry: Registry) -> int:
     """Images of either set that a metric needs at least; by its features' number as far as their extractor says it."""
-    if not metric.least_a_feature or metric.extractor is None:
-        return metric.least
+    width = _declared(metric, "dimension", registry) if metric.least_a_feature else 0
+    return max(metric.least, metric.least_a_feature * width)
+
+
+def _declared(metric: MetricSpec, attribute: str, registry: Registry) -> int:
+    """A number that the class of a metric's extractor says of itself; 0 where it says none."""
+    if metric.extractor is None:
+        return 0
     from sbv2bench.features.base import extractor_class  # imports torch, which a wrong name must not wait for
 
-    width = getattr(extractor_class(registry.extractor(metric.extractor)), "dimension", None)
-    return max(metric.least, metric.least_a_feature * (width if isinstance(width, int) else 0))
+    found = getattr(extractor_class(registry.extractor(metric.extractor)), attribute, None)
+    return found if isinstance(found, int) else 0
 
 
 def without(metrics: Sequence[MetricSpec], names: Sequence[str]) -> str | None:

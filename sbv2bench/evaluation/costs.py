@@ -1,8 +1,8 @@
 """What an evaluation will cost where that can be known: forward passes, arithmetic, disk, memory, and time by a rough estimate.
 
 FLOPs an image are counted from the architectures (a multiply and an add are two), batch 1: a model's by its configs, or where
-they are not at hand SD 2.1-base at 512 px; Inception at 299 px; the image and the text tower of each OpenCLIP model. A network
-that is neither has no figure, and none is made up.
+they are not at hand SD 2.1-base at 512 px; an extractor's are declared with it. A network that is neither has no figure, and none
+is made up.
 """
 
 from __future__ import annotations
@@ -10,33 +10,34 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from sbv2bench.data.assets import ASSET, HUB, offline, resolve_location
+from sbv2bench.data.assets import ASSET, HUB, offline
 from sbv2bench.data.chain import model_files
 from sbv2bench.data.hub import nothing_fetched
 from sbv2bench.data.needs import Need
 from sbv2bench.errors import InputError, SBV2BenchError
-from sbv2bench.evaluation.choice import chosen_metrics
-from sbv2bench.evaluation.disk import cache_bytes
+from sbv2bench.evaluation.choice import chosen_metrics, images_of_caption
+from sbv2bench.evaluation.disk import cache_bytes, row_bytes
 from sbv2bench.evaluation.download import Wanted, of_model
 from sbv2bench.evaluation.options import EvalOptions
 from sbv2bench.evaluation.own_suite import suite_of_run
-from sbv2bench.evaluation.plan import EvalPlan, needs_of_run, with_options
+from sbv2bench.evaluation.plan import EvalPlan, needs_of_run
+from sbv2bench.evaluation.sampled_model import with_options
 from sbv2bench.latency.architecture_flops import stage_gflop
 from sbv2bench.machine.checks import available_device, chosen_dtype
+from sbv2bench.machine.memory import ModelMemory, memory_of_model
 from sbv2bench.registry import Registry
+from sbv2bench.samplers.placement import OFFLOADS
 from sbv2bench.specs import ExtractorSpec, MetricSpec, ModelSpec, SuiteSpec
 
-GFLOP_IMAGE = {"inception": 11.4, "clip-vit-g-14": 534.0, "hpsv2": 335.0}  # by how an extractor's id begins
-GFLOP_TEXT = {"clip-vit-g-14": 47.0, "hpsv2": 47.0}
 SD21_512 = {"text": 45.0, "denoise": 804.0, "decode": 2515.0}
 # Of that architecture at 512 px, all three parts.
 _SD21_TEACHERS = "sd21 sd21-ddim sd21-cfg4.5 sd21-cfg4.5-ddim sd21-cfg7.5 sd21-cfg7.5-ddim"
 _SD21_STUDENTS = "sd-turbo sd-turbo-euler swiftbrush sbv2-a sbv2-b sbv2-merged sbv2-merged-reg"
 _SD21 = frozenset(f"full/{name}" for name in f"{_SD21_TEACHERS} {_SD21_STUDENTS}".split())
-ROW_BYTES = 4 * 2048  # of a feature row in memory, at most
-SHARE_OF_CEILING = 0.3  # of a matrix product's rate that whole networks are taken to reach; the estimate's one guess
+# Of a matrix product's rate that whole networks reach: on a CPU as the mini family does, elsewhere the estimate's one guess.
+SHARES_OF_CEILING = {"cpu": 0.65}
+SHARE_OF_CEILING = 0.3
 _CEILING_SECONDS = 0.3
 
 
@@ -63,7 +64,7 @@ class Work:
             extractors=plan.extractors,
             captions=len(plan.prompts),
             images=len(plan.prompts) * sum(bool(plan.missing(*draw)) for draw in plan.draws),
-            calls_an_image=plan.model.denoiser_calls(),
+            calls_an_image=plan.passes_an_image(),
             references=plan.missing_references(),
         )
 
@@ -80,11 +81,10 @@ class Work:
             SD21_512 if self.model.id in _SD21 and (self.model.resolution, self.model.width) == (512, None) else {}
         )
         found = {name: passes[name] * known[name] / 1000 for name in ("text", "denoise", "decode") if name in passes and known}
-        for name, count in passes.items():
-            image = next((cost for start, cost in GFLOP_IMAGE.items() if name.startswith(start)), None)
-            if image is not None:
-                text = next((cost for start, cost in GFLOP_TEXT.items() if name.startswith(start)), 0.0)
-                found[name] = (count * image + (self.captions * text if count else 0)) / 1000
+        for name, extractor in self.extractors.items():
+            if extractor.gflop_image is not None:
+                texts = extractor.gflop_text * (self.captions if passes[name] else 0)
+                found[name] = (passes[name] * extractor.gflop_image + texts) / 1000
         return found
 
     def describe(self, registry: Registry, device: str, dtype: str, *, cache: bool) -> dict[str, object]:
@@ -93,11 +93,13 @@ class Work:
         tflop = self.teraflop(passes, stage_gflop(self.model, registry) if self.model.has_network() else {})
         needs = needs_of_run(self.model, self.suite, self.metrics, registry)
         wanted = _wanted(self.model, needs, registry, dtype)
+        memory = memory_of_model(self.model, registry, device, dtype)
         return {
             "forward_passes": passes,
             "tflop": {name: float(f"{cost:.4g}") for name, cost in tflop.items()},
             "disk_bytes": self._disk() if cache else 0,
-            "memory_bytes": self._memory(registry, dtype),
+            "memory_bytes": self._memory(memory),
+            "fits": {way: memory.fits(way) for way in (OFFLOADS[:1] if device == "cpu" else OFFLOADS)},
             "estimated_seconds": _estimated_seconds(tflop, passes, device, dtype),
             "download_bytes": _downloads(wanted, needs),
             # What else is missing has to be brought by hand, or by `download`, before a run.
@@ -111,17 +113,32 @@ class Work:
         draws = [[*self.extractors.values()]] * (self.images // max(1, self.captions))
         return cache_bytes(draws, self.captions, [self.extractors[name] for name in self.references], self.suite.num_reference)
 
-    def _memory(self, registry: Registry, dtype: str) -> dict[str, int]:
-        """Bytes of weights as they are held, and of rows; activations of a block come on top."""
-        rows = (self.captions + self.suite.num_reference) * len(self.extractors) * ROW_BYTES
-        return {"model_weights": _weights_bytes(self.model, registry, dtype), "rows": rows}
+    def _memory(self, found: ModelMemory) -> dict[str, int | None]:
+        """Bytes of weights as they are held, of one image's decoding beside them, of rows, and of the device.
+
+        What else a block takes comes on top.
+        """
+        compared = {metric.extractor for metric in self.metrics if metric.reference == "suite"}
+        rows = max(self.images, self.captions) * row_bytes(self.extractors.values())
+        rows += self.suite.num_reference * row_bytes(spec for name, spec in self.extractors.items() if name in compared)
+        return {
+            "model_weights": found.weights,
+            "largest_part": max(found.parts.values(), default=0),
+            "decode": found.decode,
+            "rows": rows,
+        } | ({} if found.device is None else {"device": found.device})
 
 
 def describe(plan: EvalPlan, registry: Registry) -> dict[str, object]:
     """What a plan costs, less what the cache has."""
     cached = [name for name in plan.references if name not in plan.missing_references()]
     work = Work.of(plan).describe(registry, plan.device, plan.dtype, cache=plan.options.use_cache)
-    return {"reference_in_cache": cached} | work
+    found = {"reference_in_cache": cached} | work
+    if plan.teacher is not None:
+        own = Work.of(plan.teacher).describe(registry, plan.device, plan.teacher.dtype, cache=plan.options.use_cache)
+        kept = ("forward_passes", "tflop", "disk_bytes", "estimated_seconds")
+        found["teacher_cost"] = {"model": plan.teacher.model.id, **{name: own[name] for name in kept}}
+    return found
 
 
 def outline(model_ref: str, suite_ref: str | SuiteSpec | None, options: EvalOptions, registry: Registry) -> dict[str, object]:
@@ -139,13 +156,14 @@ def whole_work(model: ModelSpec, suite: SuiteSpec, options: EvalOptions, registr
     compared = {metric.extractor for metric in metrics if metric.reference == "suite"}
     extractors = registry.extractors_of(metrics)
     captions = min(suite.num_generated, options.limit or suite.num_generated)
+    several = any(metric.images_per_prompt > 1 for metric in metrics)
     return Work(
         model=model,
         suite=suite,
         metrics=metrics,
         extractors=extractors,
         captions=captions,
-        images=captions * options.repeats * max(metric.images_per_prompt for metric in metrics),
+        images=captions * options.repeats * (images_of_caption(suite, model, options) if several else 1),
         calls_an_image=model.denoiser_calls(),
         references=tuple(name for name in extractors if name in compared),
     )
@@ -170,7 +188,7 @@ def _downloads(wanted: Sequence[Wanted], needs: Sequence[Need]) -> dict[str, int
 def _absent(wanted: Wanted) -> bool:
     try:
         with nothing_fetched():
-            resolve_location(wanted.location, wanted.revision, wanted.files, unused=wanted.unused)
+            wanted.resolve(wanted.location, wanted.revision)
     except SBV2BenchError:
         return True
     return False
@@ -189,35 +207,12 @@ def _missing(model: ModelSpec, registry: Registry) -> list[str]:
     return []
 
 
-def _weights_bytes(model: ModelSpec, registry: Registry, dtype: str) -> int:
-    """Bytes of a model's weights in a dtype, as far as its files are here; of a merge both ends are read."""
-    ends = [registry.model(end) for end in (model.merge.a, model.merge.b)] if model.merge and not model.location else [model]
-    found: dict[str, int] = {}
-    for end in ends:
-        for location in (end.location, end.base):
-            try:
-                place = resolve_location(location, end.revision if location == end.location else None, local_only=True)
-            except SBV2BenchError:
-                continue
-            files = [place] if place.is_file() else place.rglob("*.safetensors")
-            found |= {str(file): _held(file, dtype) for file in files}
-    return sum(found.values())
-
-
-def _held(file: Path, dtype: str) -> int:
-    """Bytes of a safetensors file once it is read: float16 weights are widened for a float32 run, and the reverse."""
-    with file.open("rb") as content:
-        header = content.read(4096)  # the first tensors' types; a file has one, but for some integers
-    stored = 2 if b'"F16"' in header or b'"BF16"' in header else 4
-    return file.stat().st_size * (4 if dtype == "float32" else 2) // stored
-
-
 def _estimated_seconds(tflop: Mapping[str, float], passes: Mapping[str, int], device: str, dtype: str) -> dict[str, object]:
     """Seconds of the networks whose arithmetic is known, from the rate of a matrix product on this device.
 
-    A rough figure: whole networks are taken to reach SHARE_OF_CEILING of that rate. unknown: networks without a figure.
+    A rough figure: whole networks are taken to reach a share of that rate. unknown: networks without a figure.
     """
-    rate = _ceiling(device, dtype) * SHARE_OF_CEILING
+    rate = _ceiling(device, dtype) * SHARES_OF_CEILING.get(device, SHARE_OF_CEILING)
     unknown = [name for name, count in passes.items() if count and name not in tflop]
     return {"networks": round(1e12 * sum(tflop.values()) / rate, 1), "rate_gflops": round(rate / 1e9, 1), "unknown": unknown}
 

@@ -28,11 +28,11 @@ def cache_bytes(
 
     draws: of each the extractors of which the cache has no rows; references, num_reference: those of the reference images.
     """
-    rows = [captions * _row_bytes(extractors) for extractors in draws]
+    rows = [captions * row_bytes(extractors) for extractors in draws]
     texts = {spec.id: spec for extractors in draws for spec in extractors if spec.gives == "paired"}  # and as many false ones
     radii = 8 * num_reference if references else 0
     blocks = max(rows, default=0)  # they are dropped when their draw's entries are written
-    return sum(rows) + blocks + num_reference * _row_bytes(references) + radii + 2 * captions * _row_bytes(texts.values())
+    return sum(rows) + blocks + num_reference * row_bytes(references) + radii + 2 * captions * row_bytes(texts.values())
 
 
 def image_bytes(count: int, height: int, width: int) -> int:
@@ -40,7 +40,8 @@ def image_bytes(count: int, height: int, width: int) -> int:
     return round(count * height * width * 3 * _PNG)
 
 
-def _row_bytes(extractors: Iterable[ExtractorSpec]) -> int:
+def row_bytes(extractors: Iterable[ExtractorSpec]) -> int:
+    """Bytes of an image's rows, in memory and in the cache alike."""
     return sum(
         _MINI if spec.kind == "open_clip" and spec.family == "mini" else _ROW.get(spec.kind, _UNKNOWN_ROW) for spec in extractors
     )

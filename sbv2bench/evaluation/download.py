@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from sbv2bench.data import asset_store, assets, caption_files, hub
 from sbv2bench.data.needs import suite_needs
-from sbv2bench.data.parts import UNETS
+from sbv2bench.data.parts import is_config_alone, supplied_elsewhere
 from sbv2bench.data.single_file import base_of
 from sbv2bench.errors import InputError, IntegrityError, PrerequisiteError, SBV2BenchError
 from sbv2bench.machine.checks import available_device, chosen_dtype
@@ -20,13 +20,18 @@ from sbv2bench.specs import AssetSpec, ModelSpec
 
 @dataclass(frozen=True)
 class Wanted:
-    """A location that a name needs. files, unused: as in `resolve_location`. origin: how it was made, where no hub has it."""
+    """A location that a name needs. files, unused, part, configs_only: as in `resolve_location`.
+
+    origin: how it was made, where no hub has it.
+    """
 
     location: str
     revision: str | None = None
     files: tuple[str, ...] = ()
     mirrors: tuple[str, ...] = ()
     unused: tuple[str, ...] = ()
+    part: str = ""
+    configs_only: bool = False
     dtype: str | None = None
     origin: str = ""
     whole: bool = False  # of a model: one file of it needs the configs of another, which it tells
@@ -35,7 +40,28 @@ class Wanted:
         """What bringing it would fetch now; None where that is not known."""
         if not self.location.startswith(assets.HUB):
             return None
-        return hub.download_bytes(self.location, self.revision, self.dtype, files=self.files, unused=self.unused)
+        return hub.download_bytes(
+            self.location,
+            self.revision,
+            self.dtype,
+            files=self.files,
+            unused=self.unused,
+            part=self.part,
+            configs_only=self.configs_only,
+        )
+
+    def resolve(self, location: str, revision: str | None, known: Mapping[str, AssetSpec] | None = None) -> Path:
+        """Where its files are, there or at a mirror; see `resolve_location`."""
+        return assets.resolve_location(
+            location,
+            revision,
+            self.files,
+            known,
+            dtype=self.dtype,
+            unused=self.unused,
+            part=self.part,
+            configs_only=self.configs_only,
+        )
 
 
 def bring(
@@ -100,9 +126,7 @@ def _first(wanted: Wanted, registry: Registry) -> tuple[str, Path]:
     """A location's files, or those of its first mirror that has some; the location's own error where none has."""
 
     def located(location: str, revision: str | None) -> Path:
-        return assets.resolve_location(
-            location, revision, wanted.files, registry.assets, dtype=wanted.dtype, unused=wanted.unused
-        )
+        return wanted.resolve(location, revision, registry.assets)
 
     try:
         return wanted.location, located(wanted.location, wanted.revision)
@@ -141,6 +165,8 @@ def wanted_by(registry: Registry, name: str, dtype: str = "auto") -> Iterator[Wa
     elif name in registry.extractors:
         extractor = registry.extractor(name)
         yield Wanted(extractor.location, files=extractor.files)
+        if extractor.tokenizer:
+            yield Wanted(extractor.tokenizer)
     elif name.startswith(assets.HUB):
         yield Wanted(name, dtype=_dtype(dtype, None))
     else:
@@ -148,21 +174,25 @@ def wanted_by(registry: Registry, name: str, dtype: str = "auto") -> Iterator[Wa
 
 
 def of_model(registry: Registry, model: ModelSpec, dtype: str = "auto") -> Iterator[Wanted]:
-    """A model's own location, its base and its autoencoder; of a merged model those of both its ends."""
-    chosen = _dtype(dtype, model)
+    """A model's own location, its base, its parts and its adapters; of a merged model those of both its ends."""
+    chosen, unused = _dtype(dtype, model), supplied_elsewhere(model)
     if model.location:
         yield Wanted(
             model.location,
             model.revision,
             mirrors=model.mirrors,
+            unused=unused if model.holds == "model" else (),
             dtype=chosen,
             origin=model.origin,
             whole=model.holds == "model" and not model.base,
         )
-    unused = UNETS if model.holds == "unet" else ()
-    for location, left_out in ((model.base, unused), (model.vae, ())):
-        if location:
-            yield Wanted(location, mirrors=_mirrors_of(registry, location), unused=left_out, dtype=chosen)
+    if model.base:
+        yield Wanted(model.base, mirrors=_mirrors_of(registry, model.base), unused=unused, dtype=chosen)
+    for part, location in model.named_parts().items():
+        mirrors = _mirrors_of(registry, location)
+        yield Wanted(location, mirrors=mirrors, part=part, configs_only=is_config_alone(part), dtype=chosen)
+    for adapter in model.adapters:
+        yield Wanted(adapter.location, mirrors=_mirrors_of(registry, adapter.location), dtype=chosen)
     for end in () if model.merge is None else (model.merge.a, model.merge.b):
         yield from of_model(registry, registry.model(end), dtype)
 

@@ -14,7 +14,7 @@ import torch
 from sbv2bench.data.digests import trusting
 from sbv2bench.errors import InterruptedRun
 from sbv2bench.evaluation.block_size import BlockSize, enough_memory, is_out_of_memory
-from sbv2bench.evaluation.evaluator import Draw, Evaluator
+from sbv2bench.evaluation.gather import Draw, Gatherer
 from sbv2bench.evaluation.generate import blocks
 from sbv2bench.evaluation.measure import Measured
 from sbv2bench.evaluation.options import EvalOptions
@@ -26,9 +26,10 @@ from sbv2bench.machine.processes import Processes, each, exact_arithmetic, joine
 from sbv2bench.registry import Registry
 from sbv2bench.report.picture import write_grid
 from sbv2bench.results import prompt_values, store
-from sbv2bench.results.records import EvalResult
+from sbv2bench.results.records import EvalResult, Passes
 from sbv2bench.samplers import load_sampler
 from sbv2bench.samplers.base import PromptBlock, Sampler, Stopwatch, size_of
+from sbv2bench.samplers.calls import PassCounter, check_declared
 
 
 def evaluate(
@@ -72,16 +73,48 @@ def evaluate_and_store(plan: EvalPlan, registry: Registry, progress: Progress | 
     return result, path
 
 
-class Run(Evaluator):
+def stored_result(plan: EvalPlan) -> tuple[EvalResult, Path] | None:
+    """The newest result of the same model, weights, protocols, seeds and dtype below the results folder; None without one."""
+    wanted = plan.model.protocol(), {plan.fingerprint_of(metric) for metric in plan.metrics}
+    folder, own = plan.options.results, f"{plan.suite.id}@v{plan.suite.version}"
+    files = [path for path in (store.find(folder) if folder.is_dir() else []) if path.parent.name == own]
+    found = [(store.load(path), path) for path in files]
+    same = [
+        (result, path)
+        for result, path in found
+        if (result.model.spec().protocol(), {value.fingerprint for value in result.metrics.values()}) == wanted
+        and (result.suite.seeds, result.conditions.dtype) == (plan.seeds, plan.dtype)
+    ]
+    return max(same, key=lambda one: str(one[0].provenance.get("date_utc")), default=None)
+
+
+def measure_shard(plan: EvalPlan, registry: Registry, progress: Progress | None = None) -> int:
+    """Make and measure the images of one part of a plan, `plan.options.shard`, and keep their rows in the cache.
+
+    Block i belongs to part i % N + 1, as it does to a process of a launch, and nothing is scored: `evaluate` of the same plan
+    without a shard finds the blocks. The teacher's images are shared in the same way. Returns how many images were made.
+    Raises what `evaluate` raises.
+    """
+    assert plan.options.shard is not None
+    number, count = plan.options.shard
+    made = 0
+    for one in (plan, plan.teacher):
+        if one is not None:
+            run = Run(one, registry, Processes(number - 1, count), progress)
+            made += run.measure_own_blocks()
+    return made
+
+
+class Run(Gatherer):
     """A plan being carried out on this process. Networks are loaded when an image is missing: a cached run needs none."""
 
     def __init__(self, plan: EvalPlan, registry: Registry, processes: Processes, progress: Progress | None = None) -> None:
         """Nothing is loaded yet."""
-        self._begin(plan, registry, processes, progress)
+        super().__init__(plan, registry, processes, progress)
         self.block_size = BlockSize(plan.block_size, plan.device)
         self.saved = SavedImages(plan)
         self.found: list[str] = []  # for each draw: hit, resumed or miss
-        self.done = 0  # of this process's images, over all draws
+        self.done = self.kept = 0  # of this process's images over all draws: made now, and found
         every = blocks(plan, plan.prompts, plan.seeds[0])
         self.mine = sum(block.count for block in every if processes.owns(block.index))
 
@@ -89,8 +122,9 @@ class Run(Evaluator):
     def sampler(self) -> Sampler:
         """The model, loaded."""
         loading = f"while {self.plan.model.id} was loaded in {self.plan.dtype}"
-        with trusting(self.plan.options.use_cache), enough_memory(self.plan.device, loading):
-            return load_sampler(self.plan.model, self.plan.device, getattr(torch, self.plan.dtype), self.registry)
+        with trusting(self.plan.options.use_cache), enough_memory(self.plan.device, loading, fix="--offload model"):
+            dtype = getattr(torch, self.plan.dtype)
+            return load_sampler(self.plan.model, self.plan.device, dtype, self.registry, self.plan.placement)
 
     def result(self) -> EvalResult:
         """Rows of every draw, the reference, the clock, the score: made on rank 0, returned by every process."""
@@ -98,6 +132,8 @@ class Run(Evaluator):
             with exact_arithmetic(), trusting(self.plan.options.use_cache):
                 if self.processes.rank == 0:  # first, for what fails here must not fail after hours of generating
                     _ = self.reference, self.texts
+                if self.plan.teacher is not None:
+                    self.teacher = rows_of_teacher(self, self.plan.teacher)
                 for draw in self.plan.draws:
                     self.rows[draw] = self.rows_of(draw)
             self.found_generated, self.resumed_images = self.kind_found(), self.resumed_images + self.images_of_cached_draws()
@@ -114,29 +150,52 @@ class Run(Evaluator):
         missing: tuple[str, ...] = self.processes.broadcast(tuple(name for name, entry in entries.items() if entry is None))
         whole = {name: entry.arrays["rows"] for name, entry in entries.items() if entry is not None}
         for entry in entries.values():
-            self.sizes |= set() if entry is None else {*entry.manifest.get("block_sizes", ())}
+            if entry is not None:
+                self.sizes |= {*entry.manifest.get("block_sizes", ())}
+                self.passes = self.passes or Passes.of_manifest(entry.manifest.get("forward_passes"))
         if not missing:
             self.found.append("hit")
-            self.advance(self.mine)
+            self.find(self.mine)
             return whole
-        mine = [block for block in blocks(self.plan, self.plan.prompts, *draw) if self.processes.owns(block.index)]
-        kept = self.kept_rows(missing, draw, mine)
-        self.parts[draw] |= kept
-        resumed = sum(block.count for block in mine if block.place in kept)
-        self.advance(resumed)
-        self.generate_and_measure(missing, [block for block in mine if block.place not in kept])
-        resumed = sum(self.processes.gather(resumed))
+        resumed = sum(self.processes.gather(self.make_missing(missing, draw)))
+        self.passes = next((passes for passes in self.processes.gather(self.passes) if passes is not None), self.passes)
         made = self.collect(draw)
         if not made:
             return {}
         self.found.append("resumed" if resumed else "miss")
         self.resumed_images += resumed
         manifest = {"model": self.plan.model.id, "suite": self.plan.suite.id, "seed": draw[0], "k": draw[1]}
+        manifest |= {"forward_passes": self.passes and self.passes.model_dump()}
         for name in missing:
             said = {**manifest, "extractor": name, "block_sizes": sorted(self.sizes, reverse=True)}
             self.cache.put(keys[name], {"rows": made[name]}, said)
             self.cache.drop_blocks(keys[name])
         return {name: whole[name] if name in whole else made[name] for name in names}
+
+    def make_missing(self, names: tuple[str, ...], draw: Draw) -> int:
+        """Rows of this process's blocks by some extractors, kept or made; returns of how many images they were kept."""
+        mine = [block for block in blocks(self.plan, self.plan.prompts, *draw) if self.processes.owns(block.index)]
+        kept = self.kept_rows(names, draw, mine)
+        self.parts[draw] |= kept
+        resumed = sum(block.count for block in mine if block.place in kept)
+        self.find(resumed)
+        self.generate_and_measure(names, [block for block in mine if block.place not in kept])
+        return resumed
+
+    def measure_own_blocks(self) -> int:
+        """Every draw's blocks of this process, without asking another; returns how many images were made."""
+        try:
+            with exact_arithmetic(), trusting(self.plan.options.use_cache):
+                for draw in self.plan.draws:
+                    keys = {name: self.plan.generated_key(name, *draw) for name in self.plan.extractors_of_image(draw[1])}
+                    missing = tuple(name for name, key in keys.items() if self.cache.get(key) is None)
+                    if missing:
+                        self.make_missing(missing, draw)
+                    else:
+                        self.find(self.mine)
+        except KeyboardInterrupt as stop:
+            raise self.interrupted() from stop
+        return self.done
 
     def kept_rows(self, names: Sequence[str], draw: Draw, mine: list[PromptBlock]) -> dict[int, Measured]:
         """Rows by place of blocks that an earlier run finished, cut short and of whatever size, by all of some extractors."""
@@ -149,6 +208,8 @@ class Run(Evaluator):
             rows = {name: one[0]["rows"] for name, one in found.items() if one is not None}
             if len(rows) == len(keys):
                 kept[block.place] = rows
+                stored = self.cache.block_manifest(next(iter(keys.values())), block.place).get("forward_passes")
+                self.passes = self.passes or Passes.of_manifest(stored)
                 self.sizes |= {size for one in found.values() if one is not None for size in one[1]}
         return kept
 
@@ -159,9 +220,12 @@ class Run(Evaluator):
         """
         if not missing:
             return
+        self.tell(f"load {self.plan.model.id}", 0, 1)
         sampler = self.sampler
         with enough_memory(self.plan.device, "while the extractors were loaded"):
             self.measurer.load(names)
+        self.tell(f"load {self.plan.model.id}", 1, 1)
+        self.advance(0)
         self.measurer.check_size(*size_of(sampler))
 
         def work(block: PromptBlock) -> tuple[float, float]:
@@ -169,26 +233,31 @@ class Run(Evaluator):
             started = time.perf_counter()
             for piece in self.block_size.pieces(block):
                 began = time.perf_counter()
-                images = sampler.generate(piece, Stopwatch(self.plan.device))
+                with counter.block(len(piece.captions)):
+                    images = sampler.generate(piece, Stopwatch(self.plan.device))
+                check_declared(sampler, counter.found)
                 generated += time.perf_counter() - began
                 for name, rows in self.measure(piece, images, names).items():
                     key = self.plan.generated_key(name, piece.seed, piece.k)
-                    self.cache.put_block(key, piece.place, {"rows": rows}, {"block_size": len(piece.captions)})
+                    said = {"block_size": len(piece.captions), "forward_passes": counter.found and counter.found.model_dump()}
+                    self.cache.put_block(key, piece.place, {"rows": rows}, said)
                 if (piece.seed, piece.k) == (self.plan.seeds[0], 0):
                     self.saved.keep(piece, images)
             return generated, time.perf_counter() - started - generated
 
         began, made, spent = time.perf_counter(), set(), np.zeros(2)
-        while left := [block for block in missing if block.index not in made]:
-            try:
-                for block, shares in each(work, left, self.workers):
-                    made.add(block.index)
-                    spent += shares
-                    self.advance(block.count)
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
-                    raise
-                self.block_size.halve(error, f"{self.done} images are kept" if self.cache.enabled else "")
+        with PassCounter.of(sampler) as counter:
+            while left := [block for block in missing if block.index not in made]:
+                try:
+                    for block, shares in each(work, left, self.workers):
+                        made.add(block.index)
+                        spent += shares
+                        self.advance(block.count)
+                except (RuntimeError, MemoryError) as error:
+                    if not is_out_of_memory(error):
+                        raise
+                    self.block_size.halve(error, f"{self.done + self.kept} images are kept" if self.cache.enabled else "")
+        self.passes = counter.found or self.passes
         # Threads overlap: the wall time is split by the share of each kind of work.
         wall = (time.perf_counter() - began) * spent / spent.sum()
         self.seconds["generate"] += float(wall[0])
@@ -212,10 +281,20 @@ class Run(Evaluator):
         return self.found.count("hit") * len(self.plan.prompts) if self.kind_found() == "resumed" else 0
 
     def advance(self, images: int) -> None:
-        """Tell whoever watches that more of this process's images are finished."""
+        """Tell whoever watches that more of this process's images were made, of those that no cache has; 0: that it begins."""
         self.done += images
-        if self.progress is not None and images:
-            self.progress("generate", self.done, self.mine * len(self.plan.draws))
+        self.tell("generate", self.done, self.mine * len(self.plan.draws) - self.kept)
+
+    def find(self, images: int) -> None:
+        """Tell whoever watches that images of this process were there already."""
+        self.kept += images
+        if images:
+            self.tell("found in the cache", self.kept, self.mine * len(self.plan.draws))
+
+    def tell(self, stage: str, done: int, total: int) -> None:
+        """Progress, where somebody watches."""
+        if self.progress is not None:
+            self.progress(stage, done, total)
 
     def interrupted(self) -> InterruptedRun:
         """What to say after Ctrl-C: how much is kept, and that the same command goes on from there."""
@@ -228,3 +307,12 @@ class Run(Evaluator):
             found = self.kept_rows(missing, draw, parts) if missing else {block.place: {} for block in parts}
             kept += sum(block.count for block in parts if block.place in found)
         return InterruptedRun(f"interrupted: {kept} of {asked} images are kept", "run the same command again to go on from there")
+
+
+def rows_of_teacher(student: Gatherer, plan: EvalPlan) -> dict[Draw, Measured]:
+    """The rows of every caption of a teacher's draws, found, sampled and kept like any model's; student's clock runs."""
+    run = Run(plan, student.registry, student.processes, student.progress)
+    rows = {draw: run.rows_of(draw) for draw in plan.draws}
+    for kind, seconds in run.seconds.items():
+        student.seconds[kind] += seconds
+    return rows

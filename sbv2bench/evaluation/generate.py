@@ -14,23 +14,14 @@ def blocks(plan: EvalPlan, prompts: Prompts, seed: int, k: int = 0) -> list[Prom
 
     The noise of caption i is seeded by a hash of (seed, i, k) alone: not by its block, nor by the number of captions or images.
     """
-    size = plan.block_size
-    starts = range(0, len(prompts), size)
-    return [_block(prompts, (seed, k), start, min(size, len(prompts) - start), size) for start in starts]
-
-
-def _block(prompts: Prompts, draw: tuple[int, int], start: int, count: int, size: int) -> PromptBlock:
-    seed, k = draw
-    rows = [*range(start, start + count), *[start + count - 1] * (size - count)]
-    return PromptBlock(
-        index=start // size,
-        first=prompts.first_index + start,
-        count=count,
-        captions=tuple(prompts.captions[row] for row in rows),
-        noise_seeds=tuple(image_seed(seed, prompts.first_index + row, k) for row in rows),
-        seed=seed,
-        k=k,
-    )
+    size, found = plan.block_size, []
+    for start in range(0, len(prompts), size):
+        count = min(size, len(prompts) - start)
+        rows = [*range(start, start + count), *[start + count - 1] * (size - count)]
+        captions = tuple(prompts.captions[row] for row in rows)
+        seeds = tuple(image_seed(seed, prompts.first_index + row, k) for row in rows)
+        found.append(PromptBlock(start // size, prompts.first_index + start, count, captions, seeds, seed=seed, k=k))
+    return found
 
 
 def saved_count(plan: EvalPlan) -> int:

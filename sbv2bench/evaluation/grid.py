@@ -5,21 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sbv2bench.data.assets import resolve_location
-from sbv2bench.data.chain import model_files
 from sbv2bench.data.images import ImageFolder
 from sbv2bench.data.prompts import load_prompts
 from sbv2bench.errors import InputError
 from sbv2bench.evaluation.options import EvalOptions
 from sbv2bench.machine.checks import available_device, check_packages, chosen_dtype
+from sbv2bench.machine.memory import chosen_placement
 from sbv2bench.machine.processes import exact_arithmetic
 from sbv2bench.registry import Registry
 from sbv2bench.report.picture import Grid
 from sbv2bench.samplers.base import Images, PromptBlock, Stopwatch, image_seed
+from sbv2bench.samplers.placement import Placement
 from sbv2bench.specs import ModelSpec, SuiteSpec
 
 
 def sample_grid(
-    models: Sequence[str],
+    models: Sequence[str | ModelSpec],
     suite: str,
     captions: Sequence[int],
     seeds: Sequence[int],
@@ -27,10 +28,12 @@ def sample_grid(
     *,
     device: str = "auto",
     dtype: str = "auto",
+    offload: str = "none",
 ) -> Grid:
     """Sample some captions of a suite with every model, each as `sbv2bench eval` samples it: the same image of (seed, caption).
 
-    models: ids, folders or hub ids; captions: their numbers, from 0. Raises InputError for names, numbers and options before
+    models: ids, folders or hub ids, or how one is sampled; captions: their numbers, from 0.
+    Raises InputError for names, numbers and options before
     anything is loaded, and what loading raises.
     """
     chosen = registry.suite(suite)
@@ -38,13 +41,20 @@ def sample_grid(
         raise InputError("grid: expected at least one model, one caption and one seed", "sbv2bench grid sd21 swiftbrush")
     _check_captions(captions, chosen)
     for seed in seeds:
-        EvalOptions.validated(seed=seed, device=device, dtype=dtype)  # the words that eval has for them
+        options = EvalOptions.validated(
+            seed=seed, device=device, dtype=dtype, offload=offload
+        )  # the words that eval has for them
     check_packages()
     place = available_device(device)
-    specs = [_hashed(registry.model(model, chosen), chosen, registry, place, dtype) for model in models]
+    from sbv2bench.samplers.defaults import hashed  # by the files' hashes its images are known for those of a result
+
+    named = [registry.model(model, chosen) if isinstance(model, str) else model for model in models]
+    specs = [hashed(spec, chosen_dtype(dtype, place, spec), lambda end: registry.model(end, chosen)) for spec in named]
     for spec in specs:
         if spec.images == "files":
             _check_images(spec, captions)
+    wheres = [(place, chosen_dtype(dtype, place, spec)) for spec in specs]
+    placed = [chosen_placement(spec, registry, where, options.offload, 1) for spec, where in zip(specs, wheres, strict=True)]
     prompts = load_prompts(chosen, max(2, max(captions) + 1))
     columns = tuple((number, seed) for number in captions for seed in seeds)
     texts = tuple(prompts.captions[number] for number, _ in columns)
@@ -54,19 +64,9 @@ def sample_grid(
         for text, (number, seed) in zip(texts, columns, strict=True)
     ]
     with exact_arithmetic():
-        images = tuple(_sampled(spec, blocks, place, chosen_dtype(dtype, place, spec), registry) for spec in specs)
+        pairs = zip(specs, wheres, placed, strict=True)
+        images = tuple(_sampled(spec, blocks, where, placement, registry) for spec, where, placement in pairs)
     return Grid(chosen.id, tuple(specs), columns, texts, images)
-
-
-def _hashed(spec: ModelSpec, suite: SuiteSpec, registry: Registry, device: str, dtype: str) -> ModelSpec:
-    """The model with the hashes of its files, by which its images are known for those of a result."""
-    if spec.images == "files" or not (spec.location or spec.merge):
-        return spec
-    from sbv2bench.samplers.defaults import settled
-
-    spec = settled(spec, chosen_dtype(dtype, device, spec))
-    weights = model_files(spec, lambda end: registry.model(end, suite), chosen_dtype(dtype, device, spec))
-    return spec.model_copy(update={"weights": weights})
 
 
 def _check_images(spec: ModelSpec, captions: Sequence[int]) -> None:
@@ -85,11 +85,14 @@ def _check_captions(numbers: Sequence[int], suite: SuiteSpec) -> None:
             )
 
 
-def _sampled(spec: ModelSpec, blocks: Sequence[PromptBlock], device: str, dtype: str, registry: Registry) -> Images:
+def _sampled(
+    spec: ModelSpec, blocks: Sequence[PromptBlock], where: tuple[str, str], placement: Placement, registry: Registry
+) -> Images:
     import numpy as np
     import torch
 
     from sbv2bench.samplers import load_sampler
 
-    sampler = load_sampler(spec, device, getattr(torch, dtype), registry)
+    device, dtype = where
+    sampler = load_sampler(spec, device, getattr(torch, dtype), registry, placement)
     return np.concatenate([sampler.generate(block, Stopwatch(device)) for block in blocks])

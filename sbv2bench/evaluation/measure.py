@@ -24,7 +24,6 @@ REFERENCE_BLOCK = 100
 
 Measured = dict[str, NDArray[np.number]]  # extractor id -> its rows
 Asked = Callable[[NDArray[np.uint8], Sequence[str]], NDArray[np.number]]  # images [B, H, W, 3] and their captions to rows
-Images = NDArray[np.uint8] | Sequence[NDArray[np.uint8]]  # [B, H, W, 3], or [H, W, 3] each
 
 
 class Measurer:
@@ -33,7 +32,7 @@ class Measurer:
     def __init__(self, plan: EvalPlan) -> None:
         """Nothing is loaded yet."""
         self.plan = plan
-        self.side = None if plan.suite.preparation is None else side_of(plan.suite.preparation)
+        self.sides = {name: side_of(plan.suite.preparation_for(spec)) for name, spec in plan.extractors.items()}
         self.threads = 1 if plan.device == "cpu" else cores()
         self._loaded: dict[str, Extractor] = {}
         self._widths: dict[str, int] = {}  # of each extractor's rows
@@ -47,17 +46,20 @@ class Measurer:
                     self._loaded[name] = load_extractor(spec, self.plan.device)
 
     def check_size(self, height: int, width: int) -> None:
-        """Raises InputError if a loaded extractor takes images of another size than those to come, or square ones only."""
+        """Raises InputError if a loaded extractor takes images of another size than those to come, square or larger ones only."""
         metrics, given = self.plan.metrics, (height, width)
-        height, width = given if self.side is None else (self.side, self.side)
         for name, extractor in self._loaded.items():
+            own = self.sides[name]
+            height, width = given if own is None else (own, own)
             side, square = getattr(extractor, "image_size", None), getattr(extractor, "square_only", False)
-            if (side is not None and (height, width) != (side, side)) or (square and height != width):
+            least = getattr(extractor, "smallest_side", 1)
+            expected = f"{side} px" if side else "square ones" if square and height != width else f"at least {least} px"
+            wrong = (height, width) != (side, side) if side else square and height != width
+            if wrong or min(height, width) < least:
                 raise InputError(
                     f"model {self.plan.model.id}: found images of {_pixels(given)}"
-                    f"{'' if self.side is None else f' (prepared to {self.side} px)'}, expected "
-                    f"{f'{side} px' if side else 'square ones'}, "
-                    f"which extractor {name} of suite {self.plan.suite.id} takes",
+                    f"{'' if own is None else f' (prepared to {own} px)'}, expected "
+                    f"{expected}, which extractor {name} of suite {self.plan.suite.id} takes",
                     without(metrics, [metric.id for metric in metrics if metric.extractor == name]) or "sbv2bench list suites",
                 )
 
@@ -65,9 +67,10 @@ class Measurer:
         """What some extractors give of a block's n real images; those [B, H, W, 3] uint8 include its padding, and are prepared as
         the suite says. Rows [n, D] float32 of features and of paired extractors, [n] float32 of scorers, [n, A] int64 of
         attributes."""
-        if self.side is not None:
-            images_BHWC = prepare(images_BHWC, self.threads, self.side)
-        return {name: self._asked(name)(images_BHWC, block.captions)[: block.count] for name in names}
+        prepared: dict[int | None, NDArray[np.uint8]] = {None: images_BHWC}
+        for side in {self.sides[name] for name in names}:
+            prepared[side] = images_BHWC if side is None else prepare(images_BHWC, self.threads, side)
+        return {name: self._asked(name)(prepared[self.sides[name]], block.captions)[: block.count] for name in names}
 
     def text(self, name: str) -> Measured:
         """Embeddings of the captions, "text" [N, D] float32, by a paired extractor, and of their hard negatives, "false_text"."""
@@ -91,19 +94,16 @@ class Measurer:
         of the world's pixels, or of the files.
         """
         self.load(names)
-        plan, side = self.plan, self.side
+        plan, sides = self.plan, tuple(dict.fromkeys(self.sides[name] for name in names))
         archive, count = plan.archive, plan.suite.num_reference
         digest = hashlib.sha256()
         blocks = [range(start, min(start + size, count)) for start in range(0, count, size)]
 
         def measured(block: range) -> Measured:
             if archive is None:
-                images: Images = pictures[block.start]
-            elif side is None:
-                images = archive.read(block.start, block.stop, self.threads)
-            else:
-                images = archive.read_prepared(block.start, block.stop, self.threads, side)
-            return {name: by_size(self._asked(name), images) for name in names}
+                return {name: self._asked(name)(pictures[block.start], ()) for name in names}
+            images = dict(zip(sides, archive.read_as(block.start, block.stop, sides, self.threads), strict=True))
+            return {name: by_size(self._asked(name), images[self.sides[name]]) for name in names}
 
         pictures: dict[int, NDArray[np.uint8]] = {}
         if archive is None:  # the world's pictures are small: 15 MB for 5,000
@@ -157,10 +157,8 @@ def _pixels(size: tuple[int, int]) -> str:
     return f"{height} px" if height == width else f"{height}x{width} px"
 
 
-def by_size(network: Asked, images: Images) -> NDArray[np.number]:
+def by_size(network: Asked, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.number]:
     """A network's rows of uint8 images [H, W, 3] of any sizes, in their order: those of a size are shown to it together."""
-    if isinstance(images, np.ndarray):
-        return network(images, ())
     places: dict[tuple[int, ...], list[int]] = {}
     for row, image in enumerate(images):
         places.setdefault(image.shape, []).append(row)

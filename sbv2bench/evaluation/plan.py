@@ -3,29 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 
 from sbv2bench import paths, provenance
 from sbv2bench.data.archive import ImageArchive
 from sbv2bench.data.assets import ASSET, resolve_location
-from sbv2bench.data.chain import model_files
 from sbv2bench.data.digests import trusting
 from sbv2bench.data.extractor_files import with_weights
-from sbv2bench.data.images import ImageFolder
 from sbv2bench.data.needs import Need, read_captions, require, suite_needs
 from sbv2bench.data.prompts import Prompts, load_prompts
 from sbv2bench.data.reference import reference_archive
 from sbv2bench.data.training import trained_with
-from sbv2bench.errors import InputError, SBV2BenchError
-from sbv2bench.evaluation.choice import check_enough, chosen_metrics
+from sbv2bench.errors import InputError
+from sbv2bench.evaluation.choice import check_enough, chosen_metrics, images_of_caption
 from sbv2bench.evaluation.disk import cache_bytes, check_disk, image_bytes
 from sbv2bench.evaluation.options import EvalOptions
 from sbv2bench.evaluation.own_suite import suite_of_run
+from sbv2bench.evaluation.sampled_model import model_weights, with_options
 from sbv2bench.features.cache import FeatureCache
 from sbv2bench.machine.checks import available_device, check_packages, check_results_folder, chosen_dtype
+from sbv2bench.machine.inventory import is_here
+from sbv2bench.machine.memory import chosen_placement
 from sbv2bench.registry import Registry
-from sbv2bench.specs import ExtractorSpec, MetricSpec, ModelSpec, SuiteSpec, WeightsFile, fingerprint
+from sbv2bench.results.records import Passes
+from sbv2bench.samplers.placement import USUAL, Placement
+from sbv2bench.specs import ExtractorSpec, MetricSpec, ModelSpec, SuiteSpec, fingerprint
+
+# Generation seeds of a teacher's images, beyond all that --seed takes: shared noise would bring a student close to its teacher.
+# The first are the reference, the second are compared with them: the distance of a teacher to itself.
+TEACHER_SEEDS = (2**63, 2**63 + 1)
 
 
 @dataclass(frozen=True)
@@ -35,8 +42,9 @@ class EvalPlan:
     model: as it will be sampled, with its weights. suite: with the number of images really generated. extractors: those of its
     metrics, by id, located and hashed. metrics: as the suite has them; protocols: of each, by its id, everything that can change
     its numbers. needs: the files of the suite that it needs. archive, reference_sha256: of a reference in files. sampler_source:
-    the hash of the source of a sampler that is not the package's own. device: "cpu", "cuda:0", ...; dtype: torch's
-    name of it.
+    the hash of the source of a sampler that is not the package's own. placement: where the model's parts lie. device: "cpu",
+    "cuda:0", ...; dtype: torch's name of it. teacher: how the images of the model's teacher are made, where a metric compares
+    with them.
     """
 
     model: ModelSpec
@@ -55,7 +63,9 @@ class EvalPlan:
     needs: tuple[Need, ...] = ()
     archive: ImageArchive | None = None
     reference_sha256: str | None = None
+    placement: Placement = USUAL
     sampler_source: str | None = None
+    teacher: EvalPlan | None = None
 
     @cached_property
     def references(self) -> tuple[str, ...]:
@@ -90,7 +100,7 @@ class EvalPlan:
     def _seen_by(self, extractor: str) -> dict[str, object]:
         spec = self.extractors[extractor]
         own = {"extractor": spec.protocol(), "source": provenance.plugin_fingerprint(spec.kind)}
-        return {**self._ground, **own, "preparation": self.suite.preparation}
+        return {**self._ground, **own, "preparation": self.suite.preparation_for(spec)}
 
     @cached_property
     def _images(self) -> dict[str, object]:
@@ -99,7 +109,7 @@ class EvalPlan:
             "sampler": self.sampler_source,
             "prompts": [self.suite.prompts.protocol(), self.prompts.sha256, len(self.prompts)],
             "dtype": self.dtype,
-        }
+        } | ({"vae_tiling": True} if self.placement.vae_tiling else {})
 
     def images_key(self, seed: int) -> str:
         """What stands for the first image of every caption of a seed, by whatever extractor they are measured (64 hex digits)."""
@@ -120,6 +130,18 @@ class EvalPlan:
         """Cache key (64 hex digits) of the captions' embeddings by a paired extractor, and of their hard negatives'."""
         captions = [self.prompts.sha256, self.prompts.false_captions is not None and fingerprint(self.prompts.false_captions)]
         return fingerprint({**self._seen_by(extractor), "text": captions})
+
+    @cached_property
+    def counted(self) -> Passes | None:
+        """Forward passes that were counted when images that are in the cache were made; None where none were."""
+        cache = FeatureCache(paths.features_dir(), self.options.use_cache)
+        keys = (self.generated_key(name, *draw) for draw in self.draws for name in self.extractors_of_image(draw[1]))
+        found = (Passes.of_manifest(cache.manifest(key).get("forward_passes")) for key in keys)
+        return next((passes for passes in found if passes is not None), None)
+
+    def passes_an_image(self) -> int:
+        """Forward passes of the denoiser for one image: those that were counted, else as declared."""
+        return self.model.denoiser_calls() if self.counted is None else round(self.counted.rows_an_image)
 
     def cache_bytes(self) -> int:
         """Bytes of cache that the run writes, at its fullest."""
@@ -157,12 +179,14 @@ class EvalPlan:
         return {
             "model": self.model.id,
             "sampler": self.model.sampler,
-            "nfe": self.model.network_evaluations(),
+            "nfe": self.model.network_evaluations() if self.counted is None else self.counted.levels,
             "guidance_scale": self.model.guidance_scale,
             "weights": [file.model_dump() for file in self.model.weights],
             "suite": f"{self.suite.id}@v{self.suite.version}",
             "images": len(self.prompts) * len(self.seeds),
-            "denoiser_calls": len(self.prompts) * len(self.seeds) * self.model.denoiser_calls(),
+            "teacher": None if self.teacher is None else self.teacher.model.id,
+            "denoiser_calls": len(self.prompts) * len(self.seeds) * self.passes_an_image(),
+            "forward_passes_counted": self.counted is not None,
             "seeds_in_cache": [seed for seed in self.seeds if self.is_cached(seed)],
             "num_generated": len(self.prompts),
             "num_reference": self.suite.num_reference if self.references else None,
@@ -173,6 +197,7 @@ class EvalPlan:
             "block_size": self.block_size,
             "device": self.device,
             "dtype": self.dtype,
+            **asdict(self.placement),
             "partial": self.partial,
             "results": str(self.options.results),
         }
@@ -199,14 +224,14 @@ def _plan(model_ref: str | ModelSpec, suite_ref: str | SuiteSpec | None, options
     metrics = chosen_metrics(declared, model, options, registry)
     needs = tuple(needs_of_run(model, declared, metrics, registry))
     require(registry, declared, needs)
-    read = declared.prompts.location in {need.location for need in needs} or _is_here(declared.prompts.location, registry)
+    read = declared.prompts.location in {need.location for need in needs} or is_here(registry, declared.prompts.location)
     prompts = load_prompts(declared, options.limit, registry.assets, read=read)
     suite = declared.model_copy(update={"num_generated": len(prompts)})
     check_enough(metrics, suite, options.limit, registry)
     check_results_folder(options.results)
     extractors = {name: _resolved(spec, registry) for name, spec in registry.extractors_of(metrics).items()}
     compared = any(metric.reference == "suite" for metric in metrics)
-    at_hand = suite.reference is not None and _is_here(suite.reference.location, registry)
+    at_hand = suite.reference is not None and is_here(registry, suite.reference.location)
     archive = reference_archive(suite, registry.assets) if compared or at_hand else None
     reference_sha256 = archive.content_sha256() if archive is not None else _declared_reference(suite)
     check_packages()
@@ -215,10 +240,10 @@ def _plan(model_ref: str | ModelSpec, suite_ref: str | SuiteSpec | None, options
     from sbv2bench.samplers.defaults import settled
 
     model = settled(model, dtype)
-    weights = _model_weights(model, declared, prompts, registry, dtype)
+    weights = model_weights(model, declared, prompts, registry, dtype)
     said = trained_with(model, lambda end: registry.model(end, declared))
     model = model.model_copy(update={"weights": weights, "trained_with": said})
-    images = max(metric.images_per_prompt for metric in metrics)
+    images = images_of_caption(declared, model, options)
     found = {metric.id: extractors.get(metric.extractor or "") for metric in metrics}
     source = provenance.plugin_fingerprint(registry.sampler(model.sampler).target)
     planned = EvalPlan(
@@ -242,11 +267,43 @@ def _plan(model_ref: str | ModelSpec, suite_ref: str | SuiteSpec | None, options
         archive=archive,
         reference_sha256=reference_sha256,
         sampler_source=source,
+        placement=chosen_placement(model, registry, (device, dtype), options.offload, options.batch_size or suite.block_size),
     )
+    if any(metric.reference == "teacher" for metric in metrics):
+        planned = _with_teacher(planned, declared, registry)
     if archive is not None and planned.missing_references():
         archive.check_headers()
     check_disk(planned.cache_bytes(), planned.saved_bytes(), options)
     return planned
+
+
+def _with_teacher(planned: EvalPlan, declared: SuiteSpec, registry: Registry) -> EvalPlan:
+    """The plan with that of its teacher, as the teacher's own spec samples it; it is part of what those metrics' numbers mean."""
+    from sbv2bench.samplers.defaults import settled
+
+    options = replace(planned.options, steps=None, guidance_scale=None, seed=0, repeats=1)
+    try:
+        teacher = with_options(registry.model(planned.model.teacher, declared), options)
+    except InputError as error:
+        raise InputError(f"teacher of {planned.model.id}: {error.message}", error.fix) from error
+    dtype = chosen_dtype(options.dtype, planned.device, teacher)
+    teacher = settled(teacher, dtype)
+    weights = model_weights(teacher, declared, planned.prompts, registry, dtype)
+    teacher = teacher.model_copy(update={"weights": weights})
+    compared = tuple(metric for metric in planned.metrics if metric.reference == "teacher")
+    drawn = replace(
+        planned,
+        model=teacher,
+        metrics=tuple(metric.model_copy(update={"reference": "none"}) for metric in compared),
+        seeds=TEACHER_SEEDS,
+        dtype=dtype,
+        placement=chosen_placement(teacher, registry, (planned.device, dtype), options.offload, planned.block_size),
+        sampler_source=provenance.plugin_fingerprint(registry.sampler(teacher.sampler).target),
+        archive=None,
+    )
+    said = {"teacher": teacher.protocol(), "seed": TEACHER_SEEDS[0], "dtype": dtype}
+    protocols = {metric.id: planned.protocols[metric.id] | {"reference": said} for metric in compared}
+    return replace(planned, teacher=drawn, protocols=planned.protocols | protocols)
 
 
 def needs_of_run(model: ModelSpec, suite: SuiteSpec, metrics: Sequence[MetricSpec], registry: Registry) -> list[Need]:
@@ -255,45 +312,9 @@ def needs_of_run(model: ModelSpec, suite: SuiteSpec, metrics: Sequence[MetricSpe
     return suite_needs(registry, suite, metrics, captions=captions)
 
 
-def _is_here(location: str, registry: Registry) -> bool:
-    try:
-        return not location or bool(resolve_location(location, assets=registry.assets, local_only=True))
-    except SBV2BenchError:
-        return False
-
-
 def _declared_reference(suite: SuiteSpec) -> str | None:
     """The hash of photographs that no metric of this run looks at, where the suite says it."""
     return None if suite.reference is None else suite.reference.content_sha256
-
-
-def with_options(model: ModelSpec, options: EvalOptions) -> ModelSpec:
-    """The model with --steps, --guidance-scale and --resolution in place of its own.
-
-    Raises InputError where it has no such setting, or no seeds and another than the first is asked for.
-    """
-    if not model.has_seeds() and (options.repeats > 1 or options.seed):
-        option, value = ("--repeats", options.repeats) if options.repeats > 1 else ("--seed", options.seed)
-        raise InputError(
-            f"{option}: found {value} for model {model.id}, whose images exist already and have no seeds: "
-            "every seed would count the same images again",
-            "--repeats 1" if options.repeats > 1 else "--seed 0",
-        )
-    wanted = {"steps": options.steps, "guidance_scale": options.guidance_scale}
-    changes: dict[str, object] = {name: value for name, value in wanted.items() if value is not None}
-    if changes and (model.one_step or not model.has_network()):
-        name = next(iter(changes))
-        raise InputError(f"--{name.replace('_', '-')}: model {model.id} is sampled by {model.sampler}, which has no such setting")
-    if "steps" in changes and model.timesteps:
-        asked = ", ".join(map(str, model.timesteps))
-        raise InputError(f"--steps: model {model.id} is asked at its own timesteps ({asked}), their number cannot be changed")
-    if options.resolution is not None:
-        if not model.has_network():
-            raise InputError(f"--resolution: model {model.id} is sampled by {model.sampler}, which has no such setting")
-        height, width = options.resolution
-        changes |= {"resolution": height, "width": None if width == height else width}
-    unstated = tuple(name for name in model.unstated if name not in changes)
-    return model.model_copy(update={**changes, "unstated": unstated})
 
 
 def _resolved(spec: ExtractorSpec, registry: Registry) -> ExtractorSpec:
@@ -301,31 +322,3 @@ def _resolved(spec: ExtractorSpec, registry: Registry) -> ExtractorSpec:
     if spec.location.startswith(ASSET):
         spec = spec.model_copy(update={"location": str(resolve_location(spec.location, assets=registry.assets))})
     return with_weights(spec) if spec.location else spec
-
-
-def _model_weights(
-    model: ModelSpec, suite: SuiteSpec, prompts: Prompts, registry: Registry, dtype: str
-) -> tuple[WeightsFile, ...]:
-    """Every file that decides the model's images, with its hash: its own, its bases', and of a merged model both its ends'."""
-    if model.images == "files":
-        return _image_files(model, suite, prompts)
-    if not model.location and model.merge is None:  # drawn by code alone: the world's renderings, a plugin's function
-        return ()
-    return model_files(model, lambda end: registry.model(end, suite), dtype)
-
-
-def _image_files(model: ModelSpec, suite: SuiteSpec, prompts: Prompts) -> tuple[WeightsFile, ...]:
-    """One hash over all images of a folder, by name and content. Raises IntegrityError if they are not one for each caption."""
-    folder = ImageFolder(resolve_location(model.location))
-    if len(folder) != suite.num_generated:  # a folder for the whole suite may be looked at in part
-        folder.require_count(len(prompts))
-    return image_files(folder, len(prompts))
-
-
-def image_files(folder: ImageFolder, count: int | None = None) -> tuple[WeightsFile, ...]:
-    """One hash over the first images of a folder, or all of them, by name and content: what stands for a model's weights."""
-    files = folder.files[:count]
-    content = [[path.name, provenance.sha256_file(path)] for path in files]
-    turned = sum(path.name in folder.turned for path in files)
-    words = f"{len(content)} images" + (f", {turned} of them turned as their EXIF says" if turned else "")
-    return (WeightsFile(path=words, sha256=fingerprint(content)),)

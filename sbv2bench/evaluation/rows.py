@@ -27,8 +27,9 @@ class Rows:
     int64 [N * images_per_prompt, A] (attributes); None where a metric reads a clock. reference: the same of M reference images,
     or None. text: a paired extractor's embeddings of the captions, float32 [N, D]. parameters: the metric's.
 
-    Besides: false_text [N, D], embeddings of each caption's hard negative; styles of the captions; attributes that they name,
-    int64 [N, A]; the extractor's spec; latency, as `quick_latency` gives it. kept(name, make) is make(), an array that depends on
+    Besides: false_text [N, D], embeddings of each caption's hard negative; styles of the captions (or tasks, or categories), and
+    folders of the reference images, by which some are told apart in the same words; attributes that the captions name, int64
+    [N, A]; the extractor's spec; latency, as `quick_latency` gives it. kept(name, make) is make(), an array that depends on
     the reference alone, computed once for each reference and extractor and then read from the cache.
     """
 
@@ -40,6 +41,7 @@ class Rows:
     parameters: Mapping[str, Any] = field(default_factory=dict)
     false_text: Array | None = None
     styles: tuple[str, ...] | None = None
+    folders: tuple[str, ...] | None = None
     attributes: Array | None = None
     extractor: ExtractorSpec | None = None
     latency: Mapping[str, Any] | None = None

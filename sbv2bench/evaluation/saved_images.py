@@ -64,7 +64,7 @@ class SavedImages:
                 with whole_folder(folder) as partial:
                     for row in range(self.count):
                         place = self._place(row)
-                        shutil.move(place, partial / place.name)
+                        _linked(place, partial / place.name)  # not moved: a kill here must not cost what was made
             shutil.rmtree(self.folder, ignore_errors=True)
             return grid
         except OSError as error:
@@ -85,3 +85,11 @@ class SavedImages:
 
     def _unwritable(self, error: OSError) -> IntegrityError:
         return IntegrityError(f"{self.folder}: images cannot be written ({error.strerror or error})", "--save-images none")
+
+
+def _linked(file: Path, place: Path) -> None:
+    """A second name of a file, or a copy where the file system has no such thing. Raises OSError."""
+    try:
+        place.hardlink_to(file)
+    except OSError:
+        shutil.copyfile(file, place)

@@ -46,11 +46,15 @@ class Labels:
 
 @dataclass(frozen=True)
 class MetricRows:
-    """A metric with what it is computed from. seeds: the rows of each generation seed, one only of what does not depend on it."""
+    """A metric with what it is computed from. seeds: the rows of each generation seed, one only of what does not depend on it.
+
+    floor: rows of two draws of one model; what the metric is between them stands in its details under "floor".
+    """
 
     metric: MetricSpec
     fingerprint: str
     seeds: Sequence[Rows]
+    floor: Rows | None = None
 
 
 def score(measured: Sequence[MetricRows], labels: Labels) -> tuple[dict[str, MetricValue], Values]:
@@ -70,6 +74,9 @@ def score(measured: Sequence[MetricRows], labels: Labels) -> tuple[dict[str, Met
             block[key] = _over_seeds(
                 [_marked(one, value[key], rows, labels) for value, rows in zip(found, one.seeds, strict=True)]
             )
+        for key, value in _computed(metric, one.floor).items() if one.floor is not None else ():
+            floor = {"floor": {"value": value.value, "std_err": value.std_err}}
+            block[key] = block[key].model_copy(update={"details": (block[key].details or {}) | floor})
     for key in ("precision", "recall"):  # what the paper's two departures come to, on the same images
         paper = block.get(f"{key}_paper")
         if paper is not None and key in block:
@@ -109,13 +116,40 @@ def _marked(one: MetricRows, value: MetricValue, rows: Rows, labels: Labels) -> 
 
 
 def target_of(metric: MetricSpec) -> Target:
-    """The function that computes a metric. Raises InputError where it cannot be imported."""
+    """The function that computes a metric, for imported scores their mean. Raises InputError where it cannot be imported."""
+    if metric.reads == "scores" and not metric.target:
+        return lambda rows: {metric.keys[0]: _mean_score(rows)}
     module, _, name = metric.target.partition(":")
     try:
         found: Target = getattr(import_module(module), name)
     except Exception as error:  # a plugin's module may raise anything
         raise InputError(f"metric {metric.id}: {metric.target} cannot be imported ({error})") from error
     return found
+
+
+def _mean_score(rows: Rows) -> MetricValue:
+    """The mean over captions of the mean score of each one's images; over tasks first, where the metric's parameters say so."""
+    assert rows.generated is not None
+    scores = np.asarray(rows.generated, dtype=np.float64).reshape(-1, rows.images_per_prompt).mean(axis=1)
+    value, std_err = uncertainty.mean_and_std_err(scores)
+    styles = None
+    if rows.styles is not None and rows.parameters.get("mean_over") == "tasks":
+        of_style = {style: scores[np.array(rows.styles) == style] for style in sorted(set(rows.styles))}
+        means = {style: (*uncertainty.mean_and_std_err(own), float(len(own))) for style, own in of_style.items()}
+        value = float(np.mean([mean for mean, _, _ in means.values()]))
+        errors = [error for _, error, _ in means.values()]
+        std_err = None if None in errors else float(np.linalg.norm(np.array(errors, dtype=np.float64))) / len(errors)
+        styles = {
+            style: {"value": mean, "n": n} | ({} if error is None else {"std_err": error})
+            for style, (mean, error, n) in means.items()
+        }
+    return MetricValue(
+        value=value,
+        std_err=std_err,
+        uncertainty="standard error over captions",
+        styles=styles,
+        each=scores.astype(np.float32),
+    )
 
 
 def are_alike(seeds: Sequence[Mapping[str, Array]]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Protocol, TypeGuard
@@ -13,12 +14,17 @@ from numpy.typing import NDArray
 from sbv2bench.errors import InputError
 from sbv2bench.specs import ExtractorSpec
 
+_TEXT_BATCH = 256  # fixed, so that a text's embedding does not depend on who asks for it
 # Built-in kinds of ExtractorSpec.kind; a spec may also name its own class as "module:Class".
 KINDS = {
     "world_network": "sbv2bench.features.world:WorldExtractor",
     "world_attributes": "sbv2bench.features.world:WorldAttributes",
     "open_clip": "sbv2bench.features.clip:OpenClipScorer",
     "inception": "sbv2bench.features.inception:InceptionExtractor",
+    "clip": "sbv2bench.features.transformers_clip:ClipEmbeddings",
+    "clip_logits": "sbv2bench.features.transformers_clip:ClipLogits",
+    "dinov2": "sbv2bench.features.dinov2:Dinov2Features",
+    "image_reward": "sbv2bench.features.image_reward:ImageReward",
 }
 
 
@@ -27,7 +33,6 @@ class ImageExtractor(Protocol):
 
     def __call__(self, images_BHWC: NDArray[np.uint8]) -> NDArray[np.float32 | np.int64]:
         """Features [B, D] float32, or attributes [B, A] int64, of uint8 RGB images [B, H, W, 3]."""
-        ...
 
 
 class PairedExtractor(Protocol):
@@ -35,11 +40,9 @@ class PairedExtractor(Protocol):
 
     def embed_images(self, images_BHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Unit embeddings [B, D] float32 of uint8 RGB images [B, H, W, 3]."""
-        ...
 
     def embed_text(self, captions: Sequence[str]) -> NDArray[np.float32]:
         """Unit embeddings [N, D] float32 of captions."""
-        ...
 
 
 class Scorer(Protocol):
@@ -47,10 +50,35 @@ class Scorer(Protocol):
 
     def score(self, images_BHWC: NDArray[np.uint8], captions: Sequence[str]) -> NDArray[np.float32]:
         """Scores [B] float32 of uint8 RGB images [B, H, W, 3], each with its caption."""
-        ...
 
 
 Extractor = ImageExtractor | PairedExtractor | Scorer  # which, its spec's `gives` says (ExtractorSpec)
+
+
+class Towers(ABC):
+    """What the CLIPs of all libraries share: embeddings of images are features too, and texts are read in batches."""
+
+    spec: ExtractorSpec
+
+    @abstractmethod
+    def embed_images(self, images_BHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Unit embeddings [B, D] float32 of uint8 RGB images [B, H, W, 3]."""
+
+    @abstractmethod
+    def read(self, prompts: list[str]) -> NDArray[np.float32]:
+        """Unit embeddings [N, D] float32 of one batch of texts, their prefix before them."""
+
+    def __call__(self, images_BHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Image embeddings, as `embed_images`."""
+        return self.embed_images(images_BHWC)
+
+    def embed_text(self, captions: Sequence[str]) -> NDArray[np.float32]:
+        """Unit embeddings [N, D] float32 of the prefixed captions, in batches of 256 from the first."""
+        prompts = [self.spec.prefix + caption for caption in captions]
+        starts = range(0, len(prompts), _TEXT_BATCH)
+        with torch.inference_mode():
+            rows = [self.read(prompts[start : start + _TEXT_BATCH]) for start in starts]
+        return np.concatenate(rows or [np.empty((0, 0), np.float32)])
 
 
 def is_paired(extractor: Extractor, spec: ExtractorSpec) -> TypeGuard[PairedExtractor]:
@@ -101,8 +129,7 @@ def cut_by_extractor(spec: ExtractorSpec, captions: Sequence[str]) -> tuple[int,
     """
     module, _, name = target_of(spec).partition(":")
     count = getattr(import_module(module), "cut_captions", None) if name else None
-    found: tuple[int, int] | None = None if count is None else count(spec, captions)
-    return found
+    return None if count is None else count(spec, captions)
 
 
 def to_tensor(images_BHWC: NDArray[np.uint8], device: str) -> torch.Tensor:

@@ -1,7 +1,8 @@
 """A store of arrays by content key: what was measured once is never measured again, and never taken for something else.
 
-An entry is a folder `<key>/` with arrays.safetensors and, written last, manifest.json with the arrays' SHA-256. Blocks of
-an unfinished run lie in `<key>.blocks/<first row>/` in the same form. Whatever does not fit its manifest is a miss and a note.
+An entry is a folder `<key>/` with arrays.safetensors and, written last, manifest.json with the arrays' SHA-256 and its own.
+Blocks of an unfinished run lie in `<key>.blocks/<first row>/` in the same form. Whatever does not fit its manifest is a miss
+and a note.
 """
 
 from __future__ import annotations
@@ -22,11 +23,12 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 
-from sbv2bench.atomic import write_whole
+from sbv2bench.atomic import known_json, write_whole
 from sbv2bench.errors import IntegrityError
 
 Arrays = dict[str, NDArray[np.number]]
 
+_OWN = "manifest_sha256"
 LOCK_SECONDS = 600  # a write of the largest entry takes a minute or two; a lock held for longer is a stopped process's
 
 
@@ -55,15 +57,17 @@ class FeatureCache:
         if not self.has(key):
             return None
         try:
-            manifest = json.loads((place / "manifest.json").read_text())
-            content = (place / "arrays.safetensors").read_bytes()
-            if hashlib.sha256(content).hexdigest() != manifest["arrays_sha256"]:
-                raise ValueError("its arrays do not have the hash that its manifest says")
+            manifest, content = read_entry(place)
             arrays = safetensors.numpy.load(content)
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError) as error:
             self.notes.append(f"cache entry {key[:40]} is broken and was ignored: {error}")
             return None
         return Entry(arrays, manifest)
+
+    def manifest(self, key: str) -> dict[str, Any]:
+        """The manifest of a key alone; empty where there is none that can be read."""
+        found = known_json(self.folder / key / "manifest.json") if self.enabled else None
+        return found if isinstance(found, dict) else {}
 
     def put(self, key: str, arrays: Arrays, manifest: dict[str, Any]) -> None:
         """Store named arrays (float32, float64, int8, ... of any shape) and a JSON-ready manifest under a key.
@@ -74,6 +78,7 @@ class FeatureCache:
             return
         content = safetensors.numpy.save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
         stored = manifest | {"key": key, "arrays_sha256": hashlib.sha256(content).hexdigest()}
+        stored[_OWN] = _digest(stored)
         place = self.folder / key
         with self._writing(place):
             # An older manifest must not stand beside newer arrays, not even for a moment.
@@ -84,6 +89,30 @@ class FeatureCache:
     def put_block(self, key: str, number: int, arrays: Arrays, manifest: dict[str, Any] | None = None) -> None:
         """Keep a finished block of the run that will end as `put(key, ...)`. number: of its first row."""
         self.put(_block(key, number), arrays, manifest or {})
+
+    def block_manifest(self, key: str, number: int) -> dict[str, Any]:
+        """The manifest of a finished block; empty where there is none that begins at that row."""
+        return self.manifest(_block(key, number))
+
+    def take_from(self, folder: Path) -> tuple[int, int]:
+        """Copy from another cache's folder what this one lacks; returns how many entries were copied, and how many were here.
+
+        Raises IntegrityError for an entry that is not whole; what was copied before it stays.
+        """
+        copied = here = 0
+        for path in sorted(folder.rglob("manifest.json")):
+            key = path.parent.relative_to(folder).as_posix()
+            if self.has(key) or self.has(key.partition(".blocks/")[0]):
+                here += 1
+                continue
+            try:
+                manifest, content = read_entry(path.parent)
+                arrays = safetensors.numpy.load(content)
+            except (OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError) as error:
+                raise IntegrityError(f"{path.parent}: {error}", f"copy {folder} again") from error
+            self.put(key, arrays, manifest)
+            copied += 1
+        return copied, here
 
     def get_rows(self, key: str, numbers: Sequence[int], rows: range) -> tuple[Arrays, set[int]] | None:
         """Rows of finished blocks, whatever their size was, and those sizes; None where one of the rows is in none.
@@ -139,6 +168,26 @@ class FeatureCache:
                 f"{place}: the cache cannot be written ({error.strerror or error})",
                 "export SBV2BENCH_HOME=FOLDER, on a disk with room",
             ) from error
+
+
+def read_entry(place: Path) -> tuple[dict[str, Any], bytes]:
+    """(the manifest of an entry's folder, the bytes of its arrays), both with the hashes that the manifest says.
+
+    Raises OSError, ValueError, KeyError or TypeError where they are not. Manifests of older versions have no hash of their own.
+    """
+    manifest = json.loads((place / "manifest.json").read_text("utf-8"))
+    content = (place / "arrays.safetensors").read_bytes()
+    if hashlib.sha256(content).hexdigest() != manifest["arrays_sha256"]:
+        raise ValueError("its arrays do not have the hash that its manifest says")
+    if _OWN in manifest and manifest[_OWN] != _digest(manifest):
+        raise ValueError("its manifest does not have its own hash")
+    return manifest, content
+
+
+def _digest(manifest: dict[str, Any]) -> str:
+    """SHA-256 of a manifest without its own hash, as it is read back."""
+    text = json.dumps({key: value for key, value in manifest.items() if key != _OWN}, sort_keys=True)
+    return hashlib.sha256(json.dumps(json.loads(text), sort_keys=True).encode()).hexdigest()
 
 
 def _block(key: str, number: int) -> str:

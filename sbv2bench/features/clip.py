@@ -19,18 +19,17 @@ from torch.nn import functional
 
 from sbv2bench.data.extractor_files import locate, weights_file
 from sbv2bench.errors import InputError, IntegrityError
-from sbv2bench.features.base import to_tensor
+from sbv2bench.features.base import Towers, to_tensor
 from sbv2bench.specs import ExtractorSpec
 from sbv2bench.weights import compare_keys, load_state_dict
 
 if TYPE_CHECKING:
     import torchvision
 
-_TEXT_BATCH = 256  # fixed, so that a text's embedding does not depend on who asks for it
 _CONFIG = "open_clip_config.json"
 
 
-class OpenClipScorer:
+class OpenClipScorer(Towers):
     """Image and text embeddings of one OpenCLIP model, float32, L2-normalised.
 
     A folder has open_clip_config.json, open_clip_model.safetensors and the tokenizer's files; the network is built by
@@ -60,19 +59,10 @@ class OpenClipScorer:
         self._mean = torch.tensor(mean, device=device).view(1, 3, 1, 1)
         self._std = torch.tensor(std, device=device).view(1, 3, 1, 1)
 
-    def __call__(self, images_BHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Image embeddings, as `embed_images`."""
-        return self.embed_images(images_BHWC)
-
-    def embed_text(self, captions: Sequence[str]) -> NDArray[np.float32]:
-        """Unit embeddings [N, D] float32 of the prefixed captions, in batches of 256 from the first."""
-        prompts = [self.spec.prefix + caption for caption in captions]
-        rows = [np.empty((0, 0), np.float32)]
-        with torch.inference_mode():
-            for start in range(0, len(prompts), _TEXT_BATCH):
-                tokens = self.tokenize(prompts[start : start + _TEXT_BATCH]).to(self.device)
-                rows.append(self.model.encode_text(tokens, normalize=True).cpu().numpy())
-        return np.concatenate(rows[1:] or rows)
+    def read(self, prompts: list[str]) -> NDArray[np.float32]:
+        """Unit embeddings [N, D] float32 of one batch of texts."""
+        found: NDArray[np.float32] = self.model.encode_text(self.tokenize(prompts).to(self.device), normalize=True).cpu().numpy()
+        return found
 
     def embed_images(self, images_BHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Unit embeddings [B, D] float32 of uint8 RGB images [B, H, W, 3].

@@ -1,7 +1,12 @@
-"""The Inception of every FID (inception-2015-12-05), pool3, from uint8 images prepared in one of two ways.
+"""The Inception of every FID (inception-2015-12-05), pool3, from uint8 images prepared in one of three ways.
 
 clean299: clean-fid's resize, each channel as float32 by Pillow's antialiased bicubic, clipped to [0, 255], not rounded.
 tf1: the bilinear resize of TensorFlow 1, no antialiasing, corners and pixel centres not aligned.
+patch299: the 299 x 299 pixels at the centre, as they are: patch-FID as DMD2's code has it (main/coco_eval/coco_evaluator.py), one
+crop an image, half a margin rounded to even (torchvision's center_crop); LakonLab rounds down. A picture with a side below 299 is
+not cropped there but resized whole by clean-fid, for the line that raises is commented out. For photographs it is so here too, or
+COCO's small ones could not be compared with; generated pictures that small are refused: theirs would be plain FID under another
+name. Chai et al. 2022's patch FID, of random patches at many scales, is another metric.
 They give different numbers, so each is an extractor of its own.
 
 The network is torchvision's Inception3 with the three blocks in which the TensorFlow graph pools differently: torchvision
@@ -85,20 +90,22 @@ def fid_inception() -> torch.nn.Module:
 class InceptionExtractor:
     """pool3 of the network with the state dict of the spec's location: features [B, 2048] float32, >= 0.
 
-    spec.preparation: "clean299" or "tf1"; spec.channels: "bgr" shows it the channels in reverse, as the paper's
+    spec.preparation: "clean299", "tf1" or "patch299"; spec.channels: "bgr" shows it the channels in reverse, as the paper's
     precision/recall did.
     """
 
     image_size = None
+    smallest_side = 1  # of the pictures that a model may be measured by
     dimension = DIMENSION
 
     def __init__(self, spec: ExtractorSpec, device: str = "cpu") -> None:
         """Raises InputError on another preparation, PrerequisiteError where the weights are not there, IntegrityError where
         they are not this network's or a pickle that is not the well-known file."""
-        prepare = {"clean299": clean299, "tf1": tf1_299}.get(spec.preparation)
+        prepare = {"clean299": clean299, "tf1": tf1_299, "patch299": patch299}.get(spec.preparation)
         if prepare is None:
-            raise InputError(f"extractor {spec.id}: found preparation {spec.preparation!r}, expected clean299 or tf1")
+            raise InputError(f"extractor {spec.id}: found preparation {spec.preparation!r}, expected clean299, tf1 or patch299")
         self.spec, self.device, self.prepare = spec, device, prepare
+        self.smallest_side = SIZE if prepare is patch299 else 1
         path = weights_file(spec)
         with torch.device("meta"):  # nobody needs the random weights
             network = fid_inception()
@@ -134,6 +141,15 @@ def clean299(images_BHWC: NDArray[np.uint8], device: str = "cpu") -> Tensor:
     to_tensor(images_BHWC, "cpu")  # raises on another shape or dtype
     resized = np.stack([_clean_resize(image) for image in images_BHWC])
     return torch.from_numpy(resized).permute(0, 3, 1, 2)
+
+
+def patch299(images_BHWC: NDArray[np.uint8], device: str = "cpu") -> Tensor:
+    """float32 [B, 3, 299, 299] in [0, 255]: the centres of uint8 RGB images [B, H, W, 3]; of a side below 299 `clean299`."""
+    height, width = images_BHWC.shape[1:3]
+    if min(height, width) < SIZE:
+        return clean299(images_BHWC, device)
+    top, left = round((height - SIZE) / 2), round((width - SIZE) / 2)
+    return to_tensor(images_BHWC[:, top : top + SIZE, left : left + SIZE], device)
 
 
 def clean299_by_products(pixels_BCHW: Tensor) -> Tensor:

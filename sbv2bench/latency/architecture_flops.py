@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from sbv2bench.data.chain import chain
+from sbv2bench.data.chain import chain, part_config
 from sbv2bench.data.hub import nothing_fetched
 from sbv2bench.errors import SBV2BenchError
 from sbv2bench.registry import Registry
@@ -22,29 +22,22 @@ def stage_gflop(spec: ModelSpec, registry: Registry) -> dict[str, float]:
     own = spec if merge is None or spec.location else registry.model(merge.a)
     try:
         with nothing_fetched():
-            folders = [link.folder for link in chain(own)]
+            links = chain(own)
     except SBV2BenchError:
         return {}
-    configs = [_config(folders, name) for name in ("unet", "text_encoder", "vae")]
-    if any(config is None for config in configs):
+    configs = [part_config(links, name) for name in ("unet", "text_encoder", "vae")]
+    if None in configs:
         return {}
-    unet, text, vae = (config for config in configs if config is not None)
+    unet, text, vae = (config.parent for config in configs if config is not None)
     try:
         return _counted(unet, text, vae, None if spec.resolution is None else (spec.resolution, spec.width or spec.resolution))
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError):  # another architecture
         return {}
 
 
-def _config(folders: list[Path], name: str) -> Path | None:
-    names = (name, f"{name}_ema") if name == "unet" else (name,)
-    places = [folder / part for folder in folders for part in names]
-    places += [folder for folder in folders if name == "vae" and folder.name == "vae"]
-    return next((place for place in places if (place / "config.json").is_file()), None)
-
-
 def _counted(unet_folder: Path, text_folder: Path, vae_folder: Path, size: tuple[int, int] | None) -> dict[str, float]:
     import torch
-    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 
     with torch.device("meta"):
@@ -54,9 +47,10 @@ def _counted(unet_folder: Path, text_folder: Path, vae_folder: Path, size: tuple
         unet = UNet2DConditionModel.from_config(unet_config)
         text = CLIPTextModel(CLIPTextConfig.from_pretrained(text_folder))
         vae_config: dict[str, object] = AutoencoderKL.load_config(vae_folder)
-        if vae_config.get("_class_name") != "AutoencoderKL":
+        kind = {"AutoencoderKL": AutoencoderKL, "AutoencoderTiny": AutoencoderTiny}.get(str(vae_config.get("_class_name")))
+        if kind is None:
             return {}
-        vae = AutoencoderKL.from_config(vae_config)
+        vae = kind.from_config(vae_config)
         factor = 2 ** (len(vae.config.block_out_channels) - 1)
         sides = [unet.config.sample_size] * 2 if size is None else [side // factor for side in size]
         latents = torch.empty(1, unet.config.in_channels, *sides)

@@ -10,7 +10,7 @@ from pathlib import Path
 from sbv2bench.errors import IntegrityError
 from sbv2bench.report.columns import Column, csv_text, markdown_lines
 from sbv2bench.results import store
-from sbv2bench.results.conditions import Identity
+from sbv2bench.results.conditions import Identity, commit_of, date_of
 from sbv2bench.results.records import BatchLatency, LatencyResult, MetricValue
 
 NAME = "latency"
@@ -36,7 +36,8 @@ def machine(result: LatencyResult) -> str:
     made = result.provenance
     threads = f", {result.threads} threads" if result.device == "cpu" else ""
     name = str(made.get("device_name") or result.device)
-    return f"{name}, {result.dtype}{threads}, {'compiled' if result.compiled else 'eager'}"
+    offloaded = "" if result.offload == "none" else f", offload {result.offload}"
+    return f"{name}, {result.dtype}{threads}, {'compiled' if result.compiled else 'eager'}{offloaded}"
 
 
 def admit(path: Path) -> LatencyResult:
@@ -66,7 +67,7 @@ def rows(folder: Path) -> list[Row]:
         for batch in result.batches:
             row = Row(path.relative_to(folder).as_posix(), result, batch)
             key = (row.device, result.protocol_fingerprint, result.model.fingerprint(), batch.batch_size)
-            newest[key] = max(newest.get(key, row), row, key=lambda row: (_date(row.result), row.path))
+            newest[key] = max(newest.get(key, row), row, key=lambda row: (date_of(row.result), row.path))
     return sorted(newest.values(), key=lambda row: (row.device, row.batch.batch_size, row.batch.total.value, row.path))
 
 
@@ -76,7 +77,7 @@ def paper_latency(folder: Path) -> dict[Identity, dict[str, MetricValue]]:
     Under the dtype "", of rows that do not say theirs, is the newest of any.
     """
     found: dict[Identity, dict[str, MetricValue]] = {}
-    for row in sorted(rows(folder), key=lambda row: (_date(row.result), row.path)):
+    for row in sorted(rows(folder), key=lambda row: (date_of(row.result), row.path)):
         if row.result.protocol.id == "paper":
             total = row.batch.total
             metric = MetricValue(
@@ -130,6 +131,22 @@ def _mega(size: int | None) -> str:
     return "" if size is None else short(size / 1e6)
 
 
+def _weights(row: Row) -> str:
+    return _mega(row.result.weights_bytes)
+
+
+def _gap(batch: BatchLatency) -> str:
+    return short(batch.gap_ms) if batch.stages else ""
+
+
+def _flop(row: Row) -> float:
+    return sum(row.batch.flop.values())
+
+
+def _percent(row: Row) -> str:
+    return f"{100 * row.batch.ceiling_share:.1f}"
+
+
 def _with_reach(row: Row) -> str:
     total = row.batch.total
     return short(total.value) + ("" if total.ci95 is None else f" ± {short((total.ci95[1] - total.ci95[0]) / 2)}")
@@ -142,15 +159,6 @@ def _stage(name: str) -> Column[Row]:
     return Column(f"{name}_ms", f"{name} ms", milliseconds, lambda row: short(milliseconds(row)))
 
 
-def _commit(result: LatencyResult) -> str:
-    made = result.provenance
-    return str(made.get("git_commit") or "")[:8] + ("+" if made.get("git_dirty") else "")
-
-
-def _date(result: LatencyResult) -> str:
-    return str(result.provenance.get("date_utc") or "")
-
-
 SETTINGS: tuple[Column[Row], ...] = (  # in files only: on a page they head the table
     Column("protocol", "", lambda row: f"{row.result.protocol.id}@v{row.result.protocol.version}"),
     Column("device", "", lambda row: row.result.provenance.get("device_name") or row.result.device),
@@ -159,36 +167,39 @@ SETTINGS: tuple[Column[Row], ...] = (  # in files only: on a page they head the 
     Column("compiled", "", lambda row: bool(row.result.compiled)),
 )
 FIGURES: tuple[Column[Row], ...] = (
-    Column("model", "model", lambda row: row.result.model.id, left=True),
+    Column("model", "model", lambda row: row.result.model.id, left=True, names=True),
     Column(
         "decoder",
         "decoder",
         lambda row: row.result.decoder,
         lambda row: row.result.decoder.removeprefix("Autoencoder"),
         left=True,
+        room=3,
     ),
-    Column("batch_size", "batch", lambda row: row.batch.batch_size),
+    Column("batch_size", "batch", lambda row: row.batch.batch_size, names=True),
     Column("latency_ms", "ms ↓", lambda row: row.batch.total.value, _with_reach),
     Column("ci95_low_ms", "", lambda row: (row.batch.total.ci95 or (None, None))[0]),
     Column("ci95_high_ms", "", lambda row: (row.batch.total.ci95 or (None, None))[1]),
-    Column("median_ms", "median", lambda row: row.batch.total.median, lambda row: short(row.batch.total.median)),
+    Column("median_ms", "median", lambda row: row.batch.total.median, lambda row: short(row.batch.total.median), room=4),
     Column("p5_ms", "", lambda row: row.batch.total.p5),
     Column("p95_ms", "", lambda row: row.batch.total.p95),
-    Column("", "p5 to p95", lambda row: f"{short(row.batch.total.p5)} to {short(row.batch.total.p95)}"),
+    Column("", "p5 to p95", lambda row: f"{short(row.batch.total.p5)} to {short(row.batch.total.p95)}", room=5),
     *map(_stage, STAGES),
-    Column("gap_ms", "gap ms", lambda row: row.batch.gap_ms, lambda row: short(row.batch.gap_ms) if row.batch.stages else ""),
+    Column(
+        "gap_ms", "gap ms", lambda row: row.batch.gap_ms, lambda row: short(row.batch.gap_ms) if row.batch.stages else "", room=6
+    ),
     Column(
         "images_per_second", "images/s ↑", lambda row: row.batch.images_per_second, lambda row: short(row.batch.images_per_second)
     ),
-    Column("nfe", "NFE", lambda row: row.result.model.nfe),
-    Column("denoiser_calls", "UNet calls", lambda row: row.result.denoiser_calls),
-    Column("flop", "GFLOP", lambda row: sum(row.batch.flop.values()), lambda row: short(sum(row.batch.flop.values()) / 1e9)),
-    Column("ceiling_flop_per_s", "", lambda row: row.result.ceiling.best),
+    Column("nfe", "NFE", lambda row: row.result.model.nfe, room=2),
+    Column("denoiser_calls", "passes", lambda row: row.result.denoiser_calls, room=7),
     Column(
-        "ceiling_share", "% of ceiling ↑", lambda row: row.batch.ceiling_share, lambda row: f"{100 * row.batch.ceiling_share:.1f}"
+        "flop", "GFLOP", lambda row: sum(row.batch.flop.values()), lambda row: short(sum(row.batch.flop.values()) / 1e9), room=7
     ),
-    Column("weights_bytes", "weights MB", lambda row: row.result.weights_bytes, lambda row: _mega(row.result.weights_bytes)),
-    Column("run_bytes", "call MB", lambda row: row.batch.run_bytes, lambda row: _mega(row.batch.run_bytes)),
+    Column("ceiling_flop_per_s", "", lambda row: row.result.ceiling.best),
+    Column("ceiling_share", "% of ceiling ↑", lambda row: row.batch.ceiling_share, _percent, room=7),
+    Column("weights_bytes", "weights MB", lambda row: row.result.weights_bytes, _weights, room=7),
+    Column("run_bytes", "call MB", lambda row: row.batch.run_bytes, lambda row: _mega(row.batch.run_bytes), room=7),
 )
 ORIGIN: tuple[Column[Row], ...] = (
     Column("load_s", "load s", lambda row: row.result.load_s, lambda row: short(row.result.load_s)),
@@ -198,8 +209,8 @@ ORIGIN: tuple[Column[Row], ...] = (
     Column("runs", "", lambda row: row.batch.runs),
     Column("repeats_ms", "", lambda row: " ".join(map(repr, row.batch.total.repeats))),
     Column("fingerprint", "", lambda row: row.result.protocol_fingerprint[:8]),
-    Column("commit", "commit", lambda row: _commit(row.result)),
-    Column("date", "date", lambda row: _date(row.result)[:10]),
+    Column("commit", "commit", lambda row: commit_of(row.result)),
+    Column("date", "date", lambda row: date_of(row.result)[:10]),
     Column("licence", "licence", lambda row: row.result.model.licence),
     Column("file", "file", lambda row: row.path, lambda row: f"[json]({row.path})"),
 )

@@ -23,9 +23,11 @@ from sbv2bench.machine.choices import Progress
 from sbv2bench.mini import world
 from sbv2bench.registry import Registry
 from sbv2bench.results import store
-from sbv2bench.results.records import BatchLatency, Ceiling, LatencyResult, ModelRecord
+from sbv2bench.results.records import BatchLatency, Ceiling, LatencyResult, ModelRecord, Passes
 from sbv2bench.samplers import load_sampler
 from sbv2bench.samplers.base import HasNetworks, PromptBlock, Sampler, Stopwatch, image_seed, wait_for
+from sbv2bench.samplers.calls import PassCounter, check_declared
+from sbv2bench.samplers.placement import USUAL, Placement
 from sbv2bench.specs import ModelSpec
 
 # What is drawn does not matter to the time, and every text is padded to one length: captions of the world do for any model.
@@ -40,9 +42,11 @@ class Row:
     spec: ModelSpec
     sampler: Sampler
     load_s: float
+    placement: Placement = USUAL
     first_run_s: float = 0.0
     memory_method: str = ""
     networks: dict[str, torch.nn.Module] = field(default_factory=dict)
+    passes: Passes | None = None  # of one call, not compiled
 
     @property
     def name(self) -> str:
@@ -93,7 +97,8 @@ def measure_latency(
     with _on(plan.device), _enough_memory(plan), _recompiling(plan.options.compiled):
         rows = []
         for number, spec in enumerate(plan.rows, 1):
-            rows.append(_loaded(spec, plan, registry, clock))
+            placement = plan.placements[number - 1] if plan.placements else USUAL
+            rows.append(_loaded(spec, placement, plan, registry, clock))
             tell("load", number, len(plan.rows))
         contenders = [Contender(row, size) for row in rows for size in plan.options.batch_sizes]
         for number, contender in enumerate(contenders, 1):
@@ -112,14 +117,14 @@ def measure_latency(
     return results
 
 
-def _loaded(spec: ModelSpec, plan: LatencyPlan, registry: Registry, clock: Clock) -> Row:
+def _loaded(spec: ModelSpec, placement: Placement, plan: LatencyPlan, registry: Registry, clock: Clock) -> Row:
     """A model on the device and its first image, each by the clock."""
     with suppress(ImportError):  # loading will say so; what is timed is the model, not the libraries
         import_module(registry.sampler(spec.sampler).target.partition(":")[0])
     began = clock()
-    sampler = load_sampler(spec, plan.device, getattr(torch, plan.dtype), registry)
+    sampler = load_sampler(spec, plan.device, getattr(torch, plan.dtype), registry, placement)
     wait_for(torch.device(plan.device))
-    row = Row(spec, sampler, clock() - began)
+    row = Row(spec, sampler, clock() - began, placement)
     row.networks = sampler.networks() if isinstance(sampler, HasNetworks) else {}
     row.first_run_s = timed(Contender(row, plan.options.batch_sizes[0]).work(), plan.device, clock).total
     if plan.options.compiled:
@@ -132,8 +137,16 @@ def _loaded(spec: ModelSpec, plan: LatencyPlan, registry: Registry, clock: Clock
 
 def _look_at(contender: Contender, plan: LatencyPlan, clock: Clock) -> None:
     """What is not a matter of repeats: operations, compilation, memory."""
-    with _eager(contender.row):
+    weights = [weight for network in contender.row.networks.values() for weight in network.parameters()]
+    learning = [weight.requires_grad for weight in weights]
+    for weight in weights:  # torch's counter looks for the graph of a weight that could learn, and there is none
+        weight.requires_grad_(False)
+    with _eager(contender.row), PassCounter(contender.row.networks) as counter, counter.block(contender.batch_size):
         contender.flop = flop_by_stage(contender.work())
+    for weight, could in zip(weights, learning, strict=True):
+        weight.requires_grad_(could)
+    check_declared(contender.row.sampler, counter.found)
+    contender.row.passes = counter.found
     if plan.options.compiled:
         contender.compile_s = _first_compiled(contender, plan, clock)
     gap_seconds(contender.row.name, [[timed(contender.work(), plan.device, clock)]])  # what is absurd is so from the first call
@@ -187,14 +200,16 @@ def _result(
     return LatencyResult(
         protocol=protocol,
         protocol_fingerprint=protocol.fingerprint(),
-        model=ModelRecord(**row.spec.model_dump(), nfe=row.spec.network_evaluations()),
+        model=ModelRecord(**row.spec.model_dump(), nfe=row.passes.levels if row.passes else row.spec.network_evaluations()),
         decoder="" if vae is None else type(vae).__name__,
-        denoiser_calls=row.sampler.network_calls,
+        denoiser_calls=round(row.passes.rows_an_image) if row.passes else row.sampler.network_calls,
+        passes_counted=row.passes is not None,
         parameters={name: sum(p.numel() for p in network.parameters()) for name, network in row.networks.items()},
         weights_bytes=weights_bytes(row.networks) if row.networks else None,
         device=plan.device,
         dtype=plan.dtype,
         threads=torch.get_num_threads(),
+        offload=row.placement.offload,
         compiled=("denoiser",) if plan.options.compiled else (),
         load_s=row.load_s,
         first_run_s=row.first_run_s,

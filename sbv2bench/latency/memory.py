@@ -41,9 +41,9 @@ def memory_of(call: Callable[[], object], device: str) -> tuple[int | None, str]
         call()
         return max(0, _status("VmHWM") - before), ON_CPU
     except OSError:
-        before = _max_rss()
+        before = max_rss()
         call()
-        return _max_rss() - before, ROUGH
+        return max_rss() - before, ROUGH
 
 
 def _status(key: str) -> int:
@@ -51,7 +51,8 @@ def _status(key: str) -> int:
     return int(line.split()[1]) * 1024
 
 
-def _max_rss() -> int:
+def max_rss() -> int:
+    """Bytes of memory that this process held at its worst moment so far."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 

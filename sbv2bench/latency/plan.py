@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from sbv2bench.data.chain import model_files
 from sbv2bench.errors import InputError, PrerequisiteError
 from sbv2bench.machine.checks import available_device, check_packages, check_results_folder, chosen_dtype
 from sbv2bench.machine.choices import DTYPES, MAX_BATCH, check_choice, check_device
+from sbv2bench.machine.memory import chosen_placement
 from sbv2bench.machine.processes import cores
 from sbv2bench.registry import Registry, only_published
 from sbv2bench.results.records import LatencyProtocol
+from sbv2bench.samplers.placement import OFFLOADS, Offload, Placement
 from sbv2bench.specs import ModelSpec
 
 # SwiftBrush v2, section 7.5: batch 1, float16, one step as it stands. Where its warm-ups lie it does not say; here they are at
 # the start of each repeat, since other models have run since the last one.
 PAPER = LatencyProtocol(id="paper", warm_up=5, runs=50, repeats=10, statistic="mean")
 FULL = LatencyProtocol(id="full", warm_up=2, runs=50, repeats=10, seconds=5.0, statistic="median")
-PROTOCOLS = {protocol.id: protocol for protocol in (PAPER, FULL)}
+PROTOCOLS: dict[str, LatencyProtocol] = {protocol.id: protocol for protocol in (PAPER, FULL)}
 _BUSY = 0.5  # of the cores: a load at which times are no longer the model's own
 
 
@@ -35,40 +36,32 @@ class LatencyOptions:
     device: str = "auto"
     dtype: str = "auto"
     results: Path = Path("results")
+    offload: Offload = "none"
 
     @classmethod
-    def validated(
-        cls,
-        *,
-        protocol: str = "full",
-        batch_sizes: Sequence[int] = (),
-        compiled: bool = False,
-        device: str = "auto",
-        dtype: str = "auto",
-        results: Path | str = Path("results"),
-    ) -> LatencyOptions:
-        """Options as typed to options as used. Raises InputError naming the option."""
-        if protocol not in PROTOCOLS:
-            close = difflib.get_close_matches(protocol.lower(), list(PROTOCOLS), n=1)
-            fix = f"--protocol {close[0]}" if close else None
-            raise InputError(f"--protocol: found {protocol!r}, expected {' or '.join(PROTOCOLS)}", fix)
+    def validated(cls, *, protocol: str = "full", batch_sizes: Sequence[int] = (), **typed: Any) -> LatencyOptions:
+        """Options as typed to options as used. typed: the other fields. Raises InputError naming the option."""
+        check_choice("--protocol", protocol, tuple(PROTOCOLS))
         for size in batch_sizes:
             if not 1 <= size <= MAX_BATCH:
                 raise InputError(f"--batch-size: found {size}, expected a whole number from 1 to {MAX_BATCH}", "--batch-size 1")
         sizes = tuple(dict.fromkeys(batch_sizes)) or (1,)
-        if protocol == "paper" and (sizes != (1,) or compiled):
-            what = "--compile" if compiled else f"--batch-size {sizes[-1]}"
-            raise InputError(f"{what}: protocol paper is batch 1 and not compiled", "--protocol full")
-        check_device(device)
-        check_choice("--dtype", dtype, DTYPES)
-        return cls(PROTOCOLS[protocol], sizes, compiled, device, dtype, Path(results).expanduser())
+        check_choice("--offload", typed.get("offload", "none"), OFFLOADS)
+        options = cls(PROTOCOLS[protocol], sizes, **typed)
+        if protocol == "paper" and (sizes != (1,) or options.compiled or options.offload != "none"):
+            others = f"--batch-size {sizes[-1]}" if sizes != (1,) else f"--offload {options.offload}"
+            what = "--compile" if options.compiled else others
+            raise InputError(f"{what}: protocol paper is batch 1, not compiled, and all on the device", "--protocol full")
+        check_device(options.device)
+        check_choice("--dtype", options.dtype, DTYPES)
+        return replace(options, results=Path(options.results).expanduser())
 
 
 @dataclass(frozen=True)
 class LatencyPlan:
     """Rows to time, each a model as it will be sampled, with its weights' hashes; on which device and in which dtype.
 
-    notes: what a reader of the numbers must know, in people's words.
+    placements: of each row, where its parts lie. notes: what a reader of the numbers must know, in people's words.
     """
 
     rows: tuple[ModelSpec, ...]
@@ -76,6 +69,7 @@ class LatencyPlan:
     device: str
     dtype: str
     notes: tuple[str, ...] = ()
+    placements: tuple[Placement, ...] = ()
 
 
 def plan_latency(models: Sequence[str], options: LatencyOptions, registry: Registry) -> LatencyPlan:
@@ -87,17 +81,19 @@ def plan_latency(models: Sequence[str], options: LatencyOptions, registry: Regis
     check_results_folder(options.results)
     check_packages()
     specs = [_timeable(registry.model(name)) for name in models]
+    from sbv2bench.samplers.defaults import hashed  # imports torch, which a wrong name must not wait for
+
     device = available_device(options.device)
     dtype = _one_dtype(specs, options, device)
     rows: dict[str, ModelSpec] = {}
     notes = []
     for spec in specs:
-        own = _with_weights(spec, registry, dtype)
+        own = hashed(spec, dtype, registry.model)
         rows.setdefault(own.fingerprint(), own)
         tiny = with_tiny_decoder(spec, registry) if options.protocol.id == "full" else None
         if tiny is not None:
             try:
-                found = _with_weights(tiny, registry, dtype)
+                found = hashed(tiny, dtype, registry.model)
             except PrerequisiteError as error:  # nobody asked for it by name
                 notes.append(f"{spec.id} with the tiny decoder {tiny.vae} is left out: {' '.join(error.message.split())}")
             else:
@@ -105,7 +101,9 @@ def plan_latency(models: Sequence[str], options: LatencyOptions, registry: Regis
     if options.protocol.id == "paper" and options.dtype not in ("auto", dtype):
         where = "a GPU" if dtype == "float16" else f"device {device}"
         raise InputError(f"--dtype {options.dtype}: protocol paper is {dtype} on {where}", "--protocol full")
-    return LatencyPlan(tuple(rows.values()), options, device, dtype, (*notes, *_caveats(options, device, dtype)))
+    most = max(options.batch_sizes)
+    placements = tuple(chosen_placement(spec, registry, (device, dtype), options.offload, most) for spec in rows.values())
+    return LatencyPlan(tuple(rows.values()), options, device, dtype, (*notes, *_caveats(options, device, dtype)), placements)
 
 
 def _timeable(spec: ModelSpec) -> ModelSpec:
@@ -128,15 +126,6 @@ def _one_dtype(specs: Sequence[ModelSpec], options: LatencyOptions, device: str)
         kinds = ", ".join(f"{dtype} of {name}" for dtype, name in found.items())
         raise InputError(f"--dtype auto: found {kinds}, expected one for all that is timed together", f"--dtype {min(found)}")
     return next(iter(found), chosen_dtype(options.dtype, device))
-
-
-def _with_weights(spec: ModelSpec, registry: Registry, dtype: str) -> ModelSpec:
-    if not spec.location and spec.merge is None:  # a plugin's function
-        return spec
-    from sbv2bench.samplers.defaults import settled
-
-    spec = settled(spec, dtype)
-    return spec.model_copy(update={"weights": model_files(spec, registry.model, dtype)})
 
 
 def with_tiny_decoder(spec: ModelSpec, registry: Registry) -> ModelSpec | None:

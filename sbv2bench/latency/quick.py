@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 
 import numpy as np
-import torch
 
 from sbv2bench.data.prompts import Prompts
-from sbv2bench.machine.processes import cores
-from sbv2bench.samplers.base import PromptBlock, Sampler, Stopwatch, image_seed
+from sbv2bench.latency.timing import Sample, timed
+from sbv2bench.machine.processes import cores, threads
+from sbv2bench.samplers.base import PromptBlock, Sampler, image_seed
 
 SECONDS = 8.0  # with the last image that begins within them, under 10 s for any model of a second an image
 MOST_RUNS = 50  # the paper's count (section 7.5)
@@ -21,19 +21,14 @@ def quick_latency(sampler: Sampler, prompts: Prompts, seed: int = 0, device: str
     Returns milliseconds: "median_ms", "p5_ms", "p95_ms", "stages_ms" {stage: median}, and "runs", "warm_up", "batch_size",
     "threads", "protocol". Stops after 50 runs or 8 s, whichever is first; at least one run is timed.
     """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(cores())
-    try:
+    with threads(cores()):
         began = time.perf_counter()
         _one(sampler, prompts, 0, seed, device)
-        runs: list[tuple[float, dict[str, float]]] = []
+        runs: list[Sample] = []
         while not runs or (len(runs) < MOST_RUNS and time.perf_counter() - began < SECONDS):
             runs.append(_one(sampler, prompts, len(runs) % len(prompts), seed, device))
-    finally:
-        torch.set_num_threads(threads)
-    totals = 1000.0 * np.array([total for total, _ in runs])
-    low, median, high = np.percentile(totals, [5, 50, 95])
-    stages = {name: 1000.0 * float(np.median([stages.get(name, 0.0) for _, stages in runs])) for name in runs[0][1]}
+    low, median, high = np.percentile(1000.0 * np.array([run.total for run in runs]), [5, 50, 95])
+    stages = {name: 1000.0 * float(np.median([run.stages.get(name, 0.0) for run in runs])) for name in runs[0].stages}
     return {
         "median_ms": float(median),
         "p5_ms": float(low),
@@ -47,11 +42,7 @@ def quick_latency(sampler: Sampler, prompts: Prompts, seed: int = 0, device: str
     }
 
 
-def _one(sampler: Sampler, prompts: Prompts, row: int, seed: int, device: str) -> tuple[float, dict[str, float]]:
-    """Seconds of one image in all, and by stage."""
+def _one(sampler: Sampler, prompts: Prompts, row: int, seed: int, device: str) -> Sample:
     index = prompts.first_index + row
     block = PromptBlock(index=0, first=index, count=1, captions=(prompts.captions[row],), noise_seeds=(image_seed(seed, index),))
-    stopwatch = Stopwatch(device)  # waits for the device at each stage's ends
-    began = time.perf_counter()
-    sampler.generate(block, stopwatch)
-    return time.perf_counter() - began, {str(stage): seconds for stage, seconds in stopwatch.seconds.items()}
+    return timed(lambda stopwatch: sampler.generate(block, stopwatch), device, time.perf_counter)

@@ -8,7 +8,8 @@ from pathlib import Path
 from rich.console import Console
 
 from sbv2bench.latency.board import FIGURES, Row, machine, short
-from sbv2bench.report.columns import terminal_table
+from sbv2bench.latency.plan import LatencyPlan
+from sbv2bench.report.layout import print_table
 from sbv2bench.report.terminal import say
 from sbv2bench.results.records import LatencyProtocol, LatencyResult
 
@@ -16,13 +17,19 @@ from sbv2bench.results.records import LatencyProtocol, LatencyResult
 def protocol_line(protocol: LatencyProtocol) -> str:
     """The first line of every measurement: how the clock is read."""
     limit = "" if protocol.seconds is None else f", a repeat of at most {protocol.seconds:g} s of runs"
-    counts = (
-        f"{protocol.warm_up} warm-ups, up to {protocol.runs} runs"
-        if limit
-        else f"{protocol.warm_up} warm-ups, {protocol.runs} runs"
-    )
-    said = f"{counts}, {protocol.repeats} repeats{limit}, {protocol.statistic} of each"
+    runs = f"{'up to ' if limit else ''}{protocol.runs} runs"
+    said = f"{protocol.warm_up} warm-ups, {runs}, {protocol.repeats} repeats{limit}, {protocol.statistic} of each"
     return f"latency protocol {protocol.id}@v{protocol.version}: {said}, models interleaved"
+
+
+def chosen_line(plan: LatencyPlan) -> str:
+    """What is timed on, as it was chosen."""
+    import torch
+
+    options, threads = plan.options, f", {torch.get_num_threads()} threads" if plan.device == "cpu" else ""
+    batches = ", ".join(map(str, options.batch_sizes))
+    compiled = ", compiled" if options.compiled else ""
+    return f"timed on {plan.device} in {plan.dtype}{threads}, batch {batches}{compiled}"
 
 
 def print_latency(console: Console, stored: Sequence[tuple[LatencyResult, Path]]) -> None:
@@ -30,7 +37,7 @@ def print_latency(console: Console, stored: Sequence[tuple[LatencyResult, Path]]
     results = [result for result, _ in stored]
     first = results[0]
     rows = [Row(str(path), result, batch) for result, path in stored for batch in result.batches]
-    console.print(terminal_table(FIGURES, rows, machine(first)))
+    print_table(console, FIGURES, rows, machine(first))
     ceiling = first.ceiling
     say(console, f"ceiling in this run: matrix product {_giga(ceiling.matmul)}, convolution {_giga(ceiling.conv)} GFLOP/s")
     for result in results:

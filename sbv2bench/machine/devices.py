@@ -49,3 +49,16 @@ def choose_device(wanted: str, environment: Mapping[str, str], *, mps_by_itself:
         fix = f"--nproc_per_node {count}" if several and count else "--device cpu"
         raise PrerequisiteError(f"--device {wanted}: {who} ({count} found)", fix)
     return f"cuda:{mine}"
+
+
+def device_beside_a_training(wanted: str) -> str:
+    """The device of a process that shall not slow a training on this machine; auto: the last of several GPUs, else the CPU.
+
+    Another word is returned as it is.
+    """
+    if wanted != "auto":
+        return wanted
+    import torch
+
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    return f"cuda:{count - 1}" if count > 1 else "cpu"

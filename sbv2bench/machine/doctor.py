@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from packaging.specifiers import SpecifierSet
+from packaging.version import Version
+
 from sbv2bench import paths
 from sbv2bench.data import assets
 from sbv2bench.data.needs import suite_needs
 from sbv2bench.errors import IntegrityError, PrerequisiteError, SBV2BenchError
+from sbv2bench.machine.checks import existing, write_something
 from sbv2bench.provenance import cpu_model, library_version, sha256_file
 from sbv2bench.registry import Registry
 from sbv2bench.specs import SuiteSpec
@@ -46,29 +48,15 @@ class Check:
     fix: str | None = None
 
 
-@dataclass(frozen=True)
-class Trap:
-    """Versions low <= v < high of a distribution, and what goes wrong with them."""
-
-    distribution: str
-    low: tuple[int, ...]
-    high: tuple[int, ...]
-    what: str
-
-
-END = (9999,)
+# (distribution, versions of it, what goes wrong with them)
 TRAPS = (
-    Trap(
-        "scipy",
-        (1, 11, 2),
-        (1, 13),
-        "its sqrtm returns garbage for near-singular matrices: never trust an FID of another tool made with it",
-    ),
-    Trap("scipy", (1, 18), END, "clean-fid and pytorch-fid cannot compute FID with it (sqrtm lost an argument)"),
-    Trap("torchvision", (0,), (0, 17), "it resizes tensors without antialiasing, so HPSv2 numbers of other tools differ"),
-    Trap("hpsv2", (0,), END, "its wheel lacks the tokenizer's vocabulary, and installing it downgrades pytest and protobuf"),
-    Trap("transformers", (5, 6), END, "CLIPTextModel lost its .text_model: other tools that load state dicts by hand break"),
-)
+    ("scipy", ">=1.11.2,<1.13", "its sqrtm returns garbage for near-singular matrices: never trust an FID of another tool made "
+     "with it"),
+    ("scipy", ">=1.18", "clean-fid and pytorch-fid cannot compute FID with it (sqrtm lost an argument)"),
+    ("torchvision", "<0.17", "it resizes tensors without antialiasing, so HPSv2 numbers of other tools differ"),
+    ("hpsv2", "", "its wheel lacks the tokenizer's vocabulary, and installing it downgrades pytest and protobuf"),
+    ("transformers", ">=5.6", "CLIPTextModel lost its .text_model: other tools that load state dicts by hand break"),
+)  # fmt: skip
 
 
 def diagnose(registry: Registry, default_suite: str) -> list[Check]:
@@ -82,19 +70,6 @@ def runnable(checks: list[Check], suite: str) -> bool:
     return all(check.status in ("ok", "note") for check in own)
 
 
-def _release(version: str) -> tuple[int, ...]:
-    """1.11.2rc1+cu126 -> (1, 11, 2): the leading numbers."""
-    numbers = []
-    for part in version.partition("+")[0].split("."):
-        digits = "".join(char for index, char in enumerate(part) if part[: index + 1].isdigit())
-        if not digits:
-            break
-        numbers.append(int(digits))
-        if digits != part:
-            break
-    return tuple(numbers)
-
-
 def _versions() -> Iterator[Check]:
     python = ".".join(map(str, sys.version_info[:3]))
     good = sys.version_info >= MINIMUM_PYTHON
@@ -102,10 +77,10 @@ def _versions() -> Iterator[Check]:
     for name in NEEDED:
         version = library_version(name)
         yield Check(name, "ok" if version else "missing", version or "not installed", None if version else f"pip install {name}")
-    for trap in TRAPS:
-        version = library_version(trap.distribution)
-        if version is not None and trap.low <= _release(version) < trap.high:
-            yield Check(trap.distribution, "note", f"{version}: {trap.what}; sbv2bench itself does not use that")
+    for distribution, versions, what in TRAPS:
+        version = library_version(distribution)
+        if version is not None and SpecifierSet(versions).contains(Version(version).base_version):
+            yield Check(distribution, "note", f"{version}: {what}; sbv2bench itself does not use that")
 
 
 def _device() -> Check:
@@ -123,12 +98,9 @@ def _device() -> Check:
 
 def _disk() -> Iterator[Check]:
     home = paths.home()
-    place = home
-    while not place.exists() and place != place.parent:
-        place = place.parent
+    place = existing(home)
     try:
-        with tempfile.TemporaryFile(dir=place):
-            pass
+        write_something(place)
     except OSError as error:
         yield Check(
             "home folder",
@@ -213,16 +185,14 @@ def prune(everything: bool = False) -> int:
 
 
 def verify_cache() -> tuple[int, list[Path]]:
-    """(entries that are whole, manifests of entries that are not): every entry's arrays against their manifest's hash."""
+    """(entries that are whole, manifests of entries that are not): arrays and manifest of every entry against their hashes."""
+    from sbv2bench.features.cache import read_entry
+
     whole, broken = 0, []
     for manifest in sorted(paths.features_dir().rglob("manifest.json")):
-        arrays = manifest.with_name("arrays.safetensors")
         try:
-            right = json.loads(manifest.read_text("utf-8"))["arrays_sha256"] == sha256_file(arrays)
-        except (OSError, ValueError, KeyError, TypeError):
-            right = False
-        if right:
+            read_entry(manifest.parent)
             whole += 1
-        else:
+        except (OSError, ValueError, KeyError, TypeError):
             broken.append(manifest)
     return whole, broken

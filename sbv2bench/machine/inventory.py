@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from sbv2bench.data.assets import resolve_location
-from sbv2bench.data.chain import chain
+from sbv2bench.data.chain import chain, named_links
 from sbv2bench.data.hub import nothing_fetched
-from sbv2bench.data.needs import read_captions, suite_needs
+from sbv2bench.data.needs import suite_needs
 from sbv2bench.errors import SBV2BenchError
 from sbv2bench.registry import BUILT_IN, Registry
+from sbv2bench.results import verifications
 from sbv2bench.specs import ModelSpec, SuiteSpec
 
+FEW = 8  # steps at most of a few-step model
+_OF_A_UNET = {"StableDiffusionPipeline", "StableDiffusionXLPipeline", "LatentConsistencyModelPipeline"}
 # The columns of the table that people read; JSON has these keys and those of every kind.
 COLUMNS = {
-    "models": ("id", "what_it_is", "steps", "guidance_scale", "licence", "here"),
+    "models": ("id", "sampling", "steps", "guidance_scale", "here", "gated", "licence", "what_it_is"),
     "suites": ("id", "what_it_is", "captions", "reference", "metrics", "here"),
     "metrics": ("id", "what_it_is", "better", "reads_captions", "suites"),
     "extractors": ("id", "what_it_is", "here"),
@@ -26,73 +29,97 @@ def listed(registry: Registry, kind: str) -> list[dict[str, object]]:
     Every object has `id`, `family`, `kind`, `origin`, `licence` and `verified`, and what `COLUMNS` names of its kind. `here`
     says whether all its files are on this machine.
     """
-    return [row | _more(registry, kind, str(row["id"])) for row in _rows(registry, kind)]
+    if kind == "plugins":
+        found = ((p.name, p.error or "entry point", p.distribution, not p.error) for p in registry.plugins)
+        return [_row(name, what, origin, verified) for name, what, origin, verified in found]
+    table, spec_of = kind.removesuffix("s"), {"models": _model, "suites": _suite, "metrics": _metric, "extractors": _extractor}
+    rows = [spec_of[kind](registry, name, registry.sources[table, name]) for name in registry.table(table)]
+    groups = registry.groups if kind == "suites" else ()
+    return rows + [_suite(registry, name, registry.sources["group", name]) for name in groups]
 
 
-def _rows(registry: Registry, what: str) -> list[dict[str, object]]:
-    """What every line has: id, family, kind, origin, licence, verified."""
-    if what == "plugins":
-        found = [(p.name, "", p.error or "entry point", p.distribution, "", not p.error) for p in registry.plugins]
-    elif what == "models":
-        found = [
-            (m.id, m.family, m.sampler, m.origin or registry.sources["model", m.id], m.licence, m.verified)
-            for m in registry.models.values()
-        ]
-    else:
-        kind = what.removesuffix("s")
-        own = {name: registry.sources[kind, name] for name in registry.table(kind)}
-        families = {name: suite.family for name, suite in registry.suites.items()} if kind == "suite" else {}
-        kinds: dict[str, str] = {name: suite.prompts.kind for name, suite in registry.suites.items()}
-        kinds |= {name: " ".join(metric.keys) for name, metric in registry.metrics.items()} if kind == "metric" else {}
-        kinds |= {name: extractor.kind for name, extractor in registry.extractors.items()} if kind == "extractor" else {}
-        found = [(name, families.get(name, ""), kinds[name], source, "", source == BUILT_IN) for name, source in own.items()]
-        for group in registry.groups.values() if kind == "suite" else ():
-            source = registry.sources["group", group.id]
-            found.append((group.id, group.family, " + ".join(group.suites), source, "", source == BUILT_IN))
-    return [dict(zip(("id", "family", "kind", "origin", "licence", "verified"), row, strict=True)) for row in found]
+def _row(name: str, kind: str, origin: str, verified: bool, *, family: str = "", licence: str = "") -> dict[str, object]:
+    """What every line has."""
+    return {"id": name, "family": family, "kind": kind, "origin": origin, "licence": licence, "verified": verified}
 
 
-def _more(registry: Registry, kind: str, name: str) -> dict[str, object]:
-    if kind == "models":
-        model = registry.models[name]
-        return {
-            "what_it_is": model.description, "steps": model.network_evaluations() if model.images != "none" else None,
-            "guidance_scale": model.guidance_scale if model.has_network() else None, "here": _model_is_here(registry, model),
-        }  # fmt: skip
-    if kind == "suites":
-        group = registry.groups.get(name)
-        parts = [registry.suites[part] for part in group.suites] if group else [registry.suites[name]]
-        return {
-            "what_it_is": (group or parts[0]).description, "captions": sum(suite.num_generated for suite in parts),
-            "reference": max(suite.num_reference for suite in parts),
-            "metrics": list(dict.fromkeys(flag for suite in parts for flag in suite.flags)),
-            "here": all(_suite_is_here(registry, suite) for suite in parts),
-        }  # fmt: skip
-    if kind == "metrics":
-        metric = registry.metrics[name]
-        return {
-            "what_it_is": ": ".join(filter(None, (metric.title, metric.description))),
-            "better": "higher" if metric.higher_is_better else "lower",
-            "reads_captions": bool(read_captions([metric])),
-            "suites": [suite.id for suite in registry.suites.values() if any(metric.id == name for metric in suite.metrics)],
-        }  # fmt: skip
-    if kind == "extractors":
-        extractor = registry.extractors[name]
-        return {"what_it_is": extractor.description, "here": _is_here(registry, extractor.location)}
-    return {}
+def _model(registry: Registry, name: str, source: str) -> dict[str, object]:
+    model = registry.models[name]
+    return _row(name, model.sampler, model.origin or source, is_verified(model), family=model.family, licence=model.licence) | {
+        "what_it_is": model.description, "steps": model.network_evaluations() if model.images != "none" else None,
+        "guidance_scale": model.guidance_scale if model.has_network() else None, "here": not why_lacking(model, registry),
+        "sampling": sampling(model), "gated": model.gated,
+    }  # fmt: skip
 
 
-def _model_is_here(registry: Registry, model: ModelSpec) -> bool:
-    """Whether all that a model is made of is on this machine, its bases and the ends of a merge included."""
+def _suite(registry: Registry, name: str, source: str) -> dict[str, object]:
+    """Of a suite, or of a group of suites."""
+    group = registry.groups.get(name)
+    parts = [registry.suites[part] for part in group.suites] if group else [registry.suites[name]]
+    kind = " + ".join(group.suites) if group else parts[0].prompts.kind
+    return _row(name, kind, source, source == BUILT_IN, family=(group or parts[0]).family) | {
+        "what_it_is": (group or parts[0]).description, "captions": sum(suite.num_generated for suite in parts),
+        "reference": max(suite.num_reference for suite in parts),
+        "metrics": list(dict.fromkeys(flag for suite in parts for flag in suite.flags)),
+        "here": all(_suite_is_here(registry, suite) for suite in parts),
+    }  # fmt: skip
+
+
+def _metric(registry: Registry, name: str, source: str) -> dict[str, object]:
+    metric = registry.metrics[name]
+    return _row(name, " ".join(metric.keys), source, source == BUILT_IN) | {
+        "what_it_is": ": ".join(filter(None, (metric.title, metric.description))),
+        "better": "higher" if metric.higher_is_better else "lower",
+        "reads_captions": metric.reads_captions,
+        "suites": [suite.id for suite in registry.suites.values() if any(metric.id == name for metric in suite.metrics)],
+    }  # fmt: skip
+
+
+def _extractor(registry: Registry, name: str, source: str) -> dict[str, object]:
+    extractor = registry.extractors[name]
+    here = all(is_here(registry, place) for place in (extractor.location, extractor.tokenizer))
+    more = {"what_it_is": extractor.description, "here": here}
+    return _row(name, extractor.kind, source, source == BUILT_IN) | more
+
+
+def sampling(model: ModelSpec) -> str:
+    """How a model makes an image, in two words: "one-step UNet", "few-step transformer", "images" of one that has none."""
+    if not model.has_network():
+        return {"files": "images that exist", "world": "renderings"}.get(model.images, "published numbers only")
+    steps = model.network_evaluations()
+    pace = "one-step" if steps == 1 else "few-step" if steps <= FEW else "multi-step"
+    return f"{pace} {network(model)}".strip()
+
+
+def network(model: ModelSpec) -> str:
+    """What a model's denoiser is: UNet, transformer, or "" where that is only known once it is loaded."""
+    if model.sampler == "pipeline":
+        return "" if not model.pipeline else "UNet" if model.pipeline in _OF_A_UNET else "transformer"
+    return "UNet" if model.sampler in {"one_step", "multi_step", "rectified_flow"} else ""
+
+
+def is_verified(model: ModelSpec) -> bool:
+    """Whether somebody has sampled its weights by these settings: we ourselves, or who sent in a verification."""
+    return model.verified or bool(verifications.of_model(model))
+
+
+def why_lacking(model: ModelSpec, registry: Registry) -> str:
+    """Why a model, its bases and the ends of a merge included, cannot be sampled here and now; "" if its files are at hand."""
     if model.images == "none":
-        return False
+        return f"only published numbers exist ({model.origin})"
     try:
         with nothing_fetched():
             if model.merge:
-                return all(_model_is_here(registry, registry.model(end)) for end in (model.merge.a, model.merge.b))
-            return not model.location or bool(chain(model))
-    except SBV2BenchError:
-        return False
+                ends = (model.merge.a, model.merge.b)
+                if why := next((f"{end}: {why}" for end in ends if (why := why_lacking(registry.model(end), registry))), ""):
+                    return why
+            if model.location:
+                chain(model)
+            elif model.merge:
+                named_links(model)
+    except SBV2BenchError as error:
+        return error.message.splitlines()[0]
+    return ""
 
 
 def _suite_is_here(registry: Registry, suite: SuiteSpec) -> bool:
@@ -102,7 +129,8 @@ def _suite_is_here(registry: Registry, suite: SuiteSpec) -> bool:
         return False
 
 
-def _is_here(registry: Registry, location: str) -> bool:
+def is_here(registry: Registry, location: str) -> bool:
+    """Whether a location is on this machine; the empty one is."""
     try:
         return not location or resolve_location(location, assets=registry.assets, local_only=True).exists()
     except SBV2BenchError:

@@ -25,18 +25,32 @@ def cores() -> int:
     return max(1, mine // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
+def workers_on(device: str) -> int:
+    """Threads that measure blocks of captions at once: one for each core on a CPU, one beside a GPU."""
+    return cores() if device == "cpu" else 1
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """So many of torch's threads within an operation, while the block lasts."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 @contextmanager
 def exact_arithmetic() -> Iterator[None]:
     """One thread an operation, no TF32, no autotuned convolutions: the same inputs give the same bits. Restored on leaving."""
-    threads, cudnn = torch.get_num_threads(), torch.backends.cudnn
+    cudnn = torch.backends.cudnn
     before = cudnn.allow_tf32, cudnn.benchmark, cudnn.deterministic, torch.backends.cuda.matmul.allow_tf32
-    torch.set_num_threads(1)
     cudnn.allow_tf32, cudnn.benchmark, cudnn.deterministic, torch.backends.cuda.matmul.allow_tf32 = False, False, True, False
     try:
-        with threadpool_limits(1):
+        with threads(1), threadpool_limits(1):
             yield
     finally:
-        torch.set_num_threads(threads)
         cudnn.allow_tf32, cudnn.benchmark, cudnn.deterministic, torch.backends.cuda.matmul.allow_tf32 = before
 
 

@@ -43,3 +43,11 @@ def as_feature_pair(generated: ArrayLike, reference: ArrayLike, minimum: int = 1
             fix="take both from the same extractor",
         )
     return checked
+
+
+def check_neighbours(features: Features, name: str, k: int) -> None:
+    """Raises InputError unless every row has a k-th nearest other one. name: of the set, for the message."""
+    if k < 1:
+        raise InputError(f"k must be at least 1, found {k}")
+    if len(features) <= k:
+        raise InputError(f"{name} features: {len(features)} rows found, more than k = {k} expected", fix="use more images")

@@ -7,7 +7,7 @@ nothing about an error (the same thing counted twice has none), so they give no 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,11 +29,12 @@ class Mean:
 
 @dataclass(frozen=True)
 class Difference:
-    """First less second, its interval at the level asked for, and the two-sided p-value of its being 0."""
+    """First less second, its interval at the level asked for, the two-sided p-value of its being 0, and degrees of freedom."""
 
     value: float
     interval: tuple[float, float]
     p_value: float
+    freedom: float = math.inf
 
 
 def mean_of(values: ArrayLike) -> Mean:
@@ -100,6 +101,24 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return corrected
 
 
+def leaders(
+    values: Sequence[float | None], direction: str, p_value: Callable[[int, int], float | None], level: float = 0.95
+) -> frozenset[int]:
+    """Places of the best value and of all that cannot be told from it, which every table sets off alike.
+
+    values: None takes no part; of fewer than two nothing leads. direction: "lower" or "higher" is better. p_value: of the
+    difference between two places, None where no error is known: then only an equal value shares the lead. The p-values are
+    corrected by Holm for how many are compared with the best.
+    """
+    own = {place: value for place, value in enumerate(values) if value is not None}
+    if len(own) < 2:
+        return frozenset()
+    best = (min if direction == "lower" else max)(own, key=lambda place: own[place])
+    tested = {place: p for place in own if place != best and (p := p_value(place, best)) is not None}
+    corrected = dict(zip(tested, holm(list(tested.values())), strict=True))
+    return frozenset(place for place in own if own[place] == own[best] or corrected.get(place, 0.0) >= 1 - level)
+
+
 def _difference(value: float, std_err: float, freedom: float, level: float) -> Difference:
     from scipy.special import ndtr, ndtri, stdtr, stdtrit  # importing the metrics must need numpy only
 
@@ -109,4 +128,4 @@ def _difference(value: float, std_err: float, freedom: float, level: float) -> D
     reach = float(ndtri(tail) if math.isinf(freedom) else stdtrit(freedom, tail)) * std_err
     score = -abs(value) / std_err
     p_value = 2 * float(ndtr(score) if math.isinf(freedom) else stdtr(freedom, score))
-    return Difference(value, (value - reach, value + reach), p_value)
+    return Difference(value, (value - reach, value + reach), p_value, freedom)

@@ -8,9 +8,7 @@ the square root of a matrix, a complex number or an epsilon, and singular covari
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -22,61 +20,24 @@ _SLAB_ELEMENTS = 2**23  # 64 MB of float64 at a time, whatever N is
 _MIN_SAMPLES = 2  # a covariance needs two
 
 
-@dataclass(eq=False)
+@dataclass(frozen=True, eq=False)
 class Moments:
-    """Streamed sufficient statistics of a set of features, float64.
+    """mean [D] and unbiased covariance [D, D] (divided by n - 1) of a set of features, float64."""
 
-    n: number of rows; mean: [D]; scatter: [D, D], the sum of outer products of the rows *centred on the mean*. Keeping
-    the sum of squares centred loses no digits when the mean is large (Chan, Golub and LeVeque 1983). The same blocks
-    merged in the same order give the same bits.
-    """
-
-    n: int
     mean: Float64
-    scatter: Float64
+    covariance: Float64
 
     @classmethod
-    def zeros(cls, dimension: int) -> Self:
-        """The statistics of no rows at all."""
-        return cls(0, np.zeros(dimension), np.zeros((dimension, dimension)))
-
-    @classmethod
-    def of(cls, features: ArrayLike) -> Self:
-        """Statistics of features [N, D], N >= 1. Raises InputError for a wrong shape or values that are not finite."""
-        rows = as_features(features, "given")
+    def of(cls, features: ArrayLike) -> Moments:
+        """Of features [N, D], N >= 2, a slab at a time. Raises InputError for a wrong shape or values that are not finite."""
+        rows = as_features(features, "given", _MIN_SAMPLES)
         mean = rows.mean(axis=0, dtype=np.float64)
         scatter = np.zeros((len(mean), len(mean)))
         step = max(1, _SLAB_ELEMENTS // len(mean))
         for start in range(0, len(rows), step):
             centred = rows[start : start + step] - mean
             scatter += centred.T @ centred
-        return cls(len(rows), mean, scatter)
-
-    def update(self, block: ArrayLike) -> Self:
-        """Take in the rows of block [N, D], in place; the same bits as merge(Moments.of(block))."""
-        return self.merge(Moments.of(block))
-
-    def merge(self, other: Moments) -> Self:
-        """Take in another set's statistics, in place. Raises InputError if D differs."""
-        if other.mean.shape != self.mean.shape:
-            raise InputError(f"cannot merge moments of D = {len(other.mean)} into moments of D = {len(self.mean)}")
-        if self.n == 0 or other.n == 0:
-            source = self if other.n == 0 else other
-            self.n, self.mean, self.scatter = source.n, source.mean.copy(), source.scatter.copy()
-            return self
-        total = self.n + other.n
-        gap = other.mean - self.mean
-        self.scatter = self.scatter + other.scatter + np.outer(gap, gap * (self.n * other.n / total))
-        self.mean = self.mean + gap * (other.n / total)
-        self.n = total
-        return self
-
-    @property
-    def covariance(self) -> Float64:
-        """Unbiased covariance [D, D] (divided by n - 1). Raises InputError if n < 2."""
-        if self.n < _MIN_SAMPLES:
-            raise InputError(f"a covariance needs at least {_MIN_SAMPLES} rows, found {self.n}", fix="use more images")
-        return self.scatter / (self.n - 1)
+        return cls(mean, scatter / (len(rows) - 1))
 
 
 def factor(covariance: NDArray[np.float64]) -> Float64:
@@ -140,21 +101,6 @@ def distance_of_roots(means: tuple[Float64, Float64], roots: tuple[Float64, Floa
     return max(0.0, distance)
 
 
-def frechet_from_moments(generated: Moments, reference: Moments, reference_factor: Float64 | None = None) -> float:
-    """Fréchet distance from moments, >= 0, in the features' unit squared.
-
-    reference_factor: factor(reference.covariance), if it is at hand: it saves a decomposition.
-    Raises InputError if D differs or a set has fewer than two rows.
-    """
-    dimensions = len(generated.mean), len(reference.mean)
-    if dimensions[0] != dimensions[1]:
-        raise InputError(f"generated moments have D = {dimensions[0]}, reference moments D = {dimensions[1]}")
-    root = factor(reference.covariance) if reference_factor is None else reference_factor
-    if root.ndim != 2 or root.shape[0] != dimensions[1]:
-        raise InputError(f"reference_factor must have shape [{dimensions[1]}, r], found {list(root.shape)}")
-    return distance_of_roots((generated.mean, reference.mean), (factor(generated.covariance), root))
-
-
 def frechet_distance(generated: ArrayLike, reference: ArrayLike) -> float:
     """Fréchet distance between features [N, D] and [M, D], >= 0, in the features' unit squared; computed in float64.
 
@@ -173,20 +119,3 @@ def frechet_distance(generated: ArrayLike, reference: ArrayLike) -> float:
             means.append(moments.mean)
             roots.append(factor(moments.covariance))
     return distance_of_roots((means[0], means[1]), (roots[0], roots[1]))
-
-
-def extrapolate(n_values: Sequence[float], distances: Sequence[float]) -> tuple[float, float]:
-    """(intercept, slope) of the least-squares line distance = intercept + slope / n.
-
-    With Fréchet distances of subsets of size n, the intercept is FID-infinity (Chong and Forsyth 2020, section 4): the
-    bias of order 1/n is gone, noise and the common set behind the subsets are not.
-    Raises InputError unless there are as many n as distances, all n > 0, and at least two different n.
-    """
-    n, y = np.asarray(n_values, dtype=np.float64), np.asarray(distances, dtype=np.float64)
-    if n.ndim != 1 or n.shape != y.shape or not (np.isfinite(n).all() and np.isfinite(y).all()) or not (n > 0).all():
-        raise InputError(f"expected as many finite distances as positive n, found shapes {list(n.shape)} and {list(y.shape)}")
-    if len(np.unique(n)) < _MIN_SAMPLES:
-        raise InputError("a line in 1/n needs at least two different n")
-    x = 1 / n - np.mean(1 / n)
-    slope = float(x @ (y - y.mean()) / (x @ x))
-    return float(y.mean() - slope * np.mean(1 / n)), slope

@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike
 
 from sbv2bench.errors import InputError
 from sbv2bench.metrics.base import as_feature_pair
-from sbv2bench.metrics.frechet import extrapolate, frechet_distance
+from sbv2bench.metrics.frechet import frechet_distance
 from sbv2bench.metrics.uncertainty import frechet_statistics
 
 MOST_PARTS = 5
@@ -61,5 +61,7 @@ def frechet_infinity(generated: ArrayLike, reference: ArrayLike, seed: int = 0) 
         rows = [random.permutation(len(features))[: len(features) // count * count] for features in (gen, ref)]
         pairs = zip(*(np.split(order, count) for order in rows), strict=True)
         distances[len(gen) // count] = float(np.mean([frechet_distance(gen[left], ref[right]) for left, right in pairs]))
-    value, slope = extrapolate([len(gen) / count for count in range(1, parts + 1)], list(distances.values()))
-    return FrechetInfinity(value, std_err, slope, distances)
+    inverse, means = 1 / (len(gen) / np.arange(1, parts + 1)), np.array(list(distances.values()))
+    apart = inverse - np.mean(inverse)
+    slope = float(apart @ (means - means.mean()) / (apart @ apart))
+    return FrechetInfinity(float(means.mean() - slope * np.mean(inverse)), std_err, slope, distances)

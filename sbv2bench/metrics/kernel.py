@@ -9,6 +9,7 @@ Unbiased, so it may be negative. Float64 throughout: the value is a small differ
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -16,11 +17,13 @@ from numpy.typing import ArrayLike
 from sbv2bench.errors import InputError
 from sbv2bench.metrics.base import Features, Float64, as_feature_pair
 
+Kernel = Callable[[Float64, Float64], Float64]  # rows [b, D], columns [c, D] -> [b, c]
+
 _BLOCK = 1024
 _MIN_SAMPLES = 2  # a pair of different rows
 
 
-def _kernel(rows: Float64, columns: Float64) -> Float64:
+def cubic(rows: Float64, columns: Float64) -> Float64:
     """The cubic kernel [b, c] of two blocks [b, D] and [c, D]."""
     base: Float64 = rows @ columns.T
     base /= rows.shape[1]
@@ -32,32 +35,46 @@ def _blocks(features: Features) -> list[tuple[int, Features]]:
     return [(start, features[start : start + _BLOCK]) for start in range(0, len(features), _BLOCK)]
 
 
-def _sums_within(features: Features) -> Float64:
+def sums_within(features: Features, kernel: Kernel) -> Float64:
     """For each row the sum of its kernel with every *other* row of the set, [N]; upper-triangle blocks only."""
     sums = np.zeros(len(features))
     for start, rows in _blocks(features):
         left = rows.astype(np.float64)
-        own = _kernel(left, left)
+        own = kernel(left, left)
         np.fill_diagonal(own, 0.0)
         sums[start : start + len(left)] += own.sum(axis=1)
         for other, columns in _blocks(features):
             if other > start:
-                kernel = _kernel(left, columns.astype(np.float64))
-                sums[start : start + len(left)] += kernel.sum(axis=1)
-                sums[other : other + len(columns)] += kernel.sum(axis=0)
+                found = kernel(left, columns.astype(np.float64))
+                sums[start : start + len(left)] += found.sum(axis=1)
+                sums[other : other + len(columns)] += found.sum(axis=0)
     return sums
 
 
-def _sums_across(generated: Features, reference: Features) -> tuple[Float64, Float64]:
+def sums_across(generated: Features, reference: Features, kernel: Kernel) -> tuple[Float64, Float64]:
     """For each generated row the sum of its kernel with all reference rows [N], and the other way round [M]."""
     sums = np.zeros(len(generated)), np.zeros(len(reference))
     for start, rows in _blocks(generated):
         left = rows.astype(np.float64)
         for other, columns in _blocks(reference):
-            kernel = _kernel(left, columns.astype(np.float64))
-            sums[0][start : start + len(left)] += kernel.sum(axis=1)
-            sums[1][other : other + len(columns)] += kernel.sum(axis=0)
+            found = kernel(left, columns.astype(np.float64))
+            sums[0][start : start + len(left)] += found.sum(axis=1)
+            sums[1][other : other + len(columns)] += found.sum(axis=0)
     return sums
+
+
+def discrepancy(generated: Features, reference: Features, kernel: Kernel, *, biased: bool) -> tuple[float, float]:
+    """(mean discrepancy of two sets, its standard error from each row's projection; Serfling 1980, section 5.5).
+
+    biased: whether a row counts as another of its own set, of which the kernel is 1.
+    """
+    n, m = len(generated), len(reference)
+    within = [(sums_within(rows, kernel) + biased) / (len(rows) - 1 + biased) for rows in (generated, reference)]
+    to_reals, to_fakes = sums_across(generated, reference, kernel)
+    first, second = within[0] - to_reals / m, within[1] - to_fakes / n
+    std_err = math.sqrt(4 * float(first.var(ddof=1)) / n + 4 * float(second.var(ddof=1)) / m)
+    # the cross mean sits once in each projection, so their means add up to the discrepancy
+    return float(first.mean() + second.mean()), std_err
 
 
 def kernel_statistics(generated: ArrayLike, reference: ArrayLike) -> tuple[float, float]:
@@ -73,14 +90,7 @@ def kernel_statistics(generated: ArrayLike, reference: ArrayLike) -> tuple[float
     too large, by about sqrt 2; so it says how exact a distance clearly above zero is, and is no test of equality.
     Raises InputError for wrong shapes, values that are not finite, or fewer than two rows.
     """
-    gen, ref = as_feature_pair(generated, reference, _MIN_SAMPLES)
-    n, m = len(gen), len(ref)
-    within_fakes, within_reals = _sums_within(gen) / (n - 1), _sums_within(ref) / (m - 1)
-    to_reals, to_fakes = _sums_across(gen, ref)
-    first, second = within_fakes - to_reals / m, within_reals - to_fakes / n
-    # the cross mean sits once in each projection, so their means add up to the distance
-    value = float(first.mean() + second.mean())
-    return value, math.sqrt(4 * float(first.var(ddof=1)) / n + 4 * float(second.var(ddof=1)) / m)
+    return discrepancy(*as_feature_pair(generated, reference, _MIN_SAMPLES), cubic, biased=False)
 
 
 def kernel_distance(generated: ArrayLike, reference: ArrayLike) -> float:

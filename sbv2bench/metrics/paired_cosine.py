@@ -9,7 +9,8 @@ from sbv2bench.errors import InputError
 from sbv2bench.metrics.base import Features, Float64, as_features
 
 
-def _unit_rows(embeds: Features, name: str) -> Float64:
+def unit_rows(embeds: Features, name: str) -> Float64:
+    """float64 [N, D]: rows [N, D] divided by their lengths. name: of the set, for InputError where a row is all zeros."""
     rows = embeds.astype(np.float64)
     rows /= np.maximum(np.abs(rows).max(axis=1, keepdims=True), np.finfo(np.float64).tiny)  # no square may over- or underflow
     norms = np.linalg.norm(rows, axis=1, keepdims=True)
@@ -32,5 +33,5 @@ def paired_cosine(image_embeds: ArrayLike, text_embeds: ArrayLike) -> Float64:
             f"image_embeds has shape {list(images.shape)}, text_embeds {list(texts.shape)}; row i of both belongs to image i",
             fix="pass one caption embedding an image, from the same model",
         )
-    cosines: Float64 = np.einsum("nd,nd->n", _unit_rows(images, "image_embeds"), _unit_rows(texts, "text_embeds"))
+    cosines: Float64 = np.einsum("nd,nd->n", unit_rows(images, "image_embeds"), unit_rows(texts, "text_embeds"))
     return np.clip(cosines, -1.0, 1.0)

@@ -18,8 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sbv2bench.errors import InputError
-from sbv2bench.metrics.base import as_feature_pair, as_features
+from sbv2bench.metrics.base import as_feature_pair, as_features, check_neighbours
 
 BLOCK = 10_000  # part of the protocol: the float32 fallback is a block's
 _TILE = 500  # rows of a block at a time: 20 MB of float32
@@ -69,21 +68,21 @@ def block_distances(u: Float32, v: Float32) -> Iterator[tuple[slice, Float32]]:
         yield rows, _in_single(u[rows], v)
 
 
-def _spans(count: int, block_size: int) -> list[slice]:
-    return [slice(start, min(start + block_size, count)) for start in range(0, count, block_size)]
+def _spans(count: int) -> list[slice]:
+    return [slice(start, min(start + BLOCK, count)) for start in range(0, count, BLOCK)]
 
 
-def paper_radii(features: ArrayLike, k: int = 3, block_size: int = BLOCK) -> Float32:
+def paper_radii(features: ArrayLike, k: int = 3) -> Float32:
     """[N] float32: of every row of features [N, D] the (k + 1)-th smallest squared distance to any row, itself included.
 
-    Worth caching for a reference set. Raises InputError if N <= k, the shape is wrong, or a value is not finite.
+    Raises InputError if N <= k, the shape is wrong, or a value is not finite.
     """
     rows = as_features(features, "given").astype(np.float32, copy=False)
-    _check(len(rows), "given", k, block_size)
+    check_neighbours(rows, "given", k)
     nearest = np.full((len(rows), k + 1), np.inf, dtype=np.float32)
-    for span in _spans(len(rows), block_size):
+    for span in _spans(len(rows)):
         own = nearest[span]
-        for other in _spans(len(rows), block_size):
+        for other in _spans(len(rows)):
             for tile, distances in block_distances(rows[span], rows[other]):
                 pool = np.concatenate([own[tile], distances], axis=1)
                 own[tile] = np.partition(pool, k, axis=1)[:, : k + 1]
@@ -91,42 +90,21 @@ def paper_radii(features: ArrayLike, k: int = 3, block_size: int = BLOCK) -> Flo
     return radii
 
 
-def paper_precision_recall(
-    generated: ArrayLike,
-    reference: ArrayLike,
-    k: int = 3,
-    *,
-    reference_radii: ArrayLike | None = None,
-    block_size: int = BLOCK,
-) -> PaperPrecisionRecall:
+def paper_precision_recall(generated: ArrayLike, reference: ArrayLike, k: int = 3) -> PaperPrecisionRecall:
     """Precision and recall of generated [N, D] against reference [M, D] in the paper's arithmetic (see the module).
 
-    Give it features of images shown blue first for the paper's numbers. reference_radii: paper_radii(reference, k) if at
-    hand [M]. All pairs are computed, as rounding makes distances unsymmetric: about four times the cost of
-    `precision_recall`, and at most 300 MB beyond the features. Raises InputError as `precision_recall` does.
+    Give it features of images shown blue first for the paper's numbers. All pairs are computed, as rounding makes distances
+    unsymmetric: about four times the cost of `precision_recall`, and at most 300 MB beyond the features. Raises InputError as
+    `precision_recall` does.
     """
     gen, ref = (rows.astype(np.float32, copy=False) for rows in as_feature_pair(generated, reference))
-    _check(len(gen), "generated", k, block_size)
-    _check(len(ref), "reference", k, block_size)
-    fake_radii = paper_radii(gen, k, block_size)
-    given = reference_radii is not None
-    real_radii = np.asarray(reference_radii, dtype=np.float32) if given else paper_radii(ref, k, block_size)
-    if real_radii.shape != (len(ref),):
-        raise InputError(
-            f"reference_radii must be {len(ref)} squared distances, found shape {list(real_radii.shape)}",
-            fix="pass paper_radii(reference, k)",
-        )
+    for rows, name in ((gen, "generated"), (ref, "reference")):
+        check_neighbours(rows, name, k)
+    fake_radii, real_radii = paper_radii(gen, k), paper_radii(ref, k)
     precise, recalled = np.zeros(len(gen), bool), np.zeros(len(ref), bool)
-    for span in _spans(len(ref), block_size):
-        for other in _spans(len(gen), block_size):
+    for span in _spans(len(ref)):
+        for other in _spans(len(gen)):
             for tile, distances in block_distances(ref[span], gen[other]):  # the reference's rows first, as there
                 recalled[span][tile] |= (distances <= fake_radii[other]).any(axis=1)
                 precise[other] |= (distances <= real_radii[span][tile, None]).any(axis=0)
     return PaperPrecisionRecall(precision=float(precise.mean()), recall=float(recalled.mean()))
-
-
-def _check(count: int, name: str, k: int, block_size: int) -> None:
-    if k < 1 or block_size < 1:
-        raise InputError(f"k and block_size must be at least 1, found k = {k}, block_size = {block_size}")
-    if count <= k:
-        raise InputError(f"{name} features: {count} rows found, more than k = {k} expected", fix="use more images")

@@ -19,9 +19,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sbv2bench.errors import InputError
-from sbv2bench.metrics.base import Features, Float64, as_feature_pair, as_features
+from sbv2bench.metrics.base import Features, Float64, as_feature_pair, as_features, check_neighbours
 
-_BLOCK = 1024
+BLOCK = 1024
 _BLOCK_ELEMENTS = 2**22  # a block of rows holds at most this many numbers
 _EXACT_ELEMENTS = 2**17  # pairs computed again go through the cache in pieces of this many numbers
 _SPARE = 2  # neighbours kept beyond k, so that rounding seldom leaves the k-th in doubt
@@ -63,14 +63,14 @@ class Blocks:
     for underflow, (1 - slope) (h_x + h_y) - x.y - 2 least is a lower bound of the pair's half squared distance.
     """
 
-    def __init__(self, features: Features, mean: Floats, block_size: int) -> None:
+    def __init__(self, features: Features, mean: Floats) -> None:
         """features [N, D]; mean [D], in the dtype to compute in."""
         self.features, self.mean, self.dtype = features, mean, mean.dtype
         n, dimension = features.shape
         limits = np.finfo(self.dtype)
         self.slope = _PROBABILITY * (np.sqrt(dimension) + 4) * float(limits.eps) / 2
         self.least = dimension * float(limits.tiny)
-        self.step = max(1, min(block_size, _BLOCK_ELEMENTS // dimension))
+        self.step = max(1, min(BLOCK, _BLOCK_ELEMENTS // dimension))
         self.starts = range(0, n, self.step)
         self.half = np.zeros(n, dtype=self.dtype)
 
@@ -206,7 +206,7 @@ def _settle(points: Blocks, index: Indices, limits: Float64, k: int) -> Float64:
     exact = _Nearest(len(index), k)
     for start in range(0, len(index), points.step):
         chosen = index[start : start + points.step]
-        block = Blocks(points.features[chosen], points.mean, points.step).block(0)
+        block = Blocks(points.features[chosen], points.mean).block(0)
         for other_start in points.starts:
             bounds = lower_bounds(block, points.block(other_start))
             i, j, _ = _entries(bounds, bounds <= limits[start : start + points.step, None])
@@ -233,28 +233,16 @@ def _working_dtype(*sets: Features) -> np.dtype[np.floating]:
     return np.result_type(np.float32, *sets)
 
 
-def _check(features: Features, name: str, k: int, block_size: int) -> None:
-    if k < 1 or block_size < 1:
-        raise InputError(f"k and block_size must be at least 1, found k = {k}, block_size = {block_size}")
-    if len(features) <= k:
-        raise InputError(f"{name} features: {len(features)} rows found, more than k = {k} expected", fix="use more images")
-
-
-def radii(features: ArrayLike, k: int = 3, block_size: int = _BLOCK) -> Float64:
+def radii(features: ArrayLike, k: int = 3) -> Float64:
     """Squared distance of every row of features [N, D] to its k-th nearest other row: [N] float64, worth caching for a
     reference set. Raises InputError if N <= k, the shape is wrong, or a value is not finite."""
     rows = as_features(features, "given")
-    _check(rows, "given", k, block_size)
-    return 2 * _half_radii(Blocks(rows, rows.mean(axis=0, dtype=_working_dtype(rows)), block_size), k)
+    check_neighbours(rows, "given", k)
+    return 2 * _half_radii(Blocks(rows, rows.mean(axis=0, dtype=_working_dtype(rows))), k)
 
 
 def precision_recall(
-    generated: ArrayLike,
-    reference: ArrayLike,
-    k: int = 3,
-    *,
-    reference_radii: ArrayLike | None = None,
-    block_size: int = _BLOCK,
+    generated: ArrayLike, reference: ArrayLike, k: int = 3, *, reference_radii: ArrayLike | None = None
 ) -> PrecisionRecall:
     """Precision, recall, density and coverage of generated [N, D] against reference [M, D].
 
@@ -267,9 +255,9 @@ def precision_recall(
     """
     rows = as_feature_pair(generated, reference)
     for features, name in zip(rows, ("generated", "reference"), strict=True):
-        _check(features, name, k, block_size)
+        check_neighbours(features, name, k)
     if reference_radii is None:
-        reference_half = radii(rows[1], k, block_size) / 2
+        reference_half = radii(rows[1], k) / 2
     else:
         reference_half = np.asarray(reference_radii, dtype=np.float64) / 2
         if reference_half.shape != (len(rows[1]),) or not (np.isfinite(reference_half).all() and (reference_half >= 0).all()):
@@ -277,10 +265,10 @@ def precision_recall(
                 f"reference_radii must be {len(rows[1])} finite squared distances, found shape {list(reference_half.shape)}",
                 fix="pass radii(reference, k)",
             )
-    generated_half = radii(rows[0], k, block_size) / 2
+    generated_half = radii(rows[0], k) / 2
 
     mean = rows[1].mean(axis=0, dtype=_working_dtype(*rows))
-    gen, ref = (Blocks(features, mean, block_size) for features in rows)
+    gen, ref = (Blocks(features, mean) for features in rows)
     # rounding a radius moves it by less than the slack, so no pair inside is lost
     reach_fakes, reach_reals = generated_half.astype(mean.dtype)[:, None], reference_half.astype(mean.dtype)[None, :]
     precise, covered, recalled = np.zeros(len(rows[0]), bool), np.zeros(len(rows[1]), bool), np.zeros(len(rows[1]), bool)

@@ -137,18 +137,3 @@ def frechet_statistics(generated: ArrayLike, reference: ArrayLike) -> tuple[floa
     variance_generated = _influence_variance(gen, of_generated, push, stretch * (left.T @ _whitening(root_generated)))
     variance_reference = _influence_variance(ref, of_reference, -push, stretch * (right @ _whitening(root_reference)))
     return value, math.sqrt(variance_generated / len(gen) + variance_reference / len(ref))
-
-
-def frechet_std_err(generated: ArrayLike, reference: ArrayLike) -> float:
-    """Standard error of frechet_distance(generated [N, D], reference [M, D]); how, and how good, frechet_statistics says.
-
-    Raises InputError as frechet_distance does, or unless N and M exceed D.
-    """
-    gen, ref = as_feature_pair(generated, reference, 2)
-    std_err = frechet_statistics(gen, ref)[1]
-    if std_err is None:
-        raise InputError(
-            f"the standard error of FD needs more rows than D = {gen.shape[1]}; found {len(gen)} and {len(ref)}",
-            fix="use more images, or repeat with other seeds and use t_interval",
-        )
-    return std_err

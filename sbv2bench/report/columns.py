@@ -1,7 +1,7 @@
 """A table is a list of columns and a list of rows; every writer here takes the same two.
 
-In CSV every number stands in full; Markdown, LaTeX and the terminal show it as people read it. A new column is one line in
-the list of its table, and a new format is one function here.
+In CSV every number stands in full; Markdown, LaTeX and the terminal (layout.py) show it as people read it. A new column is one
+line in the list of its table, and a new format is one function here.
 """
 
 from __future__ import annotations
@@ -13,17 +13,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from rich.box import SIMPLE
-from rich.markup import escape
-from rich.table import Table
-
 R = TypeVar("R")
 _LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "†": r"\dag{}", "↓": r"$\downarrow$",
     "↑": r"$\uparrow$",
 }  # fmt: skip
-_PLACES = {1: ("**", "**", r"\textbf{", "}", "bold"), 2: ("<u>", "</u>", r"\underline{", "}", "underline")}
+_STRONG = (("**", "**"), (r"\textbf{", "}"))  # in Markdown, in LaTeX
 
 
 @dataclass(frozen=True)
@@ -31,17 +27,21 @@ class Column(Generic[R]):
     """One column of a table whose rows are R.
 
     key: its name in CSV; "" leaves it out there. value: of a row, in full; None is empty. heading: its name for people; "" leaves
-    it out of what they read. text: what they read; without it the value as it is. place: 1 where a row is the best of the
-    column, 2 where it is the second; left: set to the left in a terminal and in LaTeX. narrow: kept where room is short.
+    it out of what they read. text: what they read; without it the value as it is. strong: whether a row's cell is set off, as
+    the best of a column is, with all that cannot be told from it. left: set to the left in a terminal and in LaTeX.
+    In a narrow terminal: names: says which row it is, so it begins every part of a table that is cut; prose: may be set on
+    several lines; room: above 0, left out where there is no room, the highest first.
     """
 
     key: str
     heading: str
     value: Callable[[R], object]
     text: Callable[[R], str] | None = None
-    place: Callable[[R], int] | None = None
+    strong: Callable[[R], bool] | None = None
     left: bool = False
-    narrow: bool = True
+    names: bool = False
+    prose: bool = False
+    room: int = 0
 
     def read(self, row: R) -> str:
         """The cell as people read it."""
@@ -90,31 +90,14 @@ def latex_plain(text: str) -> str:
 def latex_lines(columns: Sequence[Column[R]], rows: Sequence[R]) -> list[str]:
     """A tabular of booktabs."""
     shown = [column for column in columns if column.heading]
-    body = [" & ".join(_dressed(column, row, latex_plain, 2) for column in shown) + r" \\" for row in rows]
+    body = [" & ".join(_dressed(column, row, latex_plain, 1) for column in shown) + r" \\" for row in rows]
     form = "".join("l" if column.left else "r" for column in shown)
     heads = " & ".join(latex_plain(column.heading) for column in shown) + r" \\"
     return [rf"\begin{{tabular}}{{{form}}}", r"\toprule", heads, r"\midrule", *body, r"\bottomrule", r"\end{tabular}"]
 
 
 def _dressed(column: Column[R], row: R, plain: Callable[[str], str], form: int) -> str:
-    """A cell with what sets off the best and the second of its column. form: where the format's marks stand in _PLACES."""
-    marks = _PLACES.get(column.place(row), ("",) * 5) if column.place is not None else ("",) * 5
-    return f"{marks[form]}{plain(column.read(row))}{marks[form + 1]}"
-
-
-def terminal_table(
-    columns: Sequence[Column[R]], rows: Sequence[R], title: str = "", *, style: Callable[[R], str | None] | None = None
-) -> Table:
-    """A table for the terminal; long cells are folded. style: rich's name of a row's style."""
-    shown = [column for column in columns if column.heading]
-    table = Table(title=escape(title) or None, title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0))
-    for column in shown:
-        table.add_column(escape(column.heading), overflow="fold", justify="left" if column.left else "right")
-    for row in rows:
-        cells = []
-        for column in shown:
-            dress = _PLACES.get(column.place(row)) if column.place is not None else None
-            text = escape(column.read(row))
-            cells.append(f"[{dress[4]}]{text}[/{dress[4]}]" if dress else text)
-        table.add_row(*cells, style=style(row) if style is not None else None)
-    return table
+    """A cell, set off where it is strong. form: the format's place in _STRONG."""
+    text = plain(column.read(row))
+    before, after = _STRONG[form] if text and column.strong is not None and column.strong(row) else ("", "")
+    return f"{before}{text}{after}"

@@ -1,7 +1,8 @@
 """One HTML page that needs nothing else: opened from disk, no network, its one script and one style known by their hashes.
 
 The page is a function of its content alone: no clock, nothing of the machine. Text of any origin is escaped, and where
-escaping failed the content security policy would still run nothing.
+escaping failed the content security policy would still run nothing. Without scripts the tables stand as they are; with them
+templates/*.js sort, filter, plot and show pictures from the same content, which is in the page once more as JSON.
 """
 
 from __future__ import annotations
@@ -9,31 +10,43 @@ from __future__ import annotations
 import base64
 import hashlib
 import importlib.util
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from importlib.resources import files
+from typing import Any
 
 from sbv2bench.errors import PrerequisiteError
-from sbv2bench.report import plots
-from sbv2bench.report.page_content import Board, Column, Content, Number, Row, Sweep
+from sbv2bench.printable import printable
+from sbv2bench.report import bars, columns
+from sbv2bench.report.page_content import Board, Content, Direction, Row, Sweep
+from sbv2bench.report.values import ARROWS
 
-PACKAGES = {"jinja2": "jinja2", "altair": "altair", "vl_convert": "vl-convert-python"}
-ARROWS = {"lower": "↓", "higher": "↑"}
-WIDE, NARROW, PANEL = (620, 420), (356, 340), (356, 240)  # pixels: of a plot beside another, on a telephone, of a sweep's metric
-LATENCIES = ("latency_paper_ms", "latency_ms")  # the first that rows have is drawn
-_SEVERAL = 3  # points that make a line
-_TICKS = 8  # NFE's that are all marked
+PACKAGES = {"jinja2": "jinja2"}
+STYLES = ("page.css", "board.css", "gallery.css")
+SCRIPTS = ("dom.js", "state.js", "rows.js", "writers.js", "plot.js", "panel.js", "table.js", "gallery.js", "votes.js", "page.js")
 
 
 @dataclass(frozen=True)
-class _Figure:
-    """A plot in two sizes, and what it shows in words."""
+class Field:
+    """What a table says of a row beside its metrics. direction: of what is better, for numbers."""
 
-    title: str
-    about: str
-    wide: str
-    narrow: str
+    key: str
+    label: str
+    text: Callable[[Row], str]
+    direction: Direction | None = None
+    shown: bool = True
+
+
+FIELDS = (
+    Field("nfe", "Steps", lambda row: str(row.nfe) if row.nfe else "", "lower"),
+    Field("guidance", "Guidance", lambda row: "" if row.guidance is None else f"{row.guidance:g}", "lower", shown=False),
+    Field("passes", "Passes", lambda row: "" if row.passes is None else f"{row.passes:g}", "lower", shown=False),
+    Field("parameters", "Parameters", lambda row: "" if row.parameters is None else _count(row.parameters), "lower"),
+    Field("licence", "Licence", lambda row: row.licence),
+    Field("family", "Family", lambda row: row.family, shown=False),
+    Field("date", "Date", lambda row: row.date, shown=False),
+)
 
 
 def check_packages() -> None:
@@ -51,14 +64,23 @@ def page(content: Content) -> str:
 
     environment = Environment(
         loader=PackageLoader("sbv2bench.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True, keep_trailing_newline=True,
+        lstrip_blocks=True, keep_trailing_newline=True, finalize=_shown,
     )  # fmt: skip
-    style, script = (_template(name) for name in ("page.css", "page.js"))
-    environment.filters |= {"base64": lambda data: base64.b64encode(data).decode(), "full": repr}
-    environment.globals |= {"arrows": ARROWS, "marks": marks, "padding": padding, "figures": figures, "panels": panels}
+    style, script = ("\n".join(map(_template, names)) for names in (STYLES, SCRIPTS))
+    environment.filters |= {"base64": lambda data: base64.b64encode(data).decode()}
+    environment.globals |= {
+        "arrows": ARROWS, "best": best, "ranked": ranked, "intervals": bars.intervals, "padding": padding,
+        "weights": weights, "are_numbers": are_numbers, "fields": FIELDS, "fields_of": fields_of,
+    }  # fmt: skip
     return environment.get_template("page.html").render(
-        content=content, style=Markup(style), script=Markup(script), style_hash=_hash(style), script_hash=_hash(script)
-    )
+        content=content, style=Markup(style), script=Markup(script), style_hash=_hash(style), script_hash=_hash(script),
+        document=Markup(document(content)),
+    )  # fmt: skip
+
+
+def _shown(value: object) -> object:
+    """What an expression of a template gives, as it may be seen; markup of our own is left."""
+    return printable(value) if type(value) is str else value
 
 
 def _template(name: str) -> str:
@@ -70,19 +92,63 @@ def _hash(text: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
-def marks(board: Board) -> dict[tuple[int, str], str]:
-    """(place of a row, key) -> "best" or "second", by value alone; equal values share it, and what is no model has none."""
-    found: dict[tuple[int, str], str] = {}
+def document(content: Content) -> str:
+    """Boards and gallery as JSON that ends no script element, for the page's script; pictures are in the page themselves."""
+    fields = [{"key": one.key, "label": one.label, "shown": one.shown, "direction": one.direction} for one in FIELDS]
+    gallery = None if content.gallery is None else {k: v for k, v in asdict(content.gallery).items() if k != "png"}
+    whole = {"title": content.title, "fields": fields, "boards": [asdict(board) for board in content.boards], "gallery": gallery}
+    whole["sweeps"] = [asdict(sweep) for sweep in content.sweeps]
+    return json.dumps(_seen(whole), ensure_ascii=False, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+
+
+def _seen(value: object) -> object:
+    """With every text printable, and nothing that is empty."""
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, dict):
+        return {str(key): _seen(part) for key, part in value.items() if part not in (None, "", (), [], {})}
+    return [_seen(part) for part in value] if isinstance(value, list | tuple) else value
+
+
+def fields_of(board: Board) -> set[str]:
+    """The keys of the fields that any row of a board has."""
+    return {field.key for field in FIELDS if any(field.text(row) for row in board.rows)}
+
+
+def best(board: Board) -> set[tuple[int, str]]:
+    """(place of a row, key) of every best value of a column and of all that cannot be told from it; real pictures are none."""
+    found: set[tuple[int, str]] = set()
     for column in board.columns:
-        values = {
-            place: row.numbers[column.key].value
-            for place, row in enumerate(board.rows)
-            if row.kind != "real" and column.key in row.numbers
-        }
-        ranked = sorted(set(values.values()), reverse=column.direction == "higher")
-        for word, value in zip(("best", "second"), ranked[: len(ranked) - 1], strict=False):  # the last of all is neither
-            found |= {(place, column.key): word for place in values if values[place] == value}
+        lines = board.verdicts.get(column.key)
+        if lines:
+            own = [
+                (place, line) for place, line in zip(board.ranked, lines, strict=True) if column.key in board.rows[place].numbers
+            ]
+            places = [place for place, line in own if "-" not in line]
+        else:
+            values = {place: row.numbers[column.key].value for place, row in enumerate(board.rows)
+                      if row.kind != "real" and column.key in row.numbers}  # fmt: skip
+            top = (min if column.direction == "lower" else max)(values.values(), default=None)
+            places = [place for place, value in values.items() if value == top]
+        count = sum(row.kind != "real" and column.key in row.numbers for row in board.rows)
+        found |= {(place, column.key) for place in places} if len(places) < count else set()  # all alike: none is best
     return found
+
+
+def ranked(board: Board) -> dict[int, str]:
+    """The ranks by the first column that has any, of the places of the rows: "2" or, where rows are tied, "2-4"."""
+    column = next((column for column in board.columns if column.key in board.verdicts), None)
+    if column is None:
+        return {}
+    having = [(place, line) for place, line in zip(board.ranked, board.verdicts[column.key], strict=True)
+              if column.key in board.rows[place].numbers]  # fmt: skip
+    ranks = {place: rank(line, len(having) - 1) for place, line in having}
+    return {place: f"{first}" if first == last else f"{first}-{last}" for place, (first, last) in ranks.items()}
+
+
+def rank(line: str, others: int) -> tuple[int, int]:
+    """The first and the last place that a row's line of verdicts (`Board.verdicts`) leaves it among itself and so many others."""
+    return 1 + line.count("-"), 1 + others - line.count("+")
 
 
 def padding(board: Board, key: str) -> dict[int, str]:
@@ -95,139 +161,18 @@ def padding(board: Board, key: str) -> dict[int, str]:
     }
 
 
-def figures(board: Board, ids: Sequence[str]) -> list[_Figure]:
-    """FID against latency (against NFE where fewer than two rows have one of one machine) and precision against recall.
-
-    ids: of the rows, for the page's script.
-    """
-    columns = {column.key: column for column in board.columns}
-    found = []
-    speed, machine = _speed(board.rows)
-    for x, y in ((speed, "fid"), ("recall", "precision")):
-        pairs = [(row, name) for row, name in zip(board.rows, ids, strict=True) if _drawable(row, x, y)]
-        shown = [(row, name) for row, name in pairs if x not in LATENCIES or row.numbers[x].method == machine]
-        if len(shown) < 2:
-            continue
-        left_out = sum(y in row.numbers for row in board.rows) - len(shown) if x in LATENCIES else 0
-        found.append(_scatter(shown, x, columns.get(x), columns[y], left_out))
-    return found
+def _count(number: int) -> str:
+    """3,236,443 as "3.24 M"."""
+    size, unit = next(((size, unit) for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")) if number >= size), (1, ""))
+    return f"{number / size:.3g} {unit}".rstrip()
 
 
-def _speed(rows: Sequence[Row]) -> tuple[str, str]:
-    """The metric that speed is drawn by, and its method, which names the machine; NFE where no two rows have one alike."""
-    for key in LATENCIES:
-        methods = Counter(row.numbers[key].method for row in rows if key in row.numbers)
-        if methods and (most := methods.most_common(1)[0])[1] > 1:
-            return key, most[0]
-    return "nfe", ""
+def are_numbers(column: columns.Column[Any], rows: Sequence[Any]) -> bool:
+    """Whether all cells of a column of a table begin as numbers do."""
+    cells = [cell for cell in (column.read(row) for row in rows) if cell]
+    return bool(cells) and all(cell.lstrip("+-<* ")[:1].isdigit() for cell in cells)
 
 
-def _drawable(row: Row, x: str, y: str) -> bool:
-    """Whether a row has both values, and on logarithmic axes has them above 0."""
-    across, up = _x(row, x), row.numbers.get(y)
-    return across is not None and up is not None and (y != "fid" or min(across, up.value) > 0)
-
-
-def _x(row: Row, key: str) -> float | None:
-    """A row's place on a plot's first axis; real pictures have no network to evaluate, so none on that of NFE."""
-    if key == "nfe":
-        return row.nfe or None
-    return row.numbers[key].value if key in row.numbers else None
-
-
-def _scatter(shown: Sequence[tuple[Row, str]], x: str, across: Column | None, up: Column, left_out: int) -> _Figure:
-    speed = x == "nfe" or x in LATENCIES
-    shown = sorted(shown, key=lambda pair: (pair[0].nfe or 0) > 1)  # one-step models are named first
-    points = {name: _mark(row, name, x, across, up) for row, name in shown}
-    notes = ["No two rows have a latency of one machine, so NFE stands for it."] if x == "nfe" else []
-    notes += [f"{left_out} rows without a latency of this machine are left out."] if left_out else []
-    if not speed:
-        apart = _apart(list(points.values()))
-        points = {name: mark for name, mark in points.items() if mark not in apart}
-        notes += [f"Outside the plot: {mark.tip}." for mark in apart]
-    ways: dict[tuple[object, ...], list[tuple[float, str]]] = {}  # one model, of which only steps or only guidance differ
-    for row, name in shown:
-        way, along = ((row.name, row.guidance), row.nfe) if speed else ((row.name, row.nfe), row.guidance)
-        if name in points:
-            ways.setdefault((row.kind, *way), []).append((along or 0.0, name))
-    lines = [[points[name] for _, name in sorted(way)] for way in ways.values() if len(way) >= _SEVERAL]
-    if lines:
-        notes.append("Lines join one model at equal guidance." if speed else "Lines join one model at equal steps, by guidance.")
-    counts = tuple(float(count) for count in sorted({row.nfe or 0 for row, _ in shown}))
-    ticks = counts if across is None and len(counts) <= _TICKS else ()
-    axis_x = plots.Axis("NFE, network evaluations an image" if across is None else _title(across), speed, ticks)
-    axis_y = plots.Axis(_title(up), log=up.key == "fid")
-    title = f"{up.label} against {'NFE' if across is None else across.label}"
-    wide, narrow = (plots.plot(list(points.values()), axis_x, axis_y, title, size=size, lines=lines) for size in (WIDE, NARROW))
-    return _Figure(title, " ".join(notes), wide, narrow)
-
-
-def _mark(row: Row, name: str, x: str, across: Column | None, up: Column) -> plots.Mark:
-    return plots.Mark(
-        x=_x(row, x) or 0.0, y=row.numbers[up.key].value, look=_look(row), name=row.short, row=name,
-        tip=_tip(row, [column for column in (up, across) if column]),
-        x_interval=row.numbers[x].interval if x in row.numbers else None, y_interval=row.numbers[up.key].interval,
-    )  # fmt: skip
-
-
-def _apart(points: Sequence[plots.Mark]) -> list[plots.Mark]:
-    """At most a tenth of the points, each so far away that without it the others have twice the room along an axis."""
-    left: list[plots.Mark] = list(points)
-    apart: list[plots.Mark] = []
-    while len(apart) < len(points) // 10:
-        far = min(left, key=lambda mark: _shrunk(left, mark))
-        if _shrunk(left, far) > 0.5:
-            break
-        left.remove(far)
-        apart.append(far)
-    return apart
-
-
-def _shrunk(points: Sequence[plots.Mark], without: plots.Mark) -> float:
-    """The span of the points without one as a share of all points' span, on the axis where it is smaller."""
-    shares = []
-    for axis in ("x", "y"):
-        values = [float(getattr(mark, axis)) for mark in points]
-        others = [float(getattr(mark, axis)) for mark in points if mark is not without]
-        span = max(values) - min(values)
-        shares.append((max(others) - min(others)) / span if span else 1.0)
-    return min(shares)
-
-
-def _title(column: Column) -> str:
-    unit = f", {column.unit}" if column.unit else ""
-    return f"{column.label}{unit} {ARROWS[column.direction]}"
-
-
-def _look(row: Row) -> plots.Look:
-    if row.kind != "measured":
-        return row.kind
-    return "one step" if row.nfe == 1 else "several steps"
-
-
-def _tip(row: Row, columns: Sequence[Column]) -> str:
-    numbers = [f"{column.label} {_with_interval(row.numbers[column.key])}" for column in columns if column.key in row.numbers]
-    return ". ".join([", ".join(filter(None, (row.name, row.settings))), *numbers])
-
-
-def _with_interval(number: Number) -> str:
-    text = f"{number.text} {number.spread}".strip()
-    return text + (f", 95 % [{number.interval[0]:.4g}, {number.interval[1]:.4g}]" if number.interval else "")
-
-
-def panels(sweep: Sweep) -> list[str]:
-    """A plot for each curve of a sweep; its best point stands out."""
-    drawn = []
-    for curve in sweep.curves:
-        best = (min if curve.direction == "lower" else max)(curve.points, key=lambda point: point[1])
-        points = [
-            plots.Mark(
-                x, y, "one step" if (x, y, interval) == best else "curve", y_interval=interval,
-                tip=f"{sweep.axis}: {x:g}. {curve.label} {y:.5g}"
-                + (f", 95 % [{interval[0]:.5g}, {interval[1]:.5g}]" if interval else ""),
-            )
-            for x, y, interval in curve.points
-        ]  # fmt: skip
-        up = plots.Axis(f"{curve.label} {ARROWS[curve.direction]}")
-        drawn.append(plots.plot(points, plots.Axis("weight"), up, f"{curve.label}: {sweep.name}", size=PANEL, lines=[points]))
-    return drawn
+def weights(sweep: Sweep) -> list[float]:
+    """Where along its axis a sweep has any point, rising."""
+    return sorted({x for curve in sweep.curves for x, _, _ in curve.points})

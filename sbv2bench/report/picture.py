@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import textwrap
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
@@ -19,7 +20,7 @@ from sbv2bench.specs import ModelSpec
 
 CELL = 128  # pixels an image is shown at: small ones are enlarged by whole pixels, large ones reduced to twice this
 GAP = 6  # between images
-_LABEL, _FONT, _LINE = 150, 12, 15
+LABEL, _FONT, _LINE = 150, 12, 15
 _BACKGROUND, _INK, _FAINT = (255, 255, 255), (20, 20, 20), (110, 110, 110)
 
 
@@ -39,27 +40,59 @@ class Grid:
 
 def draw_grid(grid: Grid) -> Image.Image:
     """The picture: a caption above each column with its seed, a model's id and how it is sampled before each row."""
-    side = max(_shown_side(images.shape[1]) for images in grid.images)
-    font = ImageFont.load_default(_FONT)
-    heads = [_wrapped(caption, side) for caption in grid.captions]
-    top = _LINE * (max(map(len, heads)) + 1) + 2 * GAP
-    width = _LABEL + len(grid.columns) * (side + GAP) + GAP
-    picture = Image.new("RGB", (width, top + len(grid.models) * (side + GAP)), _BACKGROUND)
-    draw = ImageDraw.Draw(picture)
-    for column, (lines, (number, seed)) in enumerate(zip(heads, grid.columns, strict=True)):
-        left = _LABEL + column * (side + GAP)
-        draw.text((left, GAP), f"caption {number}, seed {seed}", _FAINT, font)
-        for place, line in enumerate(lines, 1):
-            draw.text((left, GAP + place * _LINE), line, _INK, font)
-    for row, (model, images) in enumerate(zip(grid.models, grid.images, strict=True)):
-        above = top + row * (side + GAP)
+    rows = []
+    for model, images in zip(grid.models, grid.images, strict=True):
         labels = [*textwrap.wrap(_printable(model.id), 22), f"NFE {model.network_evaluations()}"]
         labels += [f"guidance {model.guidance_scale:g}"] if model.network_evaluations() > 1 else []
+        rows.append((labels, images))
+    heads = [f"caption {number}, seed {seed}" for number, seed in grid.columns]
+    return draw_rows(rows, [*zip(heads, grid.captions, strict=True)])
+
+
+def draw_rows(rows: Sequence[tuple[Sequence[str], NDArray[np.uint8]]], heads: Sequence[tuple[str, str]]) -> Image.Image:
+    """Labelled rows of images under their captions. rows: (lines of the label, uint8 [columns, H, W, 3]).
+
+    heads: (what identifies a column, its caption).
+    """
+    side = max(_shown_side(images.shape[1]) for _, images in rows)
+    font = ImageFont.load_default(_FONT)
+    captions = [_wrapped(caption, side) for _, caption in heads]
+    top = _LINE * (max(map(len, captions)) + 1) + 2 * GAP
+    width = LABEL + len(heads) * (side + GAP) + GAP
+    picture = Image.new("RGB", (width, top + len(rows) * (side + GAP)), _BACKGROUND)
+    draw = ImageDraw.Draw(picture)
+    for column, (lines, (name, _)) in enumerate(zip(captions, heads, strict=True)):
+        left = LABEL + column * (side + GAP)
+        draw.text((left, GAP), name, _FAINT, font)
+        for place, line in enumerate(lines, 1):
+            draw.text((left, GAP + place * _LINE), line, _INK, font)
+    for row, (labels, images) in enumerate(rows):
+        above = top + row * (side + GAP)
         for place, line in enumerate(labels):
             draw.text((GAP, above + place * _LINE), line, _FAINT if place == len(labels) - 1 else _INK, font)
         for column, pixels in enumerate(images):
-            picture.paste(_resized(Image.fromarray(pixels), side), (_LABEL + column * (side + GAP), above))
+            picture.paste(_resized(Image.fromarray(pixels), side), (LABEL + column * (side + GAP), above))
     return picture
+
+
+def stacked(pictures: Sequence[Image.Image]) -> Image.Image:
+    """Pictures below each other."""
+    whole = Image.new("RGB", (max(one.width for one in pictures), sum(one.height for one in pictures)), _BACKGROUND)
+    above = 0
+    for one in pictures:
+        whole.paste(one, (0, above))
+        above += one.height
+    return whole
+
+
+def tiles(grid: Grid) -> Image.Image:
+    """The images alone, at their own size: models down, columns across. Raises InputError where their sizes differ."""
+    if len({images.shape for images in grid.images}) > 1:
+        sizes = ", ".join(
+            f"{model.id} {images.shape[2]} x {images.shape[1]}" for model, images in zip(grid.models, grid.images, strict=True)
+        )
+        raise InputError(f"images side by side at their own size: found {sizes}, expected one size", "leave --native away")
+    return Image.fromarray(np.concatenate([np.concatenate(list(images), axis=1) for images in grid.images]))
 
 
 def check_output(path: Path) -> None:
@@ -71,8 +104,11 @@ def check_output(path: Path) -> None:
         raise InputError(f"--output: found {path}, expected a name that ends in .png", fix)
 
 
-def write_grid(grid: Grid, path: Path) -> None:
-    """Write the picture, whole or not at all; what it shows is in the file's text too. Raises InputError where it cannot be."""
+def write_grid(grid: Grid, path: Path, *, native: bool = False) -> None:
+    """Write the picture, whole or not at all; what it shows is in the file's text too. Raises InputError where it cannot be.
+
+    native: as `tiles`, which a page's gallery shows.
+    """
     check_output(path)
     about = PngInfo()
     columns = [
@@ -83,7 +119,7 @@ def write_grid(grid: Grid, path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(path) as file:
-            draw_grid(grid).save(file, "PNG", pnginfo=about, optimize=True)
+            (tiles if native else draw_grid)(grid).save(file, "PNG", pnginfo=about, optimize=True)
     except OSError as error:
         raise InputError(f"--output: {path} cannot be written ({error.strerror or error})") from error
 

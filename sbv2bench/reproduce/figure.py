@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from sbv2bench.boards.claims import Verdict
+from sbv2bench.boards.claims import LEVEL, Verdict
+from sbv2bench.compare.differences import leading_values
 from sbv2bench.metrics.comparison import Mean, holm, spread_of, welch
 from sbv2bench.registry import Registry
 from sbv2bench.results import sweeps
@@ -21,8 +22,6 @@ from sbv2bench.results.published import Figure, Shape, declared
 from sbv2bench.results.records import MetricValue
 from sbv2bench.results.sweeps import SweepFile
 from sbv2bench.specs import SuiteSpec
-
-LEVEL = 0.05
 
 
 @dataclass(frozen=True)
@@ -41,6 +40,11 @@ class Curve:
         """The weight of the best value; the smallest of several."""
         sign = 1 if self.direction == "lower" else -1
         return min(self.points, key=lambda weight: sign * self.points[weight].value)
+
+    def leading(self) -> set[float]:
+        """The weights whose values lead, by `leading_values`."""
+        weights = list(self.points)
+        return {weights[place] for place in leading_values(list(self.points.values()))}
 
 
 @dataclass(frozen=True)
@@ -81,13 +85,9 @@ class FigureCurves:
 
 def _panel(panel: PanelCurves) -> dict[str, object]:
     curves = [
-        {
-            "key": curve.key,
-            "label": curve.label,
-            "direction": curve.direction,
-            "shape": curve.shape,
+        vars(curve)
+        | {
             "best_weight": curve.best,
-            "verdict": curve.verdict,
             "points": [
                 {"weight": weight, "value": value.value, "std_err": value.std_err, "repeats": list(value.repeats)}
                 for weight, value in curve.points.items()
@@ -95,13 +95,8 @@ def _panel(panel: PanelCurves) -> dict[str, object]:
         }
         for curve in panel.curves
     ]
-    head = {"a": panel.a, "b": panel.b, "axis": f"weight of a = {panel.a} (0 is b = {panel.b})", "file": panel.file}
-    return head | {
-        "seeds": list(panel.seeds),
-        "verdict": None if curves else "not run",
-        "command": panel.command,
-        "curves": curves,
-    }
+    axis = f"weight of a = {panel.a} (0 is b = {panel.b})"
+    return vars(panel) | {"axis": axis, "verdict": None if curves else "not run", "curves": curves}
 
 
 def reproduce_figure(name: str, suite: SuiteSpec, folders: Sequence[Path], registry: Registry) -> FigureCurves:

@@ -8,23 +8,23 @@ seeds), with p-values corrected for the number of orders in the column (Holm), s
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import combinations
 
 from sbv2bench.boards import claims
 from sbv2bench.boards.boards import Board
-from sbv2bench.boards.claims import Claim, Estimate, Row, Verdict
-from sbv2bench.metrics.comparison import Difference, holm
+from sbv2bench.boards.claims import LEVEL, Claim, Estimate, Row, Verdict
+from sbv2bench.metrics.comparison import Difference
+from sbv2bench.reproduce.use import SHIPPED, Used
 from sbv2bench.results.published import PrintedRow, Table, declared, published_models, rows_of_table
 from sbv2bench.results.records import EvalResult
 
-LEVEL = 0.05
 VERDICTS: tuple[Verdict, ...] = ("agrees", "disagrees", "not separated", "not run")
 
 
 @dataclass(frozen=True)
-class Column:
+class Measured:
     """A measured column. metrics: the printed ones whose mean stands beside it."""
 
     key: str
@@ -40,12 +40,16 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Line:
-    """A method, the row of the ladder that stands for it if one does, and what was measured of that by column."""
+class MiniLine:
+    """A method, the row of the ladder that stands for it if one does, and what was measured of that by column.
+
+    weights: whose they are, in words; "" where nothing was measured.
+    """
 
     printed: PrintedRow
     stand_in: Row | None
     measured: dict[str, Estimate | None]
+    weights: str = ""
 
 
 @dataclass(frozen=True)
@@ -68,8 +72,8 @@ class Miniature:
     table: Table
     suite: str
     fingerprint: str
-    columns: tuple[Column, ...]
-    lines: tuple[Line, ...]
+    columns: tuple[Measured, ...]
+    lines: tuple[MiniLine, ...]
     orders: tuple[Order, ...]
 
     def any_measured(self) -> bool:
@@ -95,36 +99,30 @@ class Miniature:
             "correction": f"Holm within a column, at {LEVEL}",
         }
 
-    def _row(self, line: Line) -> dict[str, object]:
-        cells = []
-        for column in self.columns:
-            found = line.measured[column.key]
-            cells.append(
-                {
-                    "key": column.key,
-                    "published": column.published(line.printed),
-                    "measured": None if found is None else found.mean.value,
-                    "std_err": None if found is None else found.mean.std_err,
-                    "over": "" if found is None else found.over,
-                }
-            )
-        model, guidance = (None, None) if line.stand_in is None else (line.stand_in.model, line.stand_in.guidance_scale)
-        head = {"method": line.printed.method, "nfe": line.printed.nfe, "model": model, "guidance_scale": guidance}
-        return head | {"suspect": line.printed.suspect, "cells": cells}
+    def _row(self, line: MiniLine) -> dict[str, object]:
+        own = line.stand_in
+        return {
+            "method": line.printed.method,
+            "nfe": line.printed.nfe,
+            "model": own and own.model,
+            "guidance_scale": own and own.guidance_scale,
+            "weights": line.weights,
+            "suspect": line.printed.suspect,
+            "cells": [
+                {"key": column.key, "published": column.published(line.printed), **_numbers(line.measured[column.key])}
+                for column in self.columns
+            ],
+        }
+
+
+def _numbers(found: Estimate | None) -> dict[str, object]:
+    mean, std_err = (None, None) if found is None else (found.mean.value, found.mean.std_err)
+    return {"measured": mean, "std_err": std_err, "over": "" if found is None else found.over}
 
 
 def _order(order: Order) -> dict[str, object]:
-    difference = order.difference
-    numbers = (None, None) if difference is None else (difference.value, list(difference.interval))
-    return {
-        "key": order.key,
-        "better": order.better,
-        "worse": order.worse,
-        "difference": numbers[0],
-        "ci95": numbers[1],
-        "corrected_p": order.corrected_p,
-        "verdict": order.verdict,
-    }
+    found = order.difference
+    return vars(order) | {"difference": found and found.value, "ci95": found and list(found.interval)}
 
 
 def stand_in(row: PrintedRow) -> Row | None:
@@ -134,7 +132,7 @@ def stand_in(row: PrintedRow) -> Row | None:
     return next((own for own in rows if own.guidance_scale == model.guidance_scale), rows[0] if rows else None)
 
 
-def columns_of(rows: Sequence[PrintedRow]) -> tuple[Column, ...]:
+def columns_of(rows: Sequence[PrintedRow]) -> tuple[Measured, ...]:
     """The columns that some rows have in the mini suites, in the paper's order."""
     metrics = declared().metrics
     printed = dict.fromkeys(metric for row in rows for metric in row.numbers)
@@ -143,36 +141,42 @@ def columns_of(rows: Sequence[PrintedRow]) -> tuple[Column, ...]:
         if metrics[metric].mini:
             found.setdefault(metrics[metric].mini, []).append(metric)
     return tuple(
-        Column(key, metrics[names[0]].title if len(names) == 1 else key.upper(), metrics[names[0]].direction, tuple(names))
+        Measured(key, metrics[names[0]].title if len(names) == 1 else key.upper(), metrics[names[0]].direction, tuple(names))
         for key, names in found.items()
     )
 
 
-def miniature(name: str, board: Board) -> Miniature:
-    """A table by the results of a mini suite's board."""
+def miniature(name: str, board: Board, used: Mapping[str, Used] | None = None) -> Miniature:
+    """A table by the results of a mini suite's board. used: by a model's id, weights that take its place, as they are sampled."""
     rows = rows_of_table(name.removeprefix("table"))
     columns = columns_of(rows)
     lines = []
     for row in rows:
         own = stand_in(row)
+        folder = None if own is None else (used or {}).get(own.model)
+        if own is not None and folder is not None:
+            own = own.model_copy(update=_in_place(folder, board))
         found = {column.key: None if own is None else claims.estimate(own, column.key, board.results) for column in columns}
-        lines.append(Line(row, own, found))
+        weights = SHIPPED if folder is None else folder.weights
+        lines.append(MiniLine(row, own, found, weights if any(found.values()) else ""))
     orders = [order for column in columns for order in _orders(column, lines, board.results)]
     return Miniature(name, declared().tables[name], board.suite, board.fingerprint, columns, tuple(lines), tuple(orders))
 
 
-def _orders(column: Column, lines: Sequence[Line], results: Sequence[EvalResult]) -> list[Order]:
+def _in_place(used: Used, board: Board) -> dict[str, object]:
+    """Under which id a folder was measured on a board, at its own guidance and steps."""
+    ids = [result.model.id for result in board.results if used.is_of(result)]
+    nfe = used.model.network_evaluations()
+    return {"model": next(iter(ids), used.model.id), "nfe": nfe, "guidance_scale": used.model.guidance_scale}
+
+
+def _orders(column: Measured, lines: Sequence[MiniLine], results: Sequence[EvalResult]) -> list[Order]:
     """The orders of a column, Holm's correction made."""
-    orders = [order for pair in combinations(lines, 2) if (order := _uncorrected(column, pair, results)) is not None]
-    measured = [place for place, order in enumerate(orders) if order.difference is not None]
-    corrected = holm([order.difference.p_value for order in orders if order.difference is not None])
-    for place, p_value in zip(measured, corrected, strict=True):
-        verdict = orders[place].verdict if p_value < LEVEL else "not separated"
-        orders[place] = replace(orders[place], corrected_p=p_value, verdict=verdict)
-    return orders
+    found = (_uncorrected(column, pair, results) for pair in combinations(lines, 2))
+    return claims.judged_together([order for order in found if order is not None])
 
 
-def _uncorrected(column: Column, pair: tuple[Line, Line], results: Sequence[EvalResult]) -> Order | None:
+def _uncorrected(column: Measured, pair: tuple[MiniLine, MiniLine], results: Sequence[EvalResult]) -> Order | None:
     """None where the paper prints no order of two rows, or the mini family has not both."""
     numbers = [column.published(line.printed) for line in pair]
     if None in numbers or numbers[0] == numbers[1] or any(line.stand_in is None or line.printed.suspect for line in pair):

@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sbv2bench.data.assets import HUB, resolve_location
+from sbv2bench.data.assets import HUB
 from sbv2bench.data.needs import suite_needs
-from sbv2bench.errors import SBV2BenchError
 from sbv2bench.evaluation.costs import whole_work
 from sbv2bench.evaluation.options import EvalOptions
 from sbv2bench.latency.architecture_flops import stage_gflop
+from sbv2bench.machine.inventory import why_lacking
 from sbv2bench.registry import Registry
 from sbv2bench.reproduce.figure import sweep_command
 from sbv2bench.reproduce.miniature import stand_in
@@ -48,7 +48,7 @@ def plan_figure(name: str, suites: Sequence[SuiteSpec], registry: Registry) -> d
         ends = (f"{suite.family}/{panel.a}", f"{suite.family}/{panel.b}")
         models = [registry.models.get(end) for end in ends]
         lacking = next(
-            (f"{end}: {why}" for end, model in zip(ends, models, strict=True) if (why := why_lacking(model, registry))), ""
+            (f"{end}: {why}" for end, model in zip(ends, models, strict=True) if (why := _why_lacking(model, registry))), ""
         )
         known = next((model for model in models if model is not None), None)
         cost = _times(cost_of(known, suite, registry), SWEEP_WEIGHTS) if known is not None and known.has_network() else {}
@@ -95,7 +95,7 @@ def _method(
         options = [f"--steps {model.steps}"] if model.steps != declared_as.steps else []
         options += [f"--guidance-scale {model.guidance_scale:g}"] if model.guidance_scale != declared_as.guidance_scale else []
         command = " ".join([f"sbv2bench eval --model {model_id}", *options, *(f"--suite {suite.id}" for suite in suites[:1])])
-    lacking = why_lacking(model, registry) if model_id else "the mini family has no such model"
+    lacking = _why_lacking(model, registry) if model_id else "the mini family has no such model"
     return {
         "model": model_id,
         "at_hand": not lacking,
@@ -106,37 +106,15 @@ def _method(
     }
 
 
-def why_lacking(model: ModelSpec | None, registry: Registry) -> str:
-    """Why a model cannot be sampled here and now; "" if its files seem to be at hand."""
-    if model is None:
-        return "not in the catalog"
-    if model.images == "none":
-        return f"only published numbers exist ({model.origin})"
-    places = [(model.location, *model.mirrors), (model.base,), (model.vae,)]
-    for choices in places:
-        errors = [_absent(place, model.revision if place == model.location else None) for place in choices if place]
-        if errors and all(errors):
-            return errors[0]
-    if model.merge is not None:
-        ends = (model.merge.a, model.merge.b)
-        return next((f"{end}: {why}" for end in ends if (why := why_lacking(registry.models.get(end), registry))), "")
-    return ""
-
-
-def _absent(location: str, revision: str | None) -> str:
-    """The first line of why a location is not on this machine; "" if it is."""
-    try:
-        resolve_location(location, revision, local_only=True)
-    except SBV2BenchError as error:
-        return error.message.splitlines()[0]
-    return ""
+def _why_lacking(model: ModelSpec | None, registry: Registry) -> str:
+    return "not in the catalog" if model is None else why_lacking(model, registry)
 
 
 def cost_of(model: ModelSpec, suite: SuiteSpec, registry: Registry) -> dict[str, Any]:
     """What one seed of a model on a suite costs where nothing is in the cache; of no network more than is known of it."""
     work = whole_work(model, suite, EvalOptions(), registry)
     passes = work.forward_passes()
-    from_hub = any(location.startswith(HUB) for location in (model.location, model.base, model.vae))
+    from_hub = any(location.startswith(HUB) for location in (model.location, *model.named_locations()))
     stages = {} if from_hub or why_lacking(model, registry) else stage_gflop(model, registry)
     return {"images": work.images, "forward_passes": passes, "tflop": work.teraflop(passes, stages)}
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from sbv2bench.boards.boards import Board
 from sbv2bench.errors import InputError, PrerequisiteError
 from sbv2bench.registry import Registry
 from sbv2bench.reproduce.figure import FigureCurves, reproduce_figure
-from sbv2bench.reproduce.miniature import Miniature, miniature
+from sbv2bench.reproduce.miniature import Miniature, miniature, stand_in
 from sbv2bench.reproduce.plan import plan_figure, plan_table
 from sbv2bench.reproduce.search import Search, search
 from sbv2bench.reproduce.table import Reproduction, check_target, reproduce_table, suites_of_table
-from sbv2bench.results.published import declared
+from sbv2bench.reproduce.use import Used, used_folders
+from sbv2bench.results.published import declared, published_models, rows_of_table
 from sbv2bench.specs import SuiteSpec
 
 COMMITTED = Path("leaderboards")
@@ -22,17 +24,22 @@ Found = Reproduction | Miniature | FigureCurves
 
 @dataclass(frozen=True)
 class Request:
-    """What is to be reproduced. folders: where result files, or of a figure sweep files, are looked for."""
+    """What is to be reproduced. folders: where result files, or of a figure sweep files, are looked for.
+
+    used: by the id of a model of the target's, the weights that a user names for it.
+    """
 
     target: str
     suite: str  # as it was asked for
     suites: tuple[SuiteSpec, ...]
     folders: tuple[Path, ...]
     registry: Registry
+    used: dict[str, Used] = field(default_factory=dict)
 
     @classmethod
-    def checked(cls, target: str, suite: str, results: Path | None, registry: Registry) -> Request:
-        """Raises InputError for a name that is none, a suite without a column of the table, a folder that is not there."""
+    def checked(cls, target: str, suite: str, results: Path | None, registry: Registry, use: Sequence[str] = ()) -> Request:
+        """use: "ID=FOLDER" each. Raises InputError for a name that is none, a suite without a column of the table, a folder that
+        is not there or no model's, and what hashing weights raises."""
         check_target(target)
         suites = registry.suites_of(suite)
         if results is not None and not results.is_dir():
@@ -43,7 +50,13 @@ class Request:
             suites = suites[:1]  # a figure's metrics are all of the group's first suite
         elif suites[0].family != "mini":
             suites = suites_of_table(target, suites)
-        return cls(target, suite, suites, tuple(folder for folder in folders if folder.is_dir()), registry)
+        if use and target in declared().figures:
+            raise InputError(f"--use: {target} is a sweep, whose ends its command names", f"sbv2bench reproduce {target} --plan")
+        rows = rows_of_table(target.removeprefix("table"))
+        ladder = [own.model for row in rows if (own := stand_in(row)) is not None]
+        ids = ladder if suites[0].family == "mini" else [published_models()[row.name].id for row in rows]
+        used = used_folders(use, suites[0], {*ids}, registry)
+        return cls(target, suite, suites, tuple(folder for folder in folders if folder.is_dir()), registry, used)
 
     @property
     def in_miniature(self) -> bool:
@@ -63,9 +76,9 @@ def carry_out(request: Request) -> Found:
     if request.in_miniature:
         own = results.found.get(request.suites[0].id)
         nothing = Board(request.suites[0].id, f"{request.suites[0].id}@v{request.suites[0].version}", ())
-        found = miniature(request.target, nothing if own is None else own.board)
+        found = miniature(request.target, nothing if own is None else own.board, request.used)
     else:
-        found = reproduce_table(request.target, request.suites, results, request.registry)
+        found = reproduce_table(request.target, request.suites, results, request.registry, request.used)
     if not found.any_measured():
         raise _nothing(request, results)
     return found
@@ -87,8 +100,11 @@ def _nothing(request: Request, results: Search) -> PrerequisiteError:
     partial = f" ({results.partial} partial ones, which are not compared)" if results.partial else ""
     plan = plan_table(request.target, request.suites, results, request.registry)
     commands = [method["command"] for method in plan["methods"] if method["command"]]
+    commands = [used.command(request.suites[0].id) for used in request.used.values()] + commands
     first = next((method["command"] for method in plan["methods"] if method["command"] and method["at_hand"]), "")
-    fix = first or (commands[0] if commands else f"sbv2bench reproduce {request.target} --suite {request.suite} --plan")
+    fix = (commands[0] if request.used else first) or (
+        commands[0] if commands else f"sbv2bench reproduce {request.target} --suite {request.suite} --plan"
+    )
     return PrerequisiteError(
         f"{request.target}: found no result on suite {request.suite} of any of its methods in {where}{partial}",
         fix + (" --repeats 3" if request.in_miniature and commands else ""),

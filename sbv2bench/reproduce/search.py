@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from sbv2bench.boards import boards
 from sbv2bench.boards.boards import Board
+from sbv2bench.compare.differences import differing as compared
 from sbv2bench.errors import InputError
 from sbv2bench.registry import Registry
 from sbv2bench.results import store
 from sbv2bench.results.commands import eval_command
-from sbv2bench.results.conditions import dtype_of
+from sbv2bench.results.conditions import date_of, dtype_of
 from sbv2bench.results.records import EvalResult
 from sbv2bench.specs import ModelSpec, SuiteSpec
 
@@ -68,7 +70,7 @@ def _chosen(results: dict[str, EvalResult], suite: SuiteSpec, registry: Registry
         return Found(boards.grouped(equal)[0], ())
     if not own:
         return None
-    newest = max(own, key=lambda row: (row[1].suite.version, boards.date_of(row[1]), row[0]))
+    newest = max(own, key=lambda row: (row[1].suite.version, date_of(row[1]), row[0]))
     path, result = newest
     if result.suite.num_generated != suite.num_generated:
         raise InputError(
@@ -84,7 +86,7 @@ def differing(result: EvalResult, suite: SuiteSpec, registry: Registry) -> list[
 
     What they leave open (the reference's bytes, weights that nobody has published a SHA-256 of) is taken as it was found.
     """
-    built_in = Registry.built_in()
+    built_in = _built_in()
     if suite.id in built_in.suites:  # whatever a catalog declares anew under the same name is something else
         suite, registry = built_in.suite(suite.id), built_in
     wrong = ["suite.version"] if result.suite.version != suite.version else []
@@ -98,7 +100,8 @@ def differing(result: EvalResult, suite: SuiteSpec, registry: Registry) -> list[
         found = (own.get("reference") or {}).get("content_sha256")
         captions = suite.prompts.captions_sha256 or str(own.get("prompts_sha256"))
         declared = suite.metric_protocol(metric, extractor, captions, photographs or found)
-        wrong += _unequal(own, declared, "", metric.id)
+        unequal = [path for path, _, _ in compared(declared, own) if "weights" not in path.split(".")]  # declared without hashes
+        wrong += [f"{metric.id}.{path}" if path.startswith(("metric", "extractor")) else path for path in unequal]
         asset = None if extractor is None else registry.assets.get(extractor.location.removeprefix("asset:"))
         if asset is not None and asset.sha256 is not None:
             files = (own.get("extractor") or {}).get("weights") or []
@@ -107,22 +110,18 @@ def differing(result: EvalResult, suite: SuiteSpec, registry: Registry) -> list[
     return [*dict.fromkeys(wrong), *(f"{name} (declared anew)" for name in result.provenance.get("declared_anew") or ())]
 
 
-def _unequal(own: object, declared: object, where: str, metric: str) -> Iterable[str]:
-    """Dotted paths at which two JSON values differ; weights apart, which are declared without hashes.
+@cache
+def _built_in() -> Registry:
+    """What the package declares, read once for however many results."""
+    return Registry.built_in()
 
-    metric: named before what is its own; captions, reference and numbers of images are all metrics'.
+
+def result_of(model: ModelSpec | None, board: Board, dtypes: Sequence[str] = ("float32",)) -> tuple[str, EvalResult] | None:
+    """The row of a board that is a model sampled as declared, whatever its id; of several dtypes the first that is there.
+
+    model: None takes any row.
     """
-    if isinstance(own, dict) and isinstance(declared, dict):
-        for key in dict.fromkeys((*declared, *own)):
-            if key != "weights":
-                yield from _unequal(own.get(key), declared.get(key), f"{where}.{key}" if where else key, metric)
-    elif own != declared:
-        yield f"{metric}.{where}" if where.startswith(("metric", "extractor")) else where
-
-
-def result_of(model: ModelSpec, board: Board, dtypes: Sequence[str] = ("float32",)) -> tuple[str, EvalResult] | None:
-    """The row of a board that is a model sampled as declared, whatever its id; of several dtypes the first that is there."""
-    rows = [row for row in board.rows if as_sampled(row[1].model) == as_sampled(model)]
+    rows = [row for row in board.rows if model is None or as_sampled(row[1].model) == as_sampled(model)]
     return min(rows, key=lambda row: [*dtypes, dtype_of(row[1])].index(dtype_of(row[1])), default=None)
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from sbv2bench.boards.boards import latency_of
 from sbv2bench.errors import InputError, ToleranceError
 from sbv2bench.registry import Registry, suggestion
-from sbv2bench.reproduce.search import Search, result_of, twins
+from sbv2bench.reproduce.search import Found, Search, result_of, twins
+from sbv2bench.reproduce.use import RETRAINED, Used, weights_of
 from sbv2bench.results.conditions import dtype_of
 from sbv2bench.results.published import (
     EDGE,
@@ -54,11 +55,15 @@ class Cell:
 
 @dataclass(frozen=True)
 class Line:
-    """A method of the table, as one model was sampled: a method whose sampling the paper does not state may have several."""
+    """A method of the table, as one model was sampled: a method whose sampling the paper does not state may have several.
+
+    weights: whose they are, in words; "" where nothing was measured.
+    """
 
     printed: PrintedRow
     model: str
     cells: tuple[Cell, ...]
+    weights: str = ""
 
 
 @dataclass(frozen=True)
@@ -80,8 +85,11 @@ class Reproduction:
         return any(cell.measured is not None for _, cell in self.cells())
 
     def require_tolerance(self) -> None:
-        """Raises ToleranceError if a number is outside although the protocols are equal, and no twin of its model is within."""
-        judged = [(line, cell) for line, cell in self.cells() if cell.comparable]
+        """Raises ToleranceError if a number is outside although the protocols are equal, and no twin of its model is within.
+
+        An own retraining is shown and not held to it: it has other weights than the paper's.
+        """
+        judged = [(line, cell) for line, cell in self.cells() if cell.comparable and line.weights != RETRAINED]
         within = {(line.printed.method, cell.metric) for line, cell in judged if cell.verdict == WITHIN}
         outside = [
             (line, cell)
@@ -106,6 +114,7 @@ class Reproduction:
                 "method": line.printed.method,
                 "nfe": line.printed.nfe,
                 "model": line.model,
+                "weights": line.weights,
                 "cells": [vars(cell) for cell in line.cells],
             }
             for line in self.lines
@@ -157,11 +166,13 @@ def rows_on(name: str, suites: Sequence[SuiteSpec]) -> list[tuple[PrintedRow, li
     return [(row, own) for row, own in found if own]
 
 
-def reproduce_table(name: str, suites: Sequence[SuiteSpec], found: Search, registry: Registry) -> Reproduction:
-    """A table at paper scale, from results on suites that its columns are of."""
+def reproduce_table(
+    name: str, suites: Sequence[SuiteSpec], found: Search, registry: Registry, used: Mapping[str, Used] | None = None
+) -> Reproduction:
+    """A table at paper scale, from results on suites that its columns are of. used: by a model's id, other weights of it."""
     lines = []
     for row, metrics in rows_on(name, suites):
-        lines += _lines(row, metrics, found, registry)
+        lines += _lines(row, metrics, found, registry, (used or {}).get(published_models()[row.name].id))
     return Reproduction(
         name,
         declared().tables[name],
@@ -171,27 +182,54 @@ def reproduce_table(name: str, suites: Sequence[SuiteSpec], found: Search, regis
     )
 
 
-def _lines(row: PrintedRow, metrics: Sequence[str], search: Search, registry: Registry) -> list[Line]:
-    """A line for the model as it is declared and for each of its twins, of those that were measured; else the first by itself."""
+def _lines(row: PrintedRow, metrics: Sequence[str], search: Search, registry: Registry, used: Used | None = None) -> list[Line]:
+    """A line for the model as it is declared and for each of its twins, of those that were measured; else the first by itself.
+
+    Then one for the weights that are used in its place, measured or not.
+    """
     model = published_models()[row.name]
     model = registry.models.get(model.id, model)
+    own, others = _parted(search, used)
     lines = []
-    for twin in twins(model, [found.board for found in search.found.values()]):
+    for twin in twins(model, [found.board for found in own.found.values()]):
         sampled = model.model_copy(update={name: getattr(twin, name) for name in model.inferred})
         name = model.id if twin is model else twin.id
-        lines.append(Line(row, name, tuple(_cell(row, metric, sampled, search) for metric in metrics)))
-    measured = [line for line in lines if any(cell.measured is not None for cell in line.cells)]
+        lines.append(_line(row, metrics, sampled, name, own, whose=sampled))
+    measured = [line for line in lines if line.weights]
+    if used is not None:
+        line = _line(row, metrics, used.model, used.model.id, others, whose=None)
+        return [*measured, replace(line, weights=used.weights)]
     return measured or lines[:1]
 
 
-def _cell(row: PrintedRow, metric: str, model: ModelSpec, search: Search) -> Cell:
+def _parted(search: Search, used: Used | None) -> tuple[Search, Search]:
+    """The results that are not of a used folder's weights, and those that are."""
+    parts: list[dict[str, Found]] = [{}, {}]
+    for suite, found in search.found.items():
+        for place in (0, 1):
+            rows = tuple(row for row in found.board.rows if (used is not None and used.is_of(row[1])) == bool(place))
+            parts[place][suite] = replace(found, board=replace(found.board, rows=rows))
+    return replace(search, found=parts[0]), replace(search, found=parts[1])
+
+
+def _line(
+    row: PrintedRow, metrics: Sequence[str], model: ModelSpec, name: str, search: Search, *, whose: ModelSpec | None
+) -> Line:
+    """whose: the model that a result must be of, sampled as declared; None: all of the search's are."""
+    cells = tuple(_cell(row, metric, model, search, whose) for metric in metrics)
+    files = {cell.file for cell in cells if cell.measured is not None}
+    results = [result for found in search.found.values() for file, result in found.board.rows if file in files]
+    return Line(row, name, cells, ", ".join(dict.fromkeys(map(weights_of, results))))
+
+
+def _cell(row: PrintedRow, metric: str, model: ModelSpec, search: Search, whose: ModelSpec | None) -> Cell:
     printed, value = declared().metrics[metric], row.numbers[metric]
     if row.suspect:
         return Cell(metric, value, "suspect", note=row.suspect)
     if not printed.key or model.images == "none":
         return Cell(metric, value, "published only", note=model.origin if printed.key else "")
     found = search.found.get(printed.suite)
-    best = None if found is None else result_of(model, found.board, printed.dtypes)
+    best = None if found is None else result_of(whose, found.board, printed.dtypes)
     measured = None if best is None else _measured(best[1], printed)
     if found is None or best is None or measured is None:
         return Cell(metric, value, "not run")

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from sbv2bench.results.records import EvalResult
+from sbv2bench.results.records import EvalResult, LatencyResult
 
 LIBRARIES = ("torch", "diffusers", "transformers", "peft", "open_clip", "pillow")
 Identity = tuple[str, str]  # (model fingerprint, dtype)
@@ -65,3 +65,14 @@ def notes(results: Sequence[EvalResult]) -> list[str]:
     if versions:
         said.append(f"library versions differ ({', '.join(versions)}), which can change numbers")
     return said
+
+
+def date_of(result: EvalResult | LatencyResult) -> str:
+    """When a result was made, as it says; "" where it does not."""
+    return str(result.provenance.get("date_utc") or "")
+
+
+def commit_of(result: EvalResult | LatencyResult) -> str:
+    """The commit that it was made by, with a plus where files had changed since; "" where it does not say."""
+    made = result.provenance
+    return str(made.get("git_commit") or "")[:8] + ("+" if made.get("git_dirty") else "")

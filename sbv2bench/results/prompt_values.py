@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from sbv2bench.errors import IntegrityError
@@ -49,7 +50,10 @@ def read(result: EvalResult, result_file: Path) -> Values:
             f"{path}: found sha256 {found[:12]}, expected {named[:12]}, which {result_file.name} names",
             "copy both files again, or evaluate again",
         )
-    values: Values = load(content)
+    try:
+        values: Values = load(content)
+    except SafetensorError as error:
+        raise IntegrityError(f"{path}: found no whole safetensors file ({error})", "evaluate again") from error
     expected = (len(result.suite.seeds), result.suite.num_generated)
     for key, array in values.items():
         if array.shape != expected:

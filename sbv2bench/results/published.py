@@ -11,9 +11,10 @@ from importlib.resources import files
 from typing import Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from sbv2bench.registry import Registry
+from sbv2bench.results.records import Record
 from sbv2bench.specs import ModelSpec
 
 PAPER = "arXiv 2408.14176v2"
@@ -21,11 +22,7 @@ EDGE = 1e-12  # the last digits of a difference of two decimals are noise, and m
 Shape = Literal["between", "end", "monotone"]
 
 
-class _Declared(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class PrintedMetric(_Declared):
+class PrintedMetric(Record):
     """A column of the paper's tables, and where a result has the same thing. catalog/tables.yaml explains the fields."""
 
     title: str
@@ -52,23 +49,23 @@ class PrintedMetric(_Declared):
         return 0.5 * 10.0 ** -(self.decimals if decimals is None else decimals) + self.tolerance
 
 
-class Table(_Declared):
+class Table(Record):
     """What a table is. decimals: of columns printed with others than usual. suspect: methods that are no target, and why."""
 
     title: str
     note: str = ""
-    decimals: dict[str, int] = {}
-    suspect: dict[str, str] = {}
+    decimals: dict[str, int] = Field(default_factory=dict)
+    suspect: dict[str, str] = Field(default_factory=dict)
 
 
-class Panel(_Declared):
+class Panel(Record):
     """One sweep of a figure: the bare names of its ends."""
 
     a: str
     b: str
 
 
-class Figure(_Declared):
+class Figure(Record):
     """Curves over the merge weight, and the shape that the paper claims of each."""
 
     title: str
@@ -76,7 +73,7 @@ class Figure(_Declared):
     shapes: dict[str, Shape]
 
 
-class Declarations(_Declared):
+class Declarations(Record):
     """catalog/tables.yaml."""
 
     metrics: dict[str, PrintedMetric]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from sbv2bench.errors import InputError, IntegrityError
 from sbv2bench.specs import ModelSpec, fingerprint
 
 SCHEMA_VERSION: Literal[2] = 2
@@ -17,6 +20,43 @@ class Record(BaseModel):
     """Base of everything stored. Unknown keys are errors: a result file is never guessed at."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+R = TypeVar("R", bound=Record)
+
+
+def stored(path: Path, what: str, make: str, again: str) -> Any:
+    """What a stored JSON file holds. what: such a file is called. make, again: commands where there is none, or it is broken.
+
+    Raises InputError (it cannot be read), IntegrityError (not JSON, a number that is none, a key written twice).
+    """
+    try:
+        return json.loads(path.read_bytes(), parse_constant=_no_number, object_pairs_hook=_no_key_twice)
+    except OSError as error:
+        raise InputError(f"{what} {path}: {error.strerror}", make) from error
+    except (ValueError, RecursionError) as error:
+        raise IntegrityError(f"{what} {path}: found text that is not JSON ({error!s:.80})", again) from error
+
+
+def _no_number(constant: str) -> None:
+    """NaN and infinities, which Python's reader would take."""
+    raise ValueError(f"{constant} is no number")
+
+
+def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len({key for key, _ in pairs}) < len(pairs):
+        raise ValueError("a key is written twice")
+    return dict(pairs)
+
+
+def validated(record: type[R], content: object, where: str, again: str | None = None) -> R:
+    """The record of what a file holds. where: what errors begin with. Raises IntegrityError for the first thing that is wrong."""
+    try:
+        return record.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"])) or "it"
+        raise IntegrityError(f"{where}: {place}: {first['msg']}, found {first['input']!r:.80}", again) from error
 
 
 def counted(label: str, n: int) -> str:
@@ -55,8 +95,15 @@ class MetricValue(Record):
     details: dict[str, Any] | None = None
     prompt_values: str | None = None  # SHA-256 of `<result file's stem>.prompts.safetensors`, which has each caption's value
     repeats: tuple[float, ...] = ()
-    styles: dict[str, dict[str, float]] | None = None  # HPS: {style: {"value", "std_err", "n", "group_deviation"}}
+    styles: dict[str, dict[str, float]] | None = None  # {style: {"value", "std_err", "n", "group_deviation"}}
     each: object = Field(default=None, exclude=True, repr=False)
+
+    @field_validator("ci95")
+    @classmethod
+    def _low_before_high(cls, ci95: tuple[float, float] | None) -> tuple[float, float] | None:
+        if ci95 is not None and ci95[0] > ci95[1]:
+            raise ValueError("the low end is above the high one")
+        return ci95
 
     @field_validator("details")
     @classmethod
@@ -79,6 +126,10 @@ class ModelRecord(ModelSpec):
     """The whole ModelSpec as it was sampled, with its NFE."""
 
     nfe: int
+
+    def spec(self) -> ModelSpec:
+        """The ModelSpec alone."""
+        return ModelSpec.model_validate(self.model_dump(exclude={"nfe"}))
 
 
 class SuiteRecord(Record):
@@ -112,6 +163,33 @@ class ForwardPasses(Record):
     rows_an_image: float
 
 
+class Passes(Record):
+    """Forward passes as they are counted and kept: calls of the denoisers while a block was sampled, their batch rows in all,
+    the distinct noise levels that were asked at (NFE), and the block's images."""
+
+    calls: int = Field(ge=1)
+    rows: int
+    levels: int
+    images: int = Field(ge=1)
+
+    @property
+    def rows_an_image(self) -> float:
+        """Batch rows that one image took: a guidance pair is two, in one call or in two."""
+        return self.rows / self.images
+
+    def recorded(self) -> ForwardPasses:
+        """As a result has them."""
+        return ForwardPasses(calls=self.calls, rows_an_image=self.rows_an_image)
+
+    @classmethod
+    def of_manifest(cls, stored: object) -> Passes | None:
+        """As a manifest has them; None where it has none, as one from before they were counted."""
+        try:
+            return None if stored is None else cls.model_validate(stored)
+        except ValidationError:
+            return None
+
+
 class EvalResult(Record):
     """One (model, suite) outcome: the content of `<results>/<family>/<model>/<suite>@v<version>/<utc>-<fingerprint8>.json`.
 
@@ -138,6 +216,15 @@ class EvalResult(Record):
             if not isinstance(provenance.get(name) or {}, dict):
                 raise ValueError(f"{name} is {provenance[name]!r:.40}, expected a mapping")
         return provenance
+
+    @model_validator(mode="after")
+    def _counts_are_those_of_the_suite(self) -> EvalResult:
+        images = {self.suite.num_generated, self.suite.num_generated * self.suite.images_per_prompt}
+        for key, value in self.metrics.items():
+            if value.extractor is not None and value.n_generated not in images:
+                told = f"suite.num_generated is {self.suite.num_generated}"
+                raise ValueError(f"metrics.{key}.n_generated is {value.n_generated}, {told}")
+        return self
 
     def protocol(self, key: str) -> dict[str, Any]:
         """Everything that can change a metric's number, as it was; empty where the file does not say."""
@@ -220,12 +307,14 @@ class LatencyResult(Record):
     model: ModelRecord
     decoder: str  # class of its autoencoder, "" where the sampler does not say
     denoiser_calls: int  # forward passes for one image; a guided step counts two, where NFE counts one
+    passes_counted: bool | None = None  # whether those were counted, or as declared; None: not said
     parameters: dict[str, int]  # by network
     weights_bytes: int | None
     device: str
     dtype: str
     threads: int
     compiled: tuple[str, ...]  # parts
+    offload: Literal["none", "model", "sequential"] = "none"  # what of the model lay on the device at a time
     load_s: float  # from files to a model on the device, libraries imported before
     first_run_s: float  # the first call at the first batch size, not compiled
     ceiling: Ceiling

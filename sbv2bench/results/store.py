@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import re
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TypeVar
 
-from pydantic import ValidationError
-
+from sbv2bench import atomic
 from sbv2bench.atomic import write_whole
 from sbv2bench.errors import InputError, IntegrityError
 from sbv2bench.results import migrations, prompt_values
 from sbv2bench.results.commands import eval_command
-from sbv2bench.results.records import SCHEMA_VERSION, EvalResult, LatencyResult, Record
+from sbv2bench.results.records import SCHEMA_VERSION, EvalResult, LatencyResult, R, stored, validated
 from sbv2bench.specs import fingerprint
 
 LATENCY = "latency-"  # how the folder of a model's latency results begins; no suite's does without an @ in it
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EIO}
-
-R = TypeVar("R", bound=Record)
 
 
 def result_fingerprint(result: EvalResult | LatencyResult) -> str:
@@ -91,18 +85,22 @@ def _finite(content: object) -> bool:
 
 
 def write(result: EvalResult | LatencyResult, folder: Path, values: bytes | None = None) -> Path:
-    """Store a result below a results folder and return its path; an older file is never written over.
+    """Store a result below a results folder and return its path; another file is never written over.
 
     values: the content of its values' file (`prompt_values.attach`), which is there before the result is.
 
     Raises InputError if the folder cannot be written, IntegrityError if the disk is full or a number is not finite.
     """
-    target = folder / path_of(result)
-    text = dumps(result)
+    return put(dumps(result), folder, path_of(result), values)
+
+
+def put(text: str, folder: Path, place: Path, values: bytes | None) -> Path:
+    """A result's text and values at a place below a folder, or beside it where another result has its name. Raises as `write`."""
+    target = folder / place
+    stem, count = target.stem, 1
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        stem, count = target.stem, 1
-        while target.exists():  # the same run within one second
+        while target.exists() and target.read_text("utf-8") != text:  # of the same run within one second
             count += 1
             target = target.with_name(f"{stem}-{count}.json")
         if values is not None:
@@ -115,8 +113,8 @@ def write(result: EvalResult | LatencyResult, folder: Path, values: bytes | None
 
 def unwritable(folder: Path, error: OSError) -> InputError | IntegrityError:
     """The error of a results folder that does not take files: full disk (exit 4) or not a writable folder (exit 2)."""
-    kind = IntegrityError if error.errno in _FULL else InputError
-    return kind(
+    return atomic.unwritable(
+        error,
         f"results folder {folder}: cannot be written ({error.strerror or error})",
         "--results FOLDER with a folder that you may write",
     )
@@ -154,12 +152,7 @@ def _loaded(path: Path, record: type[R], kind: str) -> R:
         )
     if content["schema_version"] == 1:
         content = migrations.latency_of_1(content) if kind == "latency" else migrations.eval_of_1(content, str(path))
-    try:
-        return record.model_validate(content)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise IntegrityError(f"result file {path}: {where}: {first['msg']}, found {first['input']!r:.80}") from error
+    return validated(record, content, f"result file {path}")
 
 
 def _kind(content: dict[str, object]) -> str:
@@ -168,14 +161,7 @@ def _kind(content: dict[str, object]) -> str:
 
 def _content(path: Path) -> dict[str, object]:
     """A file's JSON, of a schema that this version reads."""
-    try:
-        content = json.loads(path.read_text("utf-8"), parse_constant=_no_number)
-    except OSError as error:
-        raise InputError(f"result file {path}: {error.strerror}", "sbv2bench eval --model sd21") from error
-    except (ValueError, RecursionError) as error:
-        raise IntegrityError(
-            f"result file {path}: found text that is not JSON ({error})", "copy the file again, or evaluate again"
-        ) from error
+    content = stored(path, "result file", "sbv2bench eval --model sd21", "copy the file again, or evaluate again")
     version = content.get("schema_version") if isinstance(content, dict) else None
     if type(version) is not int or version not in (1, SCHEMA_VERSION):
         newer = isinstance(version, int) and version > SCHEMA_VERSION
@@ -185,11 +171,6 @@ def _content(path: Path) -> dict[str, object]:
         )
     assert isinstance(content, dict)
     return content
-
-
-def _no_number(constant: str) -> None:
-    """NaN and infinities, which Python's reader would take."""
-    raise ValueError(f"{constant} is no number")
 
 
 def find(folder: Path) -> list[Path]:

@@ -5,16 +5,13 @@ A sweep lies in a folder of its own, `leaderboards/sweeps/<a>+<b>/sweep.json`; i
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
-from pydantic import ValidationError
-
 from sbv2bench.errors import InputError, IntegrityError
-from sbv2bench.results.records import MetricValue, Record
+from sbv2bench.results.records import MetricValue, Record, stored, validated
 from sbv2bench.specs import SuiteSpec
 
 NAME = "sweep.json"
@@ -58,16 +55,7 @@ class SweepFile(Record):
 
 def load(path: Path) -> SweepFile:
     """A sweep file. Raises IntegrityError if it is not whole, not of this form, or has a weight twice."""
-    try:
-        found = SweepFile.model_validate(json.loads(path.read_text("utf-8")))
-    except OSError as error:
-        raise InputError(f"sweep {path}: {error.strerror}", _AGAIN) from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise IntegrityError(f"sweep {path}: {where}: {first['msg']}, found {first['input']!r:.80}", _AGAIN) from error
-    except ValueError as error:
-        raise IntegrityError(f"sweep {path}: found text that is not JSON ({error})", _AGAIN) from error
+    found = validated(SweepFile, stored(path, "sweep", _AGAIN, _AGAIN), f"sweep {path}", _AGAIN)
     weights = [row.weight for row in found.rows]
     if not weights or any(second <= first for first, second in pairwise(weights)):
         raise IntegrityError(f"sweep {path}: found weights {weights}, expected each once and rising", _AGAIN)

@@ -6,6 +6,7 @@ sample: a class with the protocol of base, and an entry under `samplers` in cata
 
 from __future__ import annotations
 
+import inspect
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, cast
@@ -17,16 +18,20 @@ if TYPE_CHECKING:
 
     from sbv2bench.registry import Registry
     from sbv2bench.samplers.base import Sampler
+    from sbv2bench.samplers.placement import Placement
     from sbv2bench.specs import ModelSpec
 
 __all__ = ["load_model", "load_sampler"]
 
 
-def load_sampler(spec: ModelSpec, device: str, dtype: torch.dtype, registry: Registry | None = None) -> Sampler:
+def load_sampler(
+    spec: ModelSpec, device: str, dtype: torch.dtype, registry: Registry | None = None, placement: Placement | None = None
+) -> Sampler:
     """Load a model and what samples it, by the target that the registry has for the spec's kind.
 
     device: torch's name, "cpu" or "cuda:0". registry: by default the built-ins, plugins and the user's catalog; a merge
-    finds its models there. Raises InputError for what cannot be sampled, and what the kind's class raises.
+    finds its models there. Raises InputError for what cannot be sampled, or is to be offloaded by a sampler that does not know
+    how, and what the kind's class raises.
     """
     from sbv2bench.registry import Registry
     from sbv2bench.samplers.defaults import settled
@@ -39,8 +44,14 @@ def load_sampler(spec: ModelSpec, device: str, dtype: torch.dtype, registry: Reg
         sampler = getattr(import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise InputError(f"sampler {spec.sampler}: {target} cannot be imported ({error})") from error
+    more: dict[str, object] = {}
+    if placement:
+        if "placement" in inspect.signature(sampler).parameters:
+            more["placement"] = placement
+        elif placement.offload != "none":
+            raise InputError(f"--offload {placement.offload}: sampler {spec.sampler} of {spec.id} cannot", "--offload none")
     # Only a merge names other models, so a plugin's sampler need not take a registry.
-    return cast("Sampler", sampler(spec, device, dtype, registry) if spec.merge else sampler(spec, device, dtype))
+    return cast("Sampler", sampler(spec, device, dtype, registry, **more) if spec.merge else sampler(spec, device, dtype, **more))
 
 
 def published(spec: ModelSpec, device: str, dtype: torch.dtype, registry: Registry | None = None) -> NoReturn:

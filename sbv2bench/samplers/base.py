@@ -91,7 +91,7 @@ class Sampler(Protocol):
 
     spec: ModelSpec
     resolution: int  # height of the images, and their width unless the sampler has an attribute `width`
-    network_calls: int  # forward passes of the denoiser for one image; a guided step counts two
+    network_calls: int  # forward passes of the denoiser for one image, as declared; a guided step counts two
 
     def generate(self, block: PromptBlock, stopwatch: Stopwatch) -> Images:
         """uint8 [block size, height, width, 3], a row for each of the block's, padding included.
@@ -112,6 +112,10 @@ class HasNetworks(Protocol):
     def networks(self) -> dict[str, torch.nn.Module]:
         """The networks themselves, not copies, by their part of a pipeline: "unet" or "transformer", "vae", "text_encoder"."""
         ...
+
+
+# What only `sampler: pipeline` reads of a spec.
+OF_PIPELINES = ("no_guidance", "guidance_argument", "negative_prompt", "max_sequence_length", "sigmas", "arguments")
 
 
 def refuse_unused(spec: ModelSpec, *names: str) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,6 +16,9 @@ from sbv2bench import diffusion
 from sbv2bench.errors import InputError, IntegrityError
 from sbv2bench.samplers.base import Images, PromptBlock, Stopwatch, generators, initial_noise, to_uint8
 from sbv2bench.samplers.networks import StoredModel
+from sbv2bench.samplers.pipeline_parts import check_unet
+from sbv2bench.samplers.placement import USUAL, Placement, place
+from sbv2bench.samplers.schedulers import amended
 from sbv2bench.specs import ModelSpec
 
 if TYPE_CHECKING:
@@ -49,6 +51,7 @@ class Components:
     dtype: torch.dtype
     # A fast tokenizer changes its padding and truncation in place and must not be asked by two threads at once.
     tokenizer_lock: threading.Lock = field(default_factory=threading.Lock)
+    placement: Placement = USUAL
 
     def encode_text(self, captions: Sequence[str], guided: bool) -> Tensor:
         """Last hidden states [B, L, D] of captions, padded or cut (keeping the end token) to the tokenizer's length.
@@ -88,7 +91,7 @@ class Components:
         denoise(noise [B, C, h, w] float32 on the device, text states, the generators that drew the noise and may draw on)
         gives the clean latents [B, C, h, w], scaled as the UNet sees them.
         """
-        with torch.inference_mode():
+        with self.placement.sampling():
             with stopwatch.stage("text"):
                 text = self.encode_text(block.captions, guided)
             with stopwatch.stage("denoise"):
@@ -133,9 +136,13 @@ def is_guided(guidance_scale: float) -> bool:
 
 def check_guidance(spec: ModelSpec, denoiser: ModelMixin) -> None:
     """Raises InputError or IntegrityError where a network is not guided as its spec says."""
-    scale, embedded = spec.guidance_scale, embeds_guidance(denoiser)
-    if spec.guidance == "none" and is_guided(scale):
-        raise InputError(f"{spec.id}: guidance_scale {scale:g}, expected at most 1: it was distilled to do without")
+    scale, embedded = spec.guidance_scale, embeds_guidance(denoiser) and spec.guidance_argument == "guidance_scale"
+    if spec.guidance == "none" and scale > spec.no_guidance:
+        none = f"{spec.no_guidance:g}"
+        raise InputError(
+            f"{spec.id}: {spec.guidance_argument} {scale:g}, expected at most {none}: it was distilled to do without",
+            f"--guidance-scale {none}",
+        )
     if spec.guidance is not None and (spec.guidance == "embedded") != embedded:
         takes = "takes" if embedded else "does not take"
         raise IntegrityError(f"{spec.id}: guidance is declared {spec.guidance}, and its network {takes} the scale as an input")
@@ -147,7 +154,13 @@ def embeds_guidance(denoiser: ModelMixin) -> bool:
     return config.get("time_cond_proj_dim") is not None or bool(config.get("guidance_embeds"))
 
 
-def load_components(spec: ModelSpec, device: str, dtype: torch.dtype, registry: Registry | None = None) -> Components:
+def load_components(
+    spec: ModelSpec,
+    device: str,
+    dtype: torch.dtype,
+    registry: Registry | None = None,
+    placement: Placement = USUAL,
+) -> Components:
     """Load a model's parts, merged and folded as its spec says. registry: where a merge finds its models.
 
     Raises InputError (no diffusers folder, or a kind that only `sampler: pipeline` can run), PrerequisiteError (a part is
@@ -155,9 +168,12 @@ def load_components(spec: ModelSpec, device: str, dtype: torch.dtype, registry: 
     """
     stored = StoredModel.find(spec, registry, dtype)
     stored.require_pipeline()
-    scheduler = stored.scheduler()
+    scheduler = amended(stored.scheduler())
     unet, vae, text_encoder, tokenizer = stored.unet(dtype), stored.vae(dtype), stored.text_encoder(dtype), stored.tokenizer()
-    _check_fit(stored.links[0].folder, unet, vae, text_encoder)
+    folder = stored.pipeline_folder()
+    if unet.config.get("time_cond_proj_dim") is not None or not isinstance(unet.config.sample_size, int):
+        raise InputError(f"{folder}: its UNet takes the guidance scale as an input, or is not square: use `sampler: pipeline`")
+    check_unet(folder, {"unet": unet, "vae": vae, "text_encoder": text_encoder}, stored.replaced(folder))
     check_guidance(spec, unet)
     side, factor = unet.config.sample_size, 2 ** (len(vae.config.block_out_channels) - 1)
     resolution = spec.resolution or side * factor
@@ -168,10 +184,11 @@ def load_components(spec: ModelSpec, device: str, dtype: torch.dtype, registry: 
             "which its autoencoder needs",
             f"--resolution {nearest_size(resolution, width, factor)}",
         )
-    return Components(
-        unet=unet.to(device, memory_format=torch.channels_last),
-        vae=vae.to(device, memory_format=torch.channels_last),
-        text_encoder=text_encoder.to(device),
+    lie = device if placement.offload == "none" else "cpu"
+    components = Components(
+        unet=unet.to(lie, memory_format=torch.channels_last),
+        vae=vae.to(lie, memory_format=torch.channels_last),
+        text_encoder=text_encoder.to(lie),
         tokenizer=tokenizer,
         scheduler=scheduler,
         prediction_type=stored.prediction_type(scheduler),
@@ -180,7 +197,11 @@ def load_components(spec: ModelSpec, device: str, dtype: torch.dtype, registry: 
         latent_shape=(unet.config.in_channels, resolution // factor, width // factor),
         device=torch.device(device),
         dtype=dtype,
+        placement=placement,
     )
+    if placement:
+        place(components.pipeline(scheduler), device, placement)
+    return components
 
 
 def nearest_size(height: int, width: int, factor: int) -> str:
@@ -192,16 +213,3 @@ def nearest_size(height: int, width: int, factor: int) -> str:
 def load_unet(spec: ModelSpec, dtype: torch.dtype, registry: Registry | None = None) -> UNet2DConditionModel:
     """A model's UNet alone, as `load_components` has it but on the CPU and not channels-last. Raises what that raises."""
     return StoredModel.find(spec, registry, dtype).unet(dtype)
-
-
-def _check_fit(
-    folder: Path, unet: UNet2DConditionModel, vae: AutoencoderKL | AutoencoderTiny, text_encoder: CLIPTextModel
-) -> None:
-    if unet.config.get("time_cond_proj_dim") is not None or not isinstance(unet.config.sample_size, int):
-        raise InputError(f"{folder}: its UNet takes the guidance scale as an input, or is not square: use `sampler: pipeline`")
-    if unet.config.in_channels != vae.config.latent_channels:
-        latents = f"UNet makes {unet.config.in_channels} latent channels, autoencoder decodes {vae.config.latent_channels}"
-        raise IntegrityError(f"{folder}: parts of different models: {latents}")
-    if unet.config.cross_attention_dim != text_encoder.config.hidden_size:
-        widths = f"UNet reads text of width {unet.config.cross_attention_dim}, encoder writes {text_encoder.config.hidden_size}"
-        raise IntegrityError(f"{folder}: parts of different models: {widths}")

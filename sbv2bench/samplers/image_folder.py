@@ -24,7 +24,7 @@ class ImageFolderSampler:
 
     def __init__(self, spec: ModelSpec, device: str, dtype: torch.dtype, registry: Registry | None = None) -> None:
         """Reads every header. Raises what `ImageFolder` raises."""
-        refuse_unused(spec, "base", "holds", "vae", "merge")
+        refuse_unused(spec, "base", "holds", "vae", "parts", "adapters", "merge")
         self.spec = spec
         self.images = ImageFolder(resolve_location(spec.location, spec.revision))
         self.width, self.resolution = self.images.size

@@ -9,10 +9,11 @@ import torch
 from diffusers import SchedulerMixin, StableDiffusionPipeline
 from torch import Tensor
 
-from sbv2bench.samplers.base import Images, PromptBlock, Stopwatch, refuse_unused
+from sbv2bench.samplers.base import OF_PIPELINES, Images, PromptBlock, Stopwatch, refuse_unused
 from sbv2bench.samplers.components import is_guided, load_components
+from sbv2bench.samplers.placement import USUAL, Placement
 from sbv2bench.samplers.schedulers import make_scheduler, randomness
-from sbv2bench.samplers.timesteps import check_walk, count_calls, set_timesteps
+from sbv2bench.samplers.timesteps import check_walk, count_calls, count_levels, set_timesteps
 from sbv2bench.specs import ModelSpec
 
 if TYPE_CHECKING:
@@ -22,17 +23,26 @@ if TYPE_CHECKING:
 class MultiStepSampler:
     """The loop of diffusers' StableDiffusionPipeline, with a generator for each image and latents kept in float32."""
 
-    def __init__(self, spec: ModelSpec, device: str, dtype: torch.dtype, registry: Registry | None = None) -> None:
+    def __init__(
+        self,
+        spec: ModelSpec,
+        device: str,
+        dtype: torch.dtype,
+        registry: Registry | None = None,
+        *,
+        placement: Placement = USUAL,
+    ) -> None:
         """Loads the model; raises what `load_components` raises, and InputError where its scheduler cannot take the steps."""
-        refuse_unused(spec, "timestep", "alpha_T", "input_scaling")
+        refuse_unused(spec, "timestep", "alpha_T", "input_scaling", *OF_PIPELINES)
         self.spec = spec
         self._guided = is_guided(spec.guidance_scale)
-        self.components = load_components(spec, device, dtype, registry)
+        self.components = load_components(spec, device, dtype, registry, placement)
         self._scheduler = make_scheduler(spec, self.components.scheduler)
         self.resolution = self.components.resolution
         self.width = self.components.width
         scheduler = self._fresh_scheduler()
         self.network_calls = count_calls(scheduler) * (2 if self._guided else 1)
+        self.noise_levels = count_levels(scheduler)
         check_walk(scheduler, spec, self.components.latent_shape[0])
 
     def generate(self, block: PromptBlock, stopwatch: Stopwatch) -> Images:

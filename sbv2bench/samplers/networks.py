@@ -1,38 +1,37 @@
-"""A Stable Diffusion model's networks, read from its folders with every file proved first.
+"""A model's networks, read from its folders with every file proved first.
 
-A model's folder has the layout of diffusers' StableDiffusionPipeline. It may lack what its base supplies: a student's
-folder can hold only `unet/` (or `unet_ema/`), or only `unet_lora/`, a peft adapter on its base's UNet.
+A model's folder has the layout of a diffusers pipeline. It may lack what its base supplies: a student's folder can hold only
+`unet/` (or `unet_ema/`), or only `unet_lora/`, a peft adapter on its base's UNet; and a spec may name parts of other places.
 """
 
 from __future__ import annotations
 
 import math
-import re
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import diffusers
 import torch
-import transformers
-from diffusers import AutoencoderKL, AutoencoderTiny, SchedulerMixin, UNet2DConditionModel
+from diffusers import AutoencoderKL, SchedulerMixin, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from sbv2bench.data.assets import pickles_allowed, read_json, selection_in
-from sbv2bench.data.chain import Link, autoencoder, chain, hash_chain
-from sbv2bench.data.parts import ADAPTER, REPLACEABLE, UNETS, index_parts
+from sbv2bench.data.assets import read_json, selection_in
+from sbv2bench.data.chain import Link, chain, hash_chain, named_links
+from sbv2bench.data.parts import ADAPTER, DENOISERS, INDEX, REPLACEABLE, check_parts, folders_of, index_parts
 from sbv2bench.errors import InputError, IntegrityError, PrerequisiteError
+from sbv2bench.samplers.adapters import Target, Update, fold_into, read_adapter
+from sbv2bench.samplers.loading import load_network, load_text_encoder, quiet
+from sbv2bench.samplers.network_files import as_folder, translated
 from sbv2bench.samplers.schedulers import load_scheduler, reading
 from sbv2bench.samplers.shared_parts import SHARED, check_shared_parts
-from sbv2bench.samplers.swaps import WRAPPERS, fold_into, unet_of_file
 from sbv2bench.specs import ModelSpec, PredictionType
-from sbv2bench.weights import StateDict, check_finite, fold_lora, interpolate, load_adapter, some
+from sbv2bench.weights import check_finite, interpolate, load_adapter, some
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from contextlib import AbstractContextManager
 
     from diffusers import ModelMixin
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -40,9 +39,7 @@ if TYPE_CHECKING:
     from sbv2bench.registry import Registry
 
 SLOTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
-# What an image encoder has, and what older releases of transformers wrote, beside a CLIP text encoder's own tensors.
-_BESIDE_CLIP = re.compile(r"vision_model\.|visual_projection|text_projection|logit_scale|(text_model\.)?embeddings\.position_ids")
-AUTOENCODERS = {"AutoencoderKL": AutoencoderKL, "AutoencoderTiny": AutoencoderTiny}
+AUTOENCODERS = ("AutoencoderKL", "AutoencoderTiny")
 
 
 @dataclass(frozen=True)
@@ -65,12 +62,18 @@ class StoredModel:
         """
         name = str(dtype).removeprefix("torch.")
         if spec.merge:
+            if "unet" in spec.parts:
+                raise InputError(f"{spec.id}: its UNet is merged, so {spec.parts['unet']} would not be used")
             ends = [cls.find(_named(end, registry), registry, dtype) for end in (spec.merge.a, spec.merge.b)]
             check_shared_parts(spec.merge.a, ends[0].shared_parts(), spec.merge.b, ends[1].shared_parts())
+            for end in ends:
+                end.refuse_adapted_text()
             if not spec.location:  # its parts besides the UNet are its first end's
-                vae = autoencoder(spec, name)
-                kept = tuple(link for link in ends[0].links if not vae or link.holds != "vae")
-                return cls(spec, (*kept, *vae), registry, name)
+                own = named_links(spec, name)
+                dropped = {"lora", *(link.holds for link in own)}
+                merged = cls(spec, (*(link for link in ends[0].links if link.holds not in dropped), *own), registry, name)
+                check_parts(merged.folders, spec)
+                return merged
         links = chain(spec, name)
         hash_chain(links)
         return cls(spec, links, registry, name)
@@ -81,51 +84,42 @@ class StoredModel:
         return tuple(link.folder for link in self.links if link.holds in {"model", "configs"})
 
     def unet(self, dtype: torch.dtype) -> UNet2DConditionModel:
-        """The UNet as the spec says: as stored, merged (weights.interpolate), or with adapters folded in (weights.fold_lora).
+        """The UNet as the spec says: as stored, merged (weights.interpolate), with adapters folded in (`adapters.fold_into`).
 
         Merging and folding are done in float32; an adapter on an adapter's model is folded in after it.
         """
         if self.spec.merge:
-            names = (self.spec.merge.a, self.spec.merge.b)
-            stored = getattr(torch, self.dtype)
-            unet, other = (
-                StoredModel.find(_named(end, self.registry), self.registry, stored).unet(torch.float32) for end in names
-            )
-            for name, network in zip(names, (unet, other), strict=True):
-                check_finite(network.state_dict(), name)
-            mixed = interpolate(unet.state_dict(), other.state_dict(), self.spec.merge.weight)
-            check_finite(mixed, " and ".join(names))
-            return _with_state(unet, mixed, dtype)
-        self._refuse_one_file()
-        own = self.links[0]
-        if own.holds == "lora":
-            unet = StoredModel(self.spec, self.links[1:], self.registry, self.dtype).unet(torch.float32)
-            fold_into(unet, own.folder)
-            with quiet():
-                return unet.to(dtype)
-        if own.holds == "unet":
-            if own.folder.is_dir():
-                return self._load(UNet2DConditionModel, own.folder, dtype)
-            with quiet():
-                return unet_of_file(own.folder, self._slot(*UNETS), dtype)
-        folder = self._slot(*UNETS)
-        outer = self.folders[: self.folders.index(folder.parent)]
-        adapters = [above / ADAPTER for above in outer if (above / ADAPTER).is_dir()]
-        if not adapters:
-            return self._load(UNet2DConditionModel, folder, dtype)
-        unet = self._load(UNet2DConditionModel, folder, torch.float32)
-        state: StateDict = unet.state_dict()
-        for adapter in reversed(adapters):
-            state = _folded(state, adapter, folder)
-        return _with_state(unet, state, dtype)
+            unet = self._merged_unet()
+            self.adapt(unet, "unet")
+        else:
+            self._refuse_one_file()
+            unet = self.network(UNet2DConditionModel, "unet", torch.float32 if self._updates("unet") else dtype)
+        with quiet():
+            return unet.to(dtype)
 
-    def vae(self, dtype: torch.dtype) -> AutoencoderKL | AutoencoderTiny:
-        """The autoencoder. Raises IntegrityError where its scaling_factor is not the one that the spec expects."""
-        folder = self._slot("vae")
+    def _merged_unet(self) -> UNet2DConditionModel:
+        assert self.spec.merge is not None
+        names = (self.spec.merge.a, self.spec.merge.b)
+        stored = getattr(torch, self.dtype)
+        unet, other = (StoredModel.find(_named(end, self.registry), self.registry, stored).unet(torch.float32) for end in names)
+        for name, network in zip(names, (unet, other), strict=True):
+            check_finite(network.state_dict(), name)
+        mixed = interpolate(unet.state_dict(), other.state_dict(), self.spec.merge.weight)
+        check_finite(mixed, " and ".join(names))
+        unet.load_state_dict(mixed)
+        return unet
+
+    def vae(self, dtype: torch.dtype, kind: str = "AutoencoderKL") -> ModelMixin:
+        """The autoencoder. kind: the class of the pipeline's own; a Stable Diffusion's may be AutoencoderKL or AutoencoderTiny.
+
+        Raises IntegrityError where its scaling_factor is not the one that the spec expects.
+        """
+        folder = self._config_folder("vae")
         name = str(read_json(folder / "config.json").get("_class_name")) if (folder / "config.json").is_file() else None
-        if name not in AUTOENCODERS:
-            raise InputError(f"{folder}/config.json: _class_name is {name!r}, expected {' or '.join(AUTOENCODERS)}")
-        vae = self._load(AUTOENCODERS[name], folder, dtype)
+        fitting = AUTOENCODERS if kind in AUTOENCODERS else (kind,)
+        if name not in fitting:
+            raise InputError(f"{folder}/config.json: _class_name is {name!r}, expected {' or '.join(fitting)}")
+        vae = self.network(getattr(diffusers, str(name)), "vae", dtype)
         check_scaling(self.spec, vae, folder)
         return vae
 
@@ -136,32 +130,25 @@ class StoredModel:
 
         name: its part. kind: a class of transformers, which may keep some of its layers in float32.
         """
-        folder = self._slot(name)
-        with quiet(), reading(folder):
-            network, found = kind.from_pretrained(
-                folder,
-                dtype=dtype,  # or transformers rounds to the one that config.json names, whatever the file holds
-                local_files_only=True,
-                use_safetensors=_safetensors_only(),
-                variant=self.variant(folder),
-                ignore_mismatched_sizes=True,  # so that they are listed
-                output_loading_info=True,
-            )
-        extra = [key for key in found["unexpected_keys"] if not _BESIDE_CLIP.match(key)]
-        reshaped = [str(key[0]) for key in found["mismatched_keys"]]
-        _check_loaded(folder, missing=found["missing_keys"], extra=extra, reshaped=reshaped)
-        network = network.to(dtype) if kind.__name__.startswith("CLIPText") else network
-        return network.eval().requires_grad_(False)
+        self._check_kind(name, kind)
+        with self._as_folder(name) as folder:
+            network = load_text_encoder(kind, folder, dtype, self.variant(folder))
+        self.adapt(network, name)
+        return network
 
     def tokenizer(self, name: str = "tokenizer", kind: type[PreTrainedTokenizerBase] = CLIPTokenizer) -> PreTrainedTokenizerBase:
-        """A tokenizer. name: its part. kind: a class of transformers."""
-        folder = self._slot(name)
+        """A tokenizer. name: its part. kind: a class of transformers. Raises InputError for one in the place of another kind."""
+        folder, own = self.place(name), self._folder_of(name)
+        kinds = [_tokenizer_kind(place) for place in (folder, own) if place is not None]
+        if all(kinds) and len({*kinds}) > 1:
+            raise InputError(f"{folder}: a {kinds[0]}, expected a {kinds[1]} in the place of the model's {name}")
         with quiet(), reading(folder):
             return kind.from_pretrained(folder, local_files_only=True)
 
     def scheduler(self) -> SchedulerMixin:
-        """The folder's own scheduler: the noise schedule, and the prediction type where the spec does not say it."""
-        return load_scheduler(self._slot("scheduler"))
+        """The model's own scheduler: the noise schedule, and the prediction type where the spec does not say it."""
+        place = self.place("scheduler")
+        return load_scheduler(place.parent if place.is_file() else place)
 
     def prediction_type(self, scheduler: SchedulerMixin) -> PredictionType:
         """What the UNet predicts. scheduler: the model's.
@@ -174,18 +161,18 @@ class StoredModel:
         declared = self.spec.prediction_type
         if {declared, said} == {"epsilon", "v_prediction"} and self._scheduler_is_the_unets():
             raise IntegrityError(
-                f"{self._slot('scheduler')}: prediction_type is {said}, expected {declared}, which {self.spec.id} predicts",
+                f"{self.place('scheduler')}: prediction_type is {said}, expected {declared}, which {self.spec.id} predicts",
                 "give the folder of the model that is meant, or its own prediction_type in a catalog",
             )
         return declared or said or "epsilon"
 
     def _scheduler_is_the_unets(self) -> bool:
         own = self.links[0].holds == "model" and not self.spec.merge
-        return own and self._slot("scheduler").parent == self._slot(*UNETS).parent
+        return own and self.place("scheduler").parent == self.place("unet").parent
 
     def shared_parts(self) -> dict[str, Path]:
-        """Part -> folder of its weights, for what models must share for their UNets to be merged."""
-        return {part: self._slot(part) for part in SHARED}
+        """Part -> its weights' folder or file, for what models must share for their UNets to be merged."""
+        return {part: self.place(part) for part in SHARED}
 
     def pipeline_folder(self) -> Path:
         """The first folder that is a pipeline's. Raises InputError where none is."""
@@ -195,16 +182,16 @@ class StoredModel:
         raise InputError(f"{self.links[0].folder}: no model_index.json found, expected a diffusers pipeline folder")
 
     def replaced(self, pipeline: Path) -> dict[str, Path]:
-        """Part -> folder of what a folder before the pipeline's own brings for it, but for the UNet."""
-        before = self.folders[: self.folders.index(pipeline)]
-        names = [name for name in index_parts(pipeline) if REPLACEABLE.fullmatch(name) and name != "unet"]
-        found = {name: next((above / name for above in before if (above / name).is_dir()), None) for name in names}
-        return {name: folder for name, folder in found.items() if folder is not None}
+        """Part -> what takes its place: what the spec names for it, or what a folder before the pipeline's own brings."""
+        names = [name for name in index_parts(pipeline) if REPLACEABLE.fullmatch(name)]
+        found = {name: place for name in names if (place := self._find(name)) is not None}
+        return {name: place for name, place in found.items() if place not in [pipeline / own for own in folders_of(name)]}
 
-    def unet_is_in(self, folder: Path) -> bool:
-        """Whether the UNet is the one of this folder of the chain, with at most an adapter that the location alone holds."""
-        links = self.links[1:] if self.links[0].holds == "lora" else self.links
-        return links[0].folder == folder and (folder / "unet").is_dir()
+    def refuse_adapted_text(self) -> None:
+        """Raises InputError where an adapter changes a text encoder: models whose UNets are merged share theirs."""
+        for part, updates in self._adapters.items():
+            if part != "unet":
+                raise InputError(f"{updates[0].path}: an adapter of {part} too, which ends of a merge have in common")
 
     def require_pipeline(self) -> None:
         """Raises InputError where no folder is a pipeline's, or it is of a kind that only `sampler: pipeline` can run."""
@@ -227,59 +214,109 @@ class StoredModel:
         return selection_in(folder, self.dtype).variants.get("") or None
 
     def network(self, kind: type[ModelMixin], name: str, dtype: torch.dtype) -> ModelMixin:
-        """A part that is a network of diffusers. kind: its class."""
-        return self._load(kind, self._slot(name), dtype)
+        """A part that is a network of diffusers, with its adapters folded in. kind: its class."""
+        place = self.place(name)
+        self._check_kind(name, kind)
+        try:
+            with self._as_folder(name) as folder:
+                network = load_network(kind, folder, dtype, self.variant(folder))
+        except IntegrityError:
+            with quiet():
+                found = translated(kind, place, self._config_folder(name), dtype) if place.is_file() else None
+            if found is None:
+                raise
+            network = found
+        self.adapt(network, name)
+        return network
 
-    def _load(self, kind: type[ModelMixin], folder: Path, dtype: torch.dtype) -> ModelMixin:
-        return load_network(kind, folder, dtype, self.variant(folder))
+    def adapt(self, network: torch.nn.Module, name: str) -> None:
+        """Fold into a network, which is the part of that name, what adapters add to it."""
+        if updates := self._updates(name):
+            fold_into(network, updates, self._find(name) or self.folders[0])
 
-    def _slot(self, *names: str) -> Path:
-        """The folder of a part: that of a link that holds it alone, else the first that has it under one of its names.
+    def place(self, name: str) -> Path:
+        """The folder or the file of a part: that of a link that holds it alone, else its folder in the first that has one.
 
         Raises PrerequisiteError where none has.
         """
+        found = self._find(name)
+        if found is None:
+            raise PrerequisiteError(
+                f"{self.folders[0]}: no folder {name}/ found, expected {', '.join(SLOTS)}", "copy or download the whole model"
+            )
+        return found
+
+    def _find(self, name: str) -> Path | None:
+        alone = next((link.folder for link in self.links if link.holds == name), None)
+        return alone or self._folder_of(name)
+
+    def _folder_of(self, name: str) -> Path | None:
+        places = [folder / own for folder in self.folders for own in folders_of(name)]
+        return next((place for place in places if place.is_dir()), None)
+
+    def _config_folder(self, name: str) -> Path:
+        """The folder of a part's config: of a file that is its model's own."""
+        place = self.place(name)
+        if place.is_dir():
+            return place
+        folder = self._folder_of(name)
+        if folder is None:
+            raise PrerequisiteError(f"{place}: no folder {name}/ with its config found", "name a base that has one")
+        return folder
+
+    def _as_folder(self, name: str) -> AbstractContextManager[Path]:
+        """A part's folder, or one that is made of its file."""
+        place = self.place(name)
+        return nullcontext(place) if place.is_dir() else as_folder(place, self._config_folder(name), name)
+
+    def _check_kind(self, name: str, kind: type[ModelMixin | PreTrainedModel]) -> None:
+        """InputError where what takes a part's place is of another class than the model's own."""
+        place = self.place(name)
+        own = place == self._folder_of(name) and (place.parent / INDEX).is_file()
+        if own or not (place / "config.json").is_file():
+            return
+        config = read_json(place / "config.json")
+        found, wanted = str(config.get("_class_name")), kind.__name__
+        if "_class_name" not in config:  # of transformers; a text encoder may be the half of a model
+            found, wanted = str(config.get("model_type")), str(kind.config_class.model_type)
+            wanted = found if kind.config_class.base_config_key in config else wanted
+        if found != wanted:
+            raise InputError(f"{place}: a {found}, expected a {wanted} in the place of the model's {name}")
+
+    def _updates(self, name: str) -> list[Update]:
+        """What adapters add to a part, in order: those in folders of the chain, the location's own, those that are named."""
+        place = self._find(name) if name == "unet" and not self.spec.merge else None
+        outer = self.folders[: self.folders.index(place.parent)] if place is not None and place.parent in self.folders else ()
+        inner = [above / ADAPTER for above in reversed(outer) if (above / ADAPTER).is_dir()]
+        return [*(Update(path, *load_adapter(path)) for path in inner), *self._adapters.get(name, [])]
+
+    @cached_property
+    def _adapters(self) -> dict[str, list[Update]]:
+        """Part -> what the adapters that are links of their own add to it."""
+        found: dict[str, list[Update]] = {}
         for link in self.links:
-            if link.holds == names[0] == "vae":
-                return link.folder
-        for folder in self.folders:
-            for name in names:
-                if (folder / name).is_dir():
-                    return folder / name
-        raise PrerequisiteError(
-            f"{self.folders[0]}: no folder {names[0]}/ found, expected {', '.join(SLOTS)}", "copy or download the whole model"
-        )
+            if link.holds == "lora":
+                for part, update in read_adapter(link.folder, self._target, link.scale).items():
+                    found.setdefault(part, []).append(update)
+        return found
+
+    @cached_property
+    def _target(self) -> Target:
+        folder = next((folder for folder in self.folders if (folder / INDEX).is_file()), None)
+        parts = {} if folder is None else index_parts(folder)
+        kind = None if folder is None else read_json(folder / INDEX).get("_class_name")
+        names = tuple(name for name in parts if name in DENOISERS or name.startswith("text_encoder")) or ("unet", "text_encoder")
+        pipeline = getattr(diffusers, str(kind), StableDiffusionPipeline)
+        denoiser = next(name for name in names if name in DENOISERS)
+        return Target(pipeline, names, read_json(self._config_folder(denoiser) / "config.json"))
 
 
-def load_network(kind: type[ModelMixin], folder: Path, dtype: torch.dtype, variant: str | None = None) -> ModelMixin:
-    """A diffusers network in eval mode; every parameter from the file, and every tensor of the file used.
-
-    Raises IntegrityError where that cannot be.
-    """
-    with quiet(), reading(folder):
-        network, found = kind.from_pretrained(
-            folder,
-            torch_dtype=dtype,
-            local_files_only=True,
-            use_safetensors=_safetensors_only(),
-            variant=variant,
-            output_loading_info=True,
-        )
-    if any(key.startswith(WRAPPERS) for key in found["unexpected_keys"]):
-        file = next(iter(sorted(folder.glob("*.safetensors"))), folder)
-        raise IntegrityError(
-            f"{folder}: the names of its weights begin with {some(sorted(found['unexpected_keys'])[:1])}, not with a layer's",
-            f"location: {file}, holds: unet, in a spec whose base has the other parts: a file's names are read without it",
-        )
-    _check_loaded(folder, missing=found["missing_keys"], extra=found["unexpected_keys"])
-    return network.eval().requires_grad_(False)
-
-
-def check_scaling(spec: ModelSpec, vae: AutoencoderKL | AutoencoderTiny, folder: Path) -> None:
+def check_scaling(spec: ModelSpec, vae: ModelMixin, folder: Path) -> None:
     """IntegrityError unless an AutoencoderKL divides latents by the number that the spec expects (or by any, where it says none).
 
     A wrong one makes pictures that are too pale or too harsh, and no error.
     """
-    found, expected = vae.config.scaling_factor, spec.vae_scaling
+    found, expected = vae.config.get("scaling_factor", 1.0), spec.vae_scaling
     if not math.isfinite(found) or found <= 0:
         raise IntegrityError(f"{folder}/config.json: scaling_factor is {found}, expected a positive number")
     if expected is not None and isinstance(vae, AutoencoderKL) and not math.isclose(found, expected, rel_tol=1e-6):
@@ -289,52 +326,13 @@ def check_scaling(spec: ModelSpec, vae: AutoencoderKL | AutoencoderTiny, folder:
         )
 
 
+def _tokenizer_kind(folder: Path) -> str:
+    """The class of a tokenizer as its config names it, "" where it does not; fast ones read the same files."""
+    config = folder / "tokenizer_config.json"
+    return str(read_json(config).get("tokenizer_class") or "").removesuffix("Fast") if config.is_file() else ""
+
+
 def _named(model: str, registry: Registry | None) -> ModelSpec:
     from sbv2bench.registry import Registry
 
     return (registry or Registry.load()).model(model)
-
-
-def _with_state(unet: UNet2DConditionModel, state: StateDict, dtype: torch.dtype) -> UNet2DConditionModel:
-    unet.load_state_dict(state)
-    with quiet():
-        return unet.to(dtype)
-
-
-def _folded(state: StateDict, adapter: Path, base: Path) -> StateDict:
-    tensors, settings = load_adapter(adapter)
-    try:
-        return fold_lora(state, tensors, settings)
-    except IntegrityError as error:
-        raise IntegrityError(
-            f"{adapter}: does not fit {base}: {error.message}", "name the model that it was trained on as its base"
-        ) from error
-
-
-def _check_loaded(folder: Path, **wrong: Collection[str]) -> None:
-    words = {"missing": "missing", "extra": "not expected", "reshaped": "of another shape"}
-    if parts := [f"{len(keys)} {words[kind]} ({some(sorted(keys))})" for kind, keys in wrong.items() if keys]:
-        raise IntegrityError(f"{folder}: weights do not fit config.json: {'; '.join(parts)}", "copy or download the whole model")
-
-
-def _safetensors_only() -> bool | None:
-    return None if pickles_allowed() else True
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """No progress bars and remarks of the libraries while they load: what matters in them is an error here."""
-    libraries = (diffusers.utils.logging, transformers.utils.logging)
-    before = [(library.get_verbosity(), library.is_progress_bar_enabled()) for library in libraries]
-    for library in libraries:
-        library.set_verbosity_error()
-        library.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # torch_dtype, by which every version that is admitted can be asked
-            yield
-    finally:
-        for library, (verbosity, bar) in zip(libraries, before, strict=True):
-            library.set_verbosity(verbosity)
-            if bar:
-                library.enable_progress_bar()

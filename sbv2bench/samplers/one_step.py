@@ -11,8 +11,9 @@ from torch import Tensor
 
 from sbv2bench.diffusion import Schedule, predict_x0
 from sbv2bench.errors import InputError
-from sbv2bench.samplers.base import Images, PromptBlock, Stopwatch, refuse_unused
+from sbv2bench.samplers.base import OF_PIPELINES, Images, PromptBlock, Stopwatch, refuse_unused
 from sbv2bench.samplers.components import Components, is_guided, load_components
+from sbv2bench.samplers.placement import USUAL, Placement
 from sbv2bench.samplers.schedulers import jumping_scheduler
 from sbv2bench.specs import ModelSpec, PredictionType
 
@@ -28,11 +29,19 @@ class OneStepSampler:
     takes the place of z, a zero image noised: SiD-LSG's students are trained and asked so, at t = 625.
     """
 
-    def __init__(self, spec: ModelSpec, device: str, dtype: torch.dtype, registry: Registry | None = None) -> None:
+    def __init__(
+        self,
+        spec: ModelSpec,
+        device: str,
+        dtype: torch.dtype,
+        registry: Registry | None = None,
+        *,
+        placement: Placement = USUAL,
+    ) -> None:
         """Loads the model; raises what `load_components` raises, and InputError for a timestep or an alpha that cannot be."""
-        refuse_unused(spec, "scheduler", "timestep_spacing", "timesteps")
+        refuse_unused(spec, "scheduler", "timestep_spacing", "timesteps", *OF_PIPELINES)
         is_guided(spec.guidance_scale)  # refuses a scale that cannot be before anything is loaded
-        self._begin(spec, load_components(spec, device, dtype, registry))
+        self._begin(spec, load_components(spec, device, dtype, registry, placement))
 
     @classmethod
     def of(cls, spec: ModelSpec, components: Components) -> OneStepSampler:

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from sbv2bench.errors import InputError
-from sbv2bench.samplers.base import Images, PromptBlock, Stopwatch, refuse_unused
+from sbv2bench.samplers.base import OF_PIPELINES, Images, PromptBlock, Stopwatch, refuse_unused
 from sbv2bench.samplers.components import is_guided, load_components
+from sbv2bench.samplers.placement import USUAL, Placement
 from sbv2bench.specs import ModelSpec
 
 if TYPE_CHECKING:
@@ -25,12 +26,20 @@ START = 1000.0  # the network's time of pure noise: one more than a diffusion mo
 class RectifiedFlowSampler:
     """N steps of x += v(x, t) / N from z ~ N(0, 1), latents kept in float32. The folder's scheduler plays no part."""
 
-    def __init__(self, spec: ModelSpec, device: str, dtype: torch.dtype, registry: Registry | None = None) -> None:
+    def __init__(
+        self,
+        spec: ModelSpec,
+        device: str,
+        dtype: torch.dtype,
+        registry: Registry | None = None,
+        *,
+        placement: Placement = USUAL,
+    ) -> None:
         """Loads the model; raises what `load_components` raises."""
-        refuse_unused(spec, "scheduler", "timestep_spacing", "timesteps", "timestep", "alpha_T", "input_scaling")
+        refuse_unused(spec, "scheduler", "timestep_spacing", "timesteps", "timestep", "alpha_T", "input_scaling", *OF_PIPELINES)
         self.spec = spec
         self._guided = is_guided(spec.guidance_scale)
-        self.components = load_components(spec, device, dtype, registry)
+        self.components = load_components(spec, device, dtype, registry, placement)
         self.resolution = self.components.resolution
         self.width = self.components.width
         self.network_calls = spec.steps * (2 if self._guided else 1)

@@ -23,7 +23,7 @@ class RenderingsSampler:
     resolution = world.IMAGE_SIZE
 
     def __init__(self, spec: ModelSpec, device: str, dtype: torch.dtype, registry: Registry | None = None) -> None:
-        refuse_unused(spec, "location", "base", "holds", "vae", "merge")
+        refuse_unused(spec, "location", "base", "holds", "vae", "parts", "adapters", "merge")
         self.spec = spec
 
     def generate(self, block: PromptBlock, stopwatch: Stopwatch) -> Images:

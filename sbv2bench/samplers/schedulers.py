@@ -67,14 +67,11 @@ def _not_clamping(kind: type[SchedulerMixin]) -> dict[str, bool]:
 def make_scheduler(spec: ModelSpec, own: SchedulerMixin) -> SchedulerMixin:
     """A new scheduler as a spec asks for it. own: the folder's.
 
-    folder: as it is, but for what StableDiffusionPipeline amends in old configs (steps_offset is 1). The others: diffusers'
-    class made from the folder's config, which does not clamp, with the spec's spacing of timesteps, or trailing ones, which
-    start at the noisiest step whatever their number (Lin et al. 2023, section 3.3). Raises InputError for a scheduler whose
-    images have no seed, or whose timesteps have no spacing to choose.
+    folder: as it is. The others: diffusers' class made from the folder's config, which does not clamp, with the spec's spacing
+    of timesteps, or trailing ones, which start at the noisiest step whatever their number (Lin et al. 2023, section 3.3).
+    Raises InputError for a scheduler whose images have no seed, or whose timesteps have no spacing to choose.
     """
     changes: dict[str, object] = {} if spec.prediction_type is None else {"prediction_type": spec.prediction_type}
-    if "steps_offset" in own.config:
-        changes["steps_offset"] = 1
     kind: type[SchedulerMixin] = type(own) if spec.scheduler == "folder" else NAMED[spec.scheduler]
     if kind.__name__ == "DPMSolverSDEScheduler":
         raise InputError(f"{spec.id}: DPMSolverSDEScheduler draws noise without a generator, so an image has no seed")
@@ -86,6 +83,11 @@ def make_scheduler(spec: ModelSpec, own: SchedulerMixin) -> SchedulerMixin:
     elif spec.timestep_spacing:
         raise InputError(f"{spec.id}: {kind.__name__} spaces its timesteps in its own way, expected no timestep_spacing")
     return kind.from_config(own.config, **changes)
+
+
+def amended(own: SchedulerMixin) -> SchedulerMixin:
+    """A scheduler as StableDiffusionPipeline, and no other class, amends those of old configs: their steps_offset is 1."""
+    return own if own.config.get("steps_offset", 1) == 1 else type(own).from_config(own.config, steps_offset=1)
 
 
 def jumping_scheduler(

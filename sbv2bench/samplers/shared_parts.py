@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from sbv2bench.data.assets import hash_weights
+from sbv2bench.data.assets import hash_file, hash_weights
 from sbv2bench.errors import IntegrityError
 from sbv2bench.weights import StateDict, load_state_dict
 
@@ -17,8 +17,8 @@ SHARED = ("vae", "text_encoder")
 def check_shared_parts(a: str, parts_a: Mapping[str, Path], b: str, parts_b: Mapping[str, Path]) -> None:
     """Raises IntegrityError unless two ends of a merge have the same autoencoder and the same text encoder.
 
-    a, b: the ends' names. parts_a, parts_b: part -> folder of its weights. Files are compared by their SHA-256, and where that
-    differs by their numbers, since one end may have been written again in another dtype.
+    a, b: the ends' names. parts_a, parts_b: part -> folder or file of its weights. Files are compared by their SHA-256, and
+    where that differs by their numbers, since one end may have been written again in another dtype.
     """
     for part in SHARED:
         first, second = parts_a[part], parts_b[part]
@@ -30,8 +30,10 @@ def check_shared_parts(a: str, parts_a: Mapping[str, Path], b: str, parts_b: Map
             )
 
 
-def _weights_sha256(folder: Path) -> list[str]:
-    files = [file for file in hash_weights(folder) if not file.path.endswith(".json")]
+def _weights_sha256(place: Path) -> list[str]:
+    if place.is_file():
+        return [hash_file(place).sha256]
+    files = [file for file in hash_weights(place) if not file.path.endswith(".json")]
     plain = [file for file in files if "." not in Path(file.path).stem] or files  # model.fp16.safetensors is a variant
     return [file.sha256 for file in plain]
 

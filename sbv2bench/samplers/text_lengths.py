@@ -25,30 +25,39 @@ def cut_by_model(spec: ModelSpec, captions: Sequence[str], registry: Registry) -
     """Of each of a model's text encoders: (captions that are longer, tokens that are read), its end tokens counted.
 
     By "text_encoder", "text_encoder_2", ... Empty for a model that reads no captions, or whose tokenizers are not where
-    diffusers has them.
+    diffusers has them. Where a pipeline makes a conversation of a caption, by its tokenizer's template, that is what is counted.
     """
     found: dict[str, tuple[int, int]] = {}
-    for slot, folder in _folders(spec, registry).items():
+    kind, folders = _folders(spec, registry)
+    for slot, folder in folders.items():
         tokenizer = _tokenizer(folder)
-        length = None if tokenizer is None else _length(tokenizer, folder.parent)
-        if tokenizer is not None and length is not None:
-            tokens = tokenizer(list(captions), truncation=False, verbose=False).input_ids
+        if tokenizer is None:
+            continue
+        length = _length(tokenizer, kind, spec.max_sequence_length)
+        if length is not None:
+            tokens = tokenizer(_as_read(captions, tokenizer, kind), truncation=False, verbose=False).input_ids
             found[slot.replace("tokenizer", "text_encoder")] = (sum(len(ids) > length for ids in tokens), length)
     return found
 
 
-def _folders(spec: ModelSpec, registry: Registry) -> dict[str, Path]:
-    """The folder of each tokenizer that a model has, the first in its chain; a merged model's are its first end's."""
+def _folders(spec: ModelSpec, registry: Registry) -> tuple[type | None, dict[str, Path]]:
+    """A model's pipeline class, and the folder of each of its tokenizers, named by its spec or the first in its chain.
+
+    A merge has its first end's.
+    """
     try:
         if spec.merge and not spec.location:
             return _folders(registry.model(spec.merge.a), registry)
         if not spec.location or not spec.has_network():
-            return {}
-        folders = [link.folder for link in chain(spec) if link.holds == "model"]
+            return None, {}
+        links = chain(spec)
     except SBV2BenchError:  # a plugin's location may be no folder of ours
-        return {}
+        return None, {}
+    alone = {link.holds: link.folder for link in links if link.holds in SLOTS}
+    folders = [link.folder for link in links if link.holds in {"model", "configs"}]
     places = {slot: next((folder / slot for folder in folders if (folder / slot).is_dir()), None) for slot in SLOTS}
-    return {slot: place for slot, place in places.items() if place is not None}
+    kind = next(filter(None, map(_pipeline_class, folders)), None)
+    return kind, {slot: place for slot, place in (places | alone).items() if place is not None}
 
 
 def _tokenizer(folder: Path) -> PreTrainedTokenizerBase | None:
@@ -60,16 +69,33 @@ def _tokenizer(folder: Path) -> PreTrainedTokenizerBase | None:
         return None
 
 
-def _length(tokenizer: PreTrainedTokenizerBase, model: Path) -> int | None:
-    """Tokens that the text encoder gets: of CLIP the tokenizer's length, of others what their pipeline asks for by default."""
-    if "CLIP" in type(tokenizer).__name__:
-        return _known(tokenizer.model_max_length)
+def _pipeline_class(model: Path) -> type | None:
     import diffusers
 
     index = model / "model_index.json"
     kind = getattr(diffusers, str(read_json(index).get("_class_name")), None) if index.is_file() else None
+    return kind if inspect.isclass(kind) else None
+
+
+def _length(tokenizer: PreTrainedTokenizerBase, kind: type | None, said: int | None) -> int | None:
+    """Tokens that the text encoder gets: of CLIP the tokenizer's length, of others the spec's, or their pipeline's own."""
+    if "CLIP" in type(tokenizer).__name__:
+        return _known(tokenizer.model_max_length)
+    if said is not None:
+        return said
     asked = None if kind is None else inspect.signature(kind.__call__).parameters.get("max_sequence_length")
     return asked.default if asked is not None and isinstance(asked.default, int) else _known(tokenizer.model_max_length)
+
+
+def _as_read(captions: Sequence[str], tokenizer: PreTrainedTokenizerBase, kind: type | None) -> list[str]:
+    if kind is None or not tokenizer.chat_template or "tokenizer.apply_chat_template" not in inspect.getsource(kind):
+        return list(captions)
+    try:
+        talks = [[{"role": "user", "content": caption}] for caption in captions]
+        made: list[str] = tokenizer.apply_chat_template(talks, tokenize=False, add_generation_prompt=True)
+        return made
+    except Exception:  # a template that wants more than a caption, as FLUX.2-dev's; jinja's errors have no common kind
+        return list(captions)
 
 
 def _known(length: int) -> int | None:

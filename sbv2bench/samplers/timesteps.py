@@ -1,9 +1,10 @@
-"""The timesteps at which a scheduler asks its network, proved before the first image."""
+"""The timesteps or noise levels at which a scheduler asks its network, proved before the first image."""
 
 from __future__ import annotations
 
 import copy
 import inspect
+import math
 
 import torch
 from diffusers import SchedulerMixin
@@ -17,19 +18,24 @@ _REFUSALS = (ValueError, IndexError, TypeError, AssertionError, AttributeError, 
 
 
 def set_timesteps(scheduler: SchedulerMixin, spec: ModelSpec, device: torch.device | str | None = None) -> None:
-    """Ready a scheduler for one denoising by the spec's steps, or at its very timesteps.
+    """Ready a scheduler for one denoising by the spec's steps, or at its very timesteps or sigmas.
 
+    Where its shift depends on the resolution, which only the pipeline knows, one is taken that moves levels and not their number.
     Raises InputError where the scheduler cannot, or would ask outside of its schedule; with what it can, if it is a matter of
     their number.
     """
     kind = type(scheduler).__name__
-    if spec.timesteps:
-        if "timesteps" not in inspect.signature(scheduler.set_timesteps).parameters:
-            raise InputError(f"{spec.id}: {kind} cannot be asked at timesteps {list(spec.timesteps)}")
-        if wrong := _refused(scheduler, len(spec.timesteps), spec.timesteps, device):
-            raise InputError(f"{spec.id}: timesteps {list(spec.timesteps)}: {wrong}")
-        return
-    wrong = _refused(scheduler, spec.steps, (), device)
+    for name, levels in (("timesteps", spec.timesteps), ("sigmas", spec.sigmas)):
+        if levels:
+            if name not in inspect.signature(scheduler.set_timesteps).parameters:
+                raise InputError(f"{spec.id}: {kind} cannot be asked at {name} {list(levels)}")
+            if wrong := _refused(scheduler, spec.steps, device=device, **{name: levels}):
+                raise InputError(f"{spec.id}: {name} {list(levels)}: {wrong}")
+            if name == "sigmas" and (asked := count_levels(scheduler)) != spec.steps:
+                fix = f"steps: {asked} in its spec" if asked > spec.steps or levels[-1] == 0 else "end its sigmas with 0.0"
+                raise InputError(f"{spec.id}: steps {spec.steps}, and {kind} asks at {asked} of sigmas {list(levels)}", fix)
+            return
+    wrong = _refused(scheduler, spec.steps, device=device)
     if not wrong:
         return
     fewer = next((n for n in range(spec.steps - 1, 0, -1) if not _refused(copy.deepcopy(scheduler), n)), None)
@@ -41,10 +47,19 @@ def set_timesteps(scheduler: SchedulerMixin, spec: ModelSpec, device: torch.devi
     raise InputError(f"{spec.id}: steps {spec.steps}: {wrong}")
 
 
+def arrives(scheduler: SchedulerMixin) -> bool:
+    """Whether a scheduler's last timestep is where it arrives, as SCM's (diffusers' pipeline_sana_sprint.py)."""
+    return "intermediate_timesteps" in inspect.signature(scheduler.set_timesteps).parameters
+
+
 def count_calls(scheduler: SchedulerMixin) -> int:
     """How often a scheduler that is readied asks its network for an image."""
-    # SCM's last timestep is where it arrives (diffusers' pipeline_sana_sprint.py).
-    return len(scheduler.timesteps) - ("intermediate_timesteps" in inspect.signature(scheduler.set_timesteps).parameters)
+    return len(scheduler.timesteps) - arrives(scheduler)
+
+
+def count_levels(scheduler: SchedulerMixin) -> int:
+    """At how many noise levels a scheduler that is readied asks: some, as Heun's, ask twice at one."""
+    return len({float(t) for t in scheduler.timesteps}) - arrives(scheduler)
 
 
 def check_walk(scheduler: SchedulerMixin, spec: ModelSpec, channels: int) -> None:
@@ -69,18 +84,29 @@ def check_walk(scheduler: SchedulerMixin, spec: ModelSpec, channels: int) -> Non
 
 
 def _refused(
-    scheduler: SchedulerMixin, steps: int, timesteps: tuple[int, ...] = (), device: torch.device | str | None = None
+    scheduler: SchedulerMixin,
+    steps: int,
+    *,
+    timesteps: tuple[int | float, ...] = (),
+    sigmas: tuple[float, ...] = (),
+    device: torch.device | str | None = None,
 ) -> str:
     """Why a scheduler cannot be asked so, "" where it can; it is readied then."""
     trained = int(scheduler.config.get("num_train_timesteps") or 0)
-    arguments: dict[str, object] = {"timesteps": list(timesteps)} if timesteps else {"num_inference_steps": steps}
+    arguments: dict[str, object] = {"num_inference_steps": steps}
+    if sigmas:
+        arguments = {"sigmas": list(sigmas)}
+    if timesteps:
+        arguments = {"timesteps": list(timesteps)}
     if scheduler.config.get("use_dynamic_shifting"):
-        arguments["mu"] = 1.0  # a pipeline finds its own from the resolution: it moves timesteps, and not their number
-    if "intermediate_timesteps" in inspect.signature(scheduler.set_timesteps).parameters and steps != 2:
+        arguments["mu"] = 1.0
+    if arrives(scheduler) and timesteps:
+        arguments |= {"num_inference_steps": steps, "timesteps": [*timesteps, 0.0], "max_timesteps": None}
+    if arrives(scheduler) and (timesteps or steps != 2):
         arguments["intermediate_timesteps"] = None
     if trained and steps > trained:
         return f"it was trained on {trained} timesteps"
-    if list(timesteps) != sorted({*timesteps}, reverse=True):
+    if any(list(levels) != sorted({*levels}, reverse=True) for levels in (timesteps, sigmas)):
         return "expected each below the one before"
     discrete = hasattr(scheduler, "alphas_cumprod") and scheduler.config.get("timestep_type") != "continuous"
     outside = [t for t in timesteps if not 0 <= t < trained]
@@ -89,6 +115,8 @@ def _refused(
     except _REFUSALS as error:
         return f"t = {outside[0]} is outside 0..{trained - 1}" if discrete and outside else _said(error)
     asked = [float(t) for t in scheduler.timesteps]
+    if not all(map(math.isfinite, asked)):  # stretched to a last noise level that a single step is far from (shift_terminal)
+        return f"t = {next(t for t in asked if not math.isfinite(t))}"
     if discrete and not all(0 <= t <= trained - 1 for t in (*asked, *timesteps)):
         return f"t = {next(t for t in (*asked, *timesteps) if not 0 <= t <= trained - 1):g} is outside 0..{trained - 1}"
     if discrete and len(asked) > 1 and len({*asked}) == 1:

@@ -78,7 +78,8 @@ def to_markdown(rows: list[Row], cells: Sequence[Cell]) -> str:
         "| metric | method | scenario | separation | D | N | trials | coverage | its 95 % interval | error | CPU s |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
-    order = {name: place for place, name in enumerate(("mean", "share", "fid", "fid_infinity", "kid", *MANIFOLD))}
+    metrics = ("mean", "share", "ratio", "fid", "fid_infinity", "kid", "cmmd", *MANIFOLD)
+    order = {name: place for place, name in enumerate(metrics)}
     for row in sorted(rows, key=lambda row: (order[row.metric], row.method, row.scenario, row.separation, row.dimension, row.n)):
         shown = f"{100 * row.coverage:.1f} %" + ("" if 0.92 <= row.coverage <= 0.98 else " \\*")
         span = f"{100 * row.coverage_low:.1f} to {100 * row.coverage_high:.1f} %"

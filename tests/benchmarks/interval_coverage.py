@@ -8,7 +8,7 @@ command goes on where it was stopped:
 --only fid,kid chooses metrics, --minutes 60 stops after the first cell that ends later than that.
 
 The truth is the expectation of the metric at this N. In closed form for means and KID; of FID and of precision, recall,
-density and coverage the mean of other, independent draws, as many as trials (its own error is in the table); of
+density and coverage, and of CMMD, the mean of other, independent draws, as many as trials (its own error is in the table); of
 FID-infinity the distance of the populations.
 """
 
@@ -22,13 +22,14 @@ from pathlib import Path
 
 import numpy as np
 from benchmarks.coverage_table import MANIFOLD, TRIALS, Row, belongs, read, to_csv, to_markdown
-from benchmarks.populations import Array, Cell, pairs, populations, stream
+from benchmarks.populations import Array, Cell, gaussian_distance, pairs, populations, stream
 from numpy.typing import NDArray
 
 from sbv2bench.atomic import write_whole
-from sbv2bench.metrics import frechet_distance
+from sbv2bench.evaluation.diversity_metrics import ratio_of_means
+from sbv2bench.metrics import cmmd, frechet_distance
 from sbv2bench.metrics.blocks import errors_by_blocks
-from sbv2bench.metrics.frechet import frechet_from_moments
+from sbv2bench.metrics.cmmd import cmmd_statistics
 from sbv2bench.metrics.frechet_infinity import frechet_infinity
 from sbv2bench.metrics.kernel import kernel_statistics
 from sbv2bench.metrics.precision_recall import precision_recall
@@ -90,7 +91,7 @@ def simulate_fid_infinity(cell: Cell, trials: int) -> list[Row]:
     """FID-infinity's interval against the distance of the populations."""
     began = time.process_time()
     generated, reference = populations(cell)
-    truth = frechet_from_moments(generated.moments(), reference.moments()), 0.0
+    truth = gaussian_distance(generated.moments(), reference.moments()), 0.0
     values = [frechet_infinity(*pair) for pair in pairs(cell, "trial", trials)]
     return [_row(cell, ("fid_infinity", "influence"), truth, [_normal(one.value, one.std_err) for one in values], began)]
 
@@ -109,6 +110,14 @@ def simulate_kid(cell: Cell, trials: int) -> list[Row]:
             assert abs(std_err - exact[1]) < 0.01 * exact[1], (std_err, exact)
         found.append(_normal(value, std_err))
     return [_row(cell, ("kid", "U-statistic"), (truth, 0.0), found, began)]
+
+
+def simulate_cmmd(cell: Cell, trials: int) -> list[Row]:
+    """cmmd_statistics' interval against the mean of independent draws, its bias at this N counted as part of the truth."""
+    began = time.process_time()
+    truth = mean_and_std_err([cmmd(*pair) for pair in pairs(cell, "truth", trials)])
+    found = [_normal(*cmmd_statistics(*pair)) for pair in pairs(cell, "trial", trials)]
+    return [_row(cell, ("cmmd", "U-statistic"), truth, found, began)]
 
 
 def _manifold(generated: NDArray[np.floating], reference: NDArray[np.floating]) -> list[float]:
@@ -153,6 +162,21 @@ def simulate_mean(cell: Cell, trials: int) -> list[Row]:
     return [_row(cell, ("mean", "over prompts"), (truth, 0.0), found, began)]
 
 
+RATIOS = {"alike": (0.5, 0.5), "half": (0.25, 0.5)}  # mean distances of student and teacher, in [0, 1]
+
+
+def simulate_ratio(cell: Cell, trials: int) -> list[Row]:
+    """A student's mean distance over the teacher's, captions paired: both share what a caption leaves open."""
+    began = time.process_time()
+    student, teacher = RATIOS[cell.scenario]
+    random, found = stream(cell, "trial"), []
+    for _ in range(trials):
+        common = random.random(cell.n)
+        values, others = (random.beta(4 * mean, 4 * (1 - mean), cell.n) + mean * common for mean in (student, teacher))
+        found.append(_normal(*ratio_of_means(values, others)))
+    return [_row(cell, ("ratio", "over captions"), (student / teacher, 0.0), found, began)]
+
+
 SHARES = {"half right": 0.5, "most right": 0.8, "nearly all right": 0.98}
 
 
@@ -193,6 +217,8 @@ def _row(cell: Cell, what: tuple[str, str], truth: tuple[float, float | None], f
 SIMULATIONS: dict[str, Callable[[Cell, int], list[Row]]] = {
     "mean": simulate_mean,
     "share": simulate_share,
+    "ratio": simulate_ratio,
+    "cmmd": simulate_cmmd,
     "fid": simulate_fid,
     "kid": simulate_kid,
     "fid_infinity": simulate_fid_infinity,
@@ -204,13 +230,14 @@ def cells() -> list[Cell]:
     """Every cell, roughly by its cost; equal distributions only where Gaussian, since there all is second order."""
     found = [Cell("mean", name, 0.0, 0, n) for name in SCORES for n in SIZES]
     found += [Cell("share", name, 0.0, 0, n) for name in SHARES for n in SIZES]
+    found += [Cell("ratio", name, 0.0, 0, n) for name in RATIOS for n in SIZES]
     scenarios = [(s, x) for s in ("gaussian", "mixture") for x in SEPARATIONS if s == "gaussian" or x > 0]
     over_features = [
         Cell(metric, *scenario, dimension, n)
-        for metric in ("fid", "kid", "fid_infinity", "pr")
+        for metric in ("fid", "kid", "cmmd", "fid_infinity", "pr")
         for scenario in scenarios
         for dimension in DIMENSIONS
-        for n in SIZES
+        for n in (SIZES[:1] if metric == "cmmd" else SIZES)  # two sets of draws, each of three whole kernels
     ]
     return found + sorted(over_features, key=_cost)
 
@@ -222,6 +249,7 @@ def _cost(cell: Cell) -> float:
         "fid": 1.0 * thousands * width + 0.15 * width**2,
         "fid_infinity": 2.0 * thousands * width + 0.5 * width**2,
         "kid": (4 + 0.7 * width) * thousands**2,
+        "cmmd": (60 + 0.7 * width) * thousands**2,
         "pr": (20 + 3 * width) * thousands**2,
     }
     return by_metric[cell.metric]

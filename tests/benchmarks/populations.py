@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sbv2bench.metrics.frechet import Moments
+from sbv2bench.metrics.frechet import Moments, distance_of_roots, factor
 
 Array = NDArray[np.float64]
 
@@ -27,6 +27,11 @@ class Cell:
     separation: float
     dimension: int
     n: int
+
+
+def gaussian_distance(first: Moments, second: Moments) -> float:
+    """Fréchet distance of two Gaussians, by the roots of both covariances: as `frechet_distance` has it where N > D."""
+    return distance_of_roots((first.mean, second.mean), (factor(first.covariance), factor(second.covariance)))
 
 
 @dataclass(frozen=True)
@@ -46,10 +51,10 @@ class Population:
         return rows
 
     def moments(self) -> Moments:
-        """Of the population, as if of two rows: what is asked of them is mean and covariance."""
+        """Of the population."""
         mean = self.weights @ self.centres
         apart = self.centres - mean
-        return Moments(2, mean, (apart.T * self.weights) @ apart + self.scale**2 * np.eye(len(mean)))
+        return Moments(mean, (apart.T * self.weights) @ apart + self.scale**2 * np.eye(len(mean)))
 
     def mean_kernel(self, other: Population) -> float:
         """E (x.y / D + 1)^3 of independent x and y of the two populations, in closed form.

@@ -40,6 +40,8 @@ def real() -> EvalResult:
 
 def test_a_row_is_explained_from_its_file(folder: Path) -> None:
     board = board_page.gathered(folder).boards[0]
+    assert [row.title for row in board.rows] == ["Real pictures", "SD 2.1", "SD 2.1"]
+    assert [row.id for row in board.rows] == ["real", "sd21-25-3", "sd21-25-2"]
     assert [(row.name, row.kind) for row in board.rows] == [
         ("mini/real", "real"),
         ("mini/sd21", "measured"),
@@ -63,11 +65,12 @@ def test_a_row_is_explained_from_its_file(folder: Path) -> None:
 
 def test_what_is_compared_is_said_first(folder: Path) -> None:
     board = board_page.gathered(folder).boards[0]
-    counts, family, uncertainty = board.about
+    counts, family, uncertainty, ranks = board.about
     assert counts.startswith("2 ways of sampling a model and real pictures, measured on 5,000 captions against 5,000")
     assert "-mini" in family
     assert "FID-mini: none" in uncertainty and "CLIP-mini: standard error over prompts" in uncertainty
-    assert "Each column's protocol is in the provenance" in uncertainty
+    assert "Each column's protocol is in the details" in uncertainty
+    assert "at 5 % after Holm's correction" in ranks
 
 
 def test_only_metrics_that_are_shown_are_explained(folder: Path) -> None:
@@ -77,16 +80,17 @@ def test_only_metrics_that_are_shown_are_explained(folder: Path) -> None:
 
 
 def test_the_claims_are_the_claims_table(folder: Path) -> None:
-    assert board_page.gathered(folder).claims == ()
+    assert board_page.gathered(folder).claims is None
     first = claims.declared().claims[0]
     for side, fid in ((first.better, 1.0), (first.worse, 2.0)):
         result = sample_result(fid, model=side.model, guidance=side.guidance_scale or fid)
         value = result.metrics["fid"].model_copy(update={"repeats": (fid, fid + 0.01, fid - 0.01)})
-        model = result.model.model_copy(update={"nfe": side.nfe})
+        model = result.model.model_copy(update={"nfe": side.nfe, "steps": side.nfe})
         store.write(result.model_copy(update={"metrics": {"fid": value}, "model": model}), folder / "results")
     found = board_page.gathered(folder).claims
-    assert (found[0].says, found[0].verdict) == (first.says, "agrees")
-    assert len(found) == len(claims.declared().claims)
+    assert found is not None
+    assert (found[1][0].claim, found[1][0].verdict) == (first, "agrees")
+    assert len(found[1]) == len(claims.declared().claims)
 
 
 def sweep(folder: Path, weights: tuple[float, ...] = (0.0, 1.0)) -> Path:
@@ -124,12 +128,49 @@ def test_sweeps_are_curves_by_rising_weight(folder: Path) -> None:
         board_page.gathered(folder)
 
 
+def student(name: str, fid: float) -> EvalResult:
+    result = sample_result(fid, model=f"mini/{name}", guidance=1.0)
+    value = result.metrics["fid"].model_copy(update={"repeats": (fid - 0.01, fid, fid + 0.01), "std_err": 0.0058})
+    other = {"nfe": 1, "steps": 1, "timestep": sum(map(ord, name)) % 1000}  # or its fingerprint would be that of all
+    model = result.model.model_copy(update=other)
+    return result.model_copy(update={"model": model, "metrics": result.metrics | {"fid": value}})
+
+
+def test_further_trainings_stand_in_the_row_of_the_one_that_ships(folder: Path) -> None:
+    for name, fid in (("sbv2-b", 2.0), ("sbv2-b-seed1", 1.0), ("sbv2-b-seed2", 2.5), ("lone-seed1", 9.0)):
+        store.write(student(name, fid), folder / "results")
+    board = board_page.gathered(folder).boards[0]
+    assert [row.id for row in board.rows] == ["real", "sbv2-b", "sd21-25-3", "sd21-25-2", "lone-seed1"]
+    row = board.rows[1]
+    assert (row.numbers["fid"].value, row.numbers["fid"].trainings) == (2.0, (1.0, 2.5))
+    assert ("trainings", "mini/sbv2-b, mini/sbv2-b-seed1, mini/sbv2-b-seed2") in row.facts
+    assert any("2 rows are further trainings" in paragraph for paragraph in board.about)
+
+
+def test_headlines_name_who_cannot_be_told_from_the_best(folder: Path) -> None:
+    for name, fid in (("sbv2-a", 2.0), ("sbv2-b", 2.001), ("swiftbrush", 2.9)):
+        store.write(student(name, fid), folder / "results")
+    board = board_page.gathered(folder).boards[0]
+    one, whole = board.tiles
+    assert (one.heading, one.row, one.tied) == ("Best in one step", "sbv2-a", ("SwiftBrush v2 B",))
+    assert (whole.heading, whole.row, whole.number) == ("Best of all", "sbv2-a", "FID-mini 2.0000 ± 0.0058")
+    assert board.found == "SwiftBrush v2 A is the best of 5, with FID-mini 2.0000."
+    assert [board.rows[place].id for place in board.ranked] == ["sbv2-a", "sbv2-b", "swiftbrush", "sd21-25-3", "sd21-25-2"]
+
+
+def test_settings_of_a_model_are_a_page_with_their_frontier(folder: Path) -> None:
+    points = [(sample_result(fid, guidance=guidance), folder / f"{guidance}.json") for fid, guidance in ((5.0, 2.0), (3.0, 3.0))]
+    html = board_page.settings(points)
+    assert "25 steps, guidance 2" in html and "25 steps, guidance 3" in html and 'class="frontier"' in html
+    assert str(folder) not in html  # nothing of where the results are
+
+
 def test_published_rows_stand_apart_as_they_are_printed(folder: Path) -> None:
     boards = board_page.gathered(folder).boards
     printed = [board for board in boards if {row.kind for row in board.rows} == {"published"}]
     assert printed and all(board.name.endswith(", published") for board in printed)
     assert not {row.kind for row in boards[0].rows} & {"published"}
-    row = next(row for board in printed for row in board.rows if (row.name, row.settings) == ("SwiftBrush", "Table 1"))
+    row = next(row for board in printed for row in board.rows if (row.title, row.settings) == ("SwiftBrush", "Table 1"))
     assert (row.numbers["fid"].text, row.numbers["fid"].spread) == ("15.46", "")
 
 
@@ -186,10 +227,10 @@ def test_without_the_extra_there_are_tables_unless_a_page_would_be_left_behind(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     known = importlib.util.find_spec
-    monkeypatch.setattr(pages.importlib.util, "find_spec", lambda name: None if name == "vl_convert" else known(name))
+    monkeypatch.setattr(pages.importlib.util, "find_spec", lambda name: None if name == "jinja2" else known(name))
     names = {path.name for path in whole_folder.build(folder)}
     assert {"mini-5k.csv", "mini-5k.md"} <= names and "index.html" not in names
-    assert "vl-convert-python" in str(whole_folder.lacks_page())
+    assert "jinja2" in str(whole_folder.lacks_page())
     whole_folder.check(folder)
     (folder / "index.html").write_text("of yesterday")
     (folder / "mini-5k.csv").unlink()

@@ -28,7 +28,9 @@ def result(model: str, values: Sequence[float], nfe: int = 1, guidance: float = 
         "fid": metric(mean, "FID-mini", repeats=tuple(values)),
         "clip_score": metric(mean, "CLIP-mini", "higher", repeats=tuple(values)),
     }
-    return with_protocols(made.model_copy(update={"metrics": metrics, "model": made.model.model_copy(update={"nfe": nfe})}))
+    return with_protocols(
+        made.model_copy(update={"metrics": metrics, "model": made.model.model_copy(update={"nfe": nfe, "steps": nfe})})
+    )
 
 
 def test_the_interval_is_welchs() -> None:
@@ -75,6 +77,29 @@ def test_several_trainings_replace_generation_seeds() -> None:
     one = claims.estimate(Side(model="mini/a"), "fid", rows[:1])
     assert one is not None and one.over == "2 generation seeds"
     assert claims.estimate(Side(model="mini/a"), "fid", rows[1:]) is None  # only repetitions: the shipped one is missing
+
+
+def test_verdicts_hold_for_all_claims_of_a_page_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A difference that its own interval separates is one of 20 here, and Holm's correction does not."""
+    from scipy.stats import ttest_ind
+
+    a, b, far = [1.0, 1.1, 1.2], [1.3, 1.4, 1.5], [9.0, 9.1, 9.2]
+    weak = [Claim(says=f"{n}", metric="fid", better=LOWER.better, worse=LOWER.worse) for n in range(18)]
+    absent = Claim(says="not run", metric="fid", better=LOWER.better, worse=Side(model="mini/none"))
+    strong = Claim(says="far", metric="fid", better=LOWER.better, worse=Side(model="mini/far"))
+    declared = claims.Claims(suite="mini-5k", ladder=(), claims=(*weak, absent, strong))
+    monkeypatch.setattr(claims, "declared", lambda: declared)
+    rows = [result("mini/a", a), result("mini/b", b), result("mini/far", far)]
+    found = claims.measured(rows)
+    alone = ttest_ind(a, b, equal_var=False)
+    assert found[0].difference is not None and claims.measure(weak[0], rows).verdict == "agrees"
+    assert (found[0].difference.p_value, found[0].difference.freedom) == pytest.approx((alone.pvalue, alone.df))
+    assert found[0].corrected_p == pytest.approx(min(1.0, 18 * alone.pvalue))  # the far one is first of the 19 that were run
+    assert [one.verdict for one in found] == ["not separated"] * 18 + ["not run", "agrees"]
+    cells = {column.heading: column.read(found[0]) for column in claims.columns(rows)}
+    assert f"df {alone.df:.1f}" in cells["difference"] and cells["over"] == "one training, 3 generation seeds"
+    trained = [*rows, result("mini/a-seed1", b)]
+    assert claims.measured(trained)[0].better.words == "2 training seeds"  # type: ignore[union-attr]
 
 
 def test_a_side_is_one_way_of_sampling() -> None:

@@ -63,7 +63,7 @@ def test_the_main_run_is_printed_at_one_width(folder: Path, monkeypatch: pytest.
         monkeypatch.setenv("COLUMNS", columns)
         texts.append(leaderboard.rendered(folder)["README.md"])
     assert texts[0] == texts[1]
-    assert "│ FID-mini ↓ " in texts[0]
+    assert "\nFID-mini ↓ " in texts[0]
     assert "result: results/mini/sd21/mini@v1/" in texts[0]
 
 

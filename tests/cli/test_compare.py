@@ -50,11 +50,11 @@ def test_the_terminal_says_better_and_how(run: Command, two: list[str]) -> None:
     assert "better" in ended.out and "Holm over 2 comparisons" in ended.out
 
 
-def test_latex_is_booktabs_with_the_best_bold_and_the_second_underlined(run: Command, two: list[str]) -> None:
+def test_latex_is_booktabs_with_the_best_bold_and_no_loser_set_off(run: Command, two: list[str]) -> None:
     text = done(run("compare", *two, "--format", "latex"))
     assert r"\toprule" in text and r"\bottomrule" in text
     assert r"mini/a\_b" in text
-    assert r"\textbf{2.000 $\pm$ 0.010}" in text and r"\underline{3.000 $\pm$ 0.010}" in text
+    assert r"\textbf{2.000 $\pm$ 0.010}" in text and r"& 3.000 $\pm$ 0.010 " in text
 
 
 def test_markdown_and_csv(run: Command, two: list[str], tmp_path: Path) -> None:
@@ -72,7 +72,9 @@ def test_the_page_has_the_values_and_the_differences(run: Command, two: list[str
     text = target.read_text()
     assert text.startswith("<!doctype html>") and 'id="comparisons"' in text
     assert 'data-verdict="better"' in text and "mini/a_b" in text and "Holm over 2 comparisons" in text
-    assert "the best first" not in text  # they stand in the order of the command
+    assert text.index('data-row="a-b"') < text.index('data-row="c"')  # they stand in the order of the command
+    refused(run("compare", *two, "--worst", "4"), 2, "--worst", "--format html")
+    refused(run("compare", *two, "--worst", "4", "--format", "html"), 2, "--worst", "--metric hps")
 
 
 def test_a_folder_gives_every_model_in_it(run: Command, two: list[str], tmp_path: Path) -> None:

@@ -14,6 +14,8 @@ from asset_server import CONTENT, SHA256, Server
 from commands_in_process import Done, refused
 
 from sbv2bench.data.caption_files import released_form
+from sbv2bench.data.prompts import load_prompts
+from sbv2bench.registry import Registry
 
 CAPTIONS = ["one ", "two", "three"]
 
@@ -77,3 +79,26 @@ def test_offline_lists_all_that_is_missing(run: Callable[..., Done], monkeypatch
     assert "plan for" in done.out  # what would be done is said all the same
     refused(run("download", "paper"), 3, "asset:hpsv2-prompts", "asset:hpsv2-v2.1", "sbv2bench download paper")
     assert "coco2014-30k and hpsv2 as one leaderboard row" in run("list", "suites").out
+
+
+def test_prompts_of_a_benchmark_come_by_their_hash(
+    run: Callable[..., Done], server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As GenEval's: fetched once, checked, and read by the suite; offline without them it is exit 3, and says what to type."""
+    lines = "".join(f"{json.dumps({'tag': 'colors', 'prompt': caption})}\n" for caption in CAPTIONS)
+    server.content = lines.encode()
+    digest = hashlib.sha256(server.content).hexdigest()
+    asset = {"filename": "evaluation_metadata.jsonl", "urls": [server.url], "sha256": digest, "bytes": len(server.content)}
+    suite = {"extends": "geneval-prompts", "num_generated": 3, "prompts": {"location": "asset:tasks"}, "metrics": ["geneval"]}
+    (tmp_path / "sbv2bench.yaml").write_text(yaml.safe_dump({"assets": {"tasks": asset}, "suites": {"three": suite}}))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    refused(run("download", "three"), 3, "evaluation_metadata.jsonl", "HF_HUB_OFFLINE=0 SBV2BENCH_OFFLINE=0 sbv2bench download")
+    assert server.requests == []
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    done = run("download", "three", "--json")
+    assert done.code == 0 and Path(json.loads(done.out)["asset:tasks"]).read_bytes() == server.content
+    assert run("download", "three").code == 0 and len(server.requests) == 1
+    shown = json.loads(run("show", "three", "--json").out)
+    assert (shown["images_per_prompt"], shown["prompts"]["kind"]) == (4, "geneval")
+    prompts = load_prompts(Registry.load().suite("three"), assets=Registry.load().assets)
+    assert (prompts.captions, prompts.styles) == (tuple(CAPTIONS), ("colors",) * 3)

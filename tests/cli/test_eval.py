@@ -130,7 +130,9 @@ def test_bad_input_is_refused_before_anything_is_run(
     Path("empty").mkdir()
     for name in ("pickled", "cut", "lacking", "whole"):
         Path(name).mkdir()
-        Path(name, "model_index.json").write_text('{"_class_name": "P", "unet": ["diffusers", "U"]}')
+        Path(name, "model_index.json").write_text(
+            '{"_class_name": "StableDiffusionPipeline", "unet": ["diffusers", "UNet2DConditionModel"]}'
+        )
         weights = write_safetensors(Path(name, "unet", "model.safetensors"))
         weights.with_name("config.json").write_text("{}")
     Path("pickled/unet/model.safetensors").rename("pickled/unet/model.bin")
@@ -153,7 +155,9 @@ def test_bad_input_is_refused_before_anything_is_run(
 )
 def test_the_good_twins_run(run: Callable[..., Done], evaluated: list[Any], words: str) -> None:
     Path("whole").mkdir()
-    Path("whole/model_index.json").write_text('{"_class_name": "P", "unet": ["diffusers", "U"]}')
+    Path("whole/model_index.json").write_text(
+        '{"_class_name": "StableDiffusionPipeline", "unet": ["diffusers", "UNet2DConditionModel"]}'
+    )
     write_safetensors(Path("whole/unet/model.safetensors")).with_name("config.json").write_text("{}")
     done = run("eval", *words.split())
     assert done.code == 0, done.err

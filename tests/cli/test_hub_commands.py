@@ -30,6 +30,7 @@ def test_a_dry_run_fetches_nothing_and_says_how_much_a_run_would(run: Run, serve
     assert served.fetched() <= {"model_index.json"}
 
 
+@pytest.mark.ci
 def test_a_bare_hub_id_is_fetched_evaluated_and_fetched_no_more(
     run: Run,
     served: StandinHub,

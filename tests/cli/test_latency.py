@@ -38,7 +38,9 @@ def test_a_run_from_end_to_end(run: Callable[..., Done], catalog: str) -> None:
     assert store.load_latency(path) == result
     assert path.parent == Path("results/local/student/latency-paper")
     lines = done.err.splitlines()
-    assert lines[0].startswith("latency protocol paper@v1: 1 warm-ups, 2 runs, 2 repeats, mean of each")
+    assert lines[0].startswith("loading ") and lines[1].startswith(
+        "latency protocol paper@v1: 1 warm-ups, 2 runs, 2 repeats, mean of each"
+    )
     assert any(line.startswith("note: protocol paper is float16 on a GPU; this is float32 on the CPU") for line in lines)
     assert "local/student" in done.err and f"result: {path}" in done.err
     assert run("leaderboard", "--add", str(path)).code == 0

@@ -77,3 +77,13 @@ def test_a_spoilt_result_stops_it(run: Callable[..., Done]) -> None:
     path.write_text(whole, "utf-8")
     path.with_name("again.json").write_text(whole, "utf-8")
     refused(run("reproduce", "table3"), 4, "the same result as")
+
+
+def test_what_was_found_is_a_page_too(run: Callable[..., Done], tmp_path: Path) -> None:
+    measured(8.2)
+    page = tmp_path / "page.html"
+    done = run("reproduce", "table3", "--html", str(page))
+    assert done.code == 0 and f"written: {page}" in done.err and "SBv2*" in done.out
+    text = page.read_text("utf-8")
+    assert text.startswith("<!doctype html>") and "SBv2*" in text and "8.14" in text and "8.2" in text
+    refused(run("reproduce", "table3", "--html", str(tmp_path)), 2, "--html")

@@ -11,26 +11,41 @@ from sbv2bench.cli import app
 SURFACE = {
     "": ["--version", "--install-completion", "--show-completion"],
     "eval": [
-        "--model", "--suite", "--metrics", "--limit", "--seed", "--repeats", "--prompts", "--reference", "--resolution",
-        "--steps", "--guidance-scale", "--device", "--dtype", "--batch-size", "--results", "--save-images", "--catalog",
-        "--dry-run", "--no-cache", "--json",
+        "--model", "--suite", "--metrics", "--limit", "--seed", "--repeats", "--images-per-prompt", "--prompts", "--reference",
+        "--resolution", "--steps", "--guidance-scale", "--device", "--dtype", "--batch-size", "--offload", "--results",
+        "--shard", "--save-images", "--catalog", "--dry-run", "--no-cache", "--json",
     ],
     "score": [
         "--images", "--suite", "--prompts", "--reference", "--metrics", "--device", "--results", "--catalog", "--dry-run",
         "--json",
     ],
     "compare": [
-        "models", "--suite", "--results", "--run", "--all-pairs", "--format", "--output", "--catalog", "--json",
+        "models", "--suite", "--results", "--run", "--at-least", "--chosen-on", "--all-pairs", "--format", "--worst", "--metric",
+        "--output", "--catalog", "--json",
+    ],
+    "sweep": [
+        "model", "--guidance-scale", "--steps", "--suite", "--metrics", "--limit", "--repeats", "--device", "--dtype",
+        "--batch-size", "--results", "--html", "--catalog", "--json",
     ],
     "latency": [
-        "--model", "--protocol", "--batch-size", "--compile", "--device", "--dtype", "--results", "--catalog", "--json",
+        "--model", "--protocol", "--batch-size", "--compile", "--device", "--dtype", "--offload", "--results", "--catalog",
+        "--json",
     ],
-    "grid": ["models", "--suite", "--captions", "--seeds", "--output", "--device", "--dtype", "--catalog"],
+    "grid": [
+        "models", "--suite", "--captions", "--seeds", "--output", "--native", "--device", "--dtype", "--offload", "--catalog",
+    ],
+    "watch": [
+        "run", "--suite", "--every", "--metrics", "--limit", "--device", "--dtype", "--once", "--catalog", "--json",
+    ],
+    "verify": ["model", "--device", "--dtype", "--output", "--json"],
+    "export": ["result", "--to", "--format", "--dataset", "--source", "--device", "--catalog"],
+    "import-scores": ["scores", "--manifest", "--metric", "--tool", "--tool-version", "--results", "--catalog", "--json"],
+    "merge-shards": ["folders"],
     "list": ["what", "--catalog", "--json"],
     "show": ["name", "--catalog", "--json"],
     "download": ["name", "--from", "--dtype", "--catalog", "--json"],
     "doctor": ["--json"],
-    "reproduce": ["target", "--suite", "--results", "--plan", "--catalog", "--json"],
+    "reproduce": ["target", "--suite", "--results", "--use", "--plan", "--html", "--catalog", "--json"],
     "leaderboard": ["files", "--add", "--check", "--dir"],
     "cache": [],
     "cache path": [],

@@ -62,6 +62,7 @@ def read(name: str, dtype: str | None = None) -> list[str]:
     return [file.path for file in model_files(registry.model(name), registry.model, dtype)]
 
 
+@pytest.mark.ci
 def test_a_repository_of_float16_files_alone(standin: StandinHub, tmp_path: Path, pipeline: StableDiffusionPipeline) -> None:
     """D1: it is fetched, hashed and loaded as any other, and the images are those of the same weights under plain names."""
     standin.repositories["lab/half"] = half(tmp_path / "half", pipeline)
@@ -72,6 +73,7 @@ def test_a_repository_of_float16_files_alone(standin: StandinHub, tmp_path: Path
     assert f"{UNET}.fp16.safetensors" in read("hub:lab/half")
 
 
+@pytest.mark.ci
 def test_a_run_in_float16_fetches_half_the_bytes(
     standin: StandinHub, tmp_path: Path, plain: Path, pipeline: StableDiffusionPipeline
 ) -> None:
@@ -89,6 +91,7 @@ def test_a_run_in_float16_fetches_half_the_bytes(
     assert np.array_equal(sampled("hub:lab/both"), sampled(str(plain)))
 
 
+@pytest.mark.ci
 def test_networks_in_shards_plain_and_by_variant(standin: StandinHub, tmp_path: Path, pipeline: StableDiffusionPipeline) -> None:
     sharded = half(tmp_path / "sharded", pipeline, max_shard_size="300KB")
     assert len(list((sharded / "unet").glob("*.safetensors"))) > 1
@@ -100,6 +103,7 @@ def test_networks_in_shards_plain_and_by_variant(standin: StandinHub, tmp_path: 
         assets.hash_weights(sharded)
 
 
+@pytest.mark.ci
 def test_a_repository_of_pickles_alone_names_the_switch(
     standin: StandinHub,
     tmp_path: Path,
@@ -141,6 +145,7 @@ def test_the_switch_changes_nothing_of_a_model_that_has_safetensors(  # noqa: PL
     assert read("hub:lab/both") == before
 
 
+@pytest.mark.ci
 def test_a_safety_checker_is_neither_fetched_nor_required(standin: StandinHub, tmp_path: Path, plain: Path) -> None:
     """D2: it is never loaded, so pickles of it stand in nobody's way."""
     folder = shutil.copytree(plain, tmp_path / "checked")
@@ -291,6 +296,33 @@ def test_an_incomplete_copy_offline_says_what_is_missing(
     with pytest.raises(PrerequisiteError, match=r"not on this machine \(unet: no weights found\)") as caught:
         read("hub:lab/model")
     assert caught.value.fix == "HF_HUB_OFFLINE=0 SBV2BENCH_OFFLINE=0 sbv2bench download hub:lab/model"
+
+
+def test_a_download_that_was_killed_is_not_taken_for_whole(
+    standin: StandinHub, plain: Path, monkeypatch: pytest.MonkeyPatch, without_network: Callable[[], None]
+) -> None:
+    """A config that had not come yet is fetched by the next command, and missing to one that is offline."""
+    standin.repositories["lab/model"] = plain
+    download_all = huggingface_hub.snapshot_download
+
+    def killed(*arguments: object, allow_patterns: list[str], **more: object) -> None:
+        download_all(*arguments, allow_patterns=[name for name in allow_patterns if name != "vae/config.json"], **more)
+        raise SystemExit
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(huggingface_hub, "snapshot_download", killed)
+        download.bring(Registry.load(), "hub:lab/model")
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(PrerequisiteError, match=r"\(vae/config\.json is missing, its download was"),
+    ):
+        patch.setenv("SBV2BENCH_OFFLINE", "1")
+        read("hub:lab/model")
+    standin.asked.clear()
+    download.bring(Registry.load(), "hub:lab/model")
+    assert standin.fetched() == {"vae/config.json"}
+    without_network()
+    assert "vae/config.json" in read("hub:lab/model")
 
 
 def test_no_room_on_the_disk(standin: StandinHub, plain: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,40 +6,12 @@ import json
 from pathlib import Path
 
 import pytest
+from one_tensor_parts import part, pipeline
 from sample_results import write_safetensors
 
-from sbv2bench.data.chain import chain
-from sbv2bench.errors import InputError
+from sbv2bench.data.chain import chain, hash_chain
+from sbv2bench.errors import InputError, PrerequisiteError
 from sbv2bench.specs import ModelSpec
-
-CLASSES = {
-    "unet": "UNet2DConditionModel",
-    "transformer": "SD3Transformer2DModel",
-    "vae": "AutoencoderKL",
-    "image_encoder": "CLIPVisionModel",
-}
-
-
-def part(folder: Path, name: str, kind: str | None = None) -> Path:
-    """One part of its kind, in files of one tensor."""
-    where = folder / name
-    where.mkdir(parents=True)
-    if name.startswith("scheduler"):
-        (where / "scheduler_config.json").write_text('{"_class_name": "DDIMScheduler"}')
-    elif name.startswith("tokenizer"):
-        (where / "tokenizer_config.json").write_text("{}")
-    else:
-        write_safetensors(where / "diffusion_pytorch_model.safetensors")
-        (where / "config.json").write_text(json.dumps({"_class_name": kind or CLASSES.get(name, "CLIPTextModel")}))
-    return where
-
-
-def pipeline(folder: Path, *parts: str, kind: str = "StableDiffusionPipeline") -> Path:
-    for name in parts:
-        part(folder, name)
-    index = {"_class_name": kind} | {name: ["diffusers", CLASSES.get(name, "X")] for name in parts}
-    (folder / "model_index.json").write_text(json.dumps(index | {"image_encoder": [None, None]}))
-    return folder
 
 
 def follow(folder: Path, base: Path | str = "", holds: str = "model") -> None:
@@ -71,18 +43,85 @@ def test_a_part_without_a_place_is_refused_by_name(tmp_path: Path, sd: Path, nam
         follow(tmp_path / "student", sd)
 
 
-def test_a_transformer_alone_is_refused_by_name(tmp_path: Path, sd3: Path) -> None:
+def test_a_folder_brings_a_transformer(tmp_path: Path, sd: Path, sd3: Path) -> None:
     part(tmp_path / "student", "transformer")
-    with pytest.raises(InputError, match=r"student/transformer: a transformer alone .* a whole StableDiffusion3Pipeline"):
-        follow(tmp_path / "student", sd3)
+    follow(tmp_path / "student", sd3)
+    with pytest.raises(InputError, match=r"StableDiffusionPipeline of its base .* has no transformer"):
+        follow(tmp_path / "student", sd)
 
 
-@pytest.mark.parametrize("holds", ["unet", "lora"])
-def test_a_unet_or_its_adapter_on_a_transformer(tmp_path: Path, sd: Path, sd3: Path, holds: str) -> None:
+def test_a_denoiser_alone_is_of_the_kind_of_its_bases(tmp_path: Path, sd: Path, sd3: Path) -> None:
+    """The base alone would be scored under the student's name."""
     file = write_safetensors(tmp_path / "student.safetensors")
-    follow(file, sd, holds)
-    with pytest.raises(InputError, match=f"StableDiffusion3Pipeline has no UNet .*holds: {holds}"):
-        follow(file, sd3, holds)
+    for holds, own, other in (("unet", sd, sd3), ("transformer", sd3, sd)):
+        follow(file, own, holds)
+        with pytest.raises(InputError, match=rf"has no {holds} \(.*\), expected one for holds: {holds}") as caught:
+            follow(file, other, holds)
+        assert f"holds: {'transformer' if holds == 'unet' else 'unet'}" in str(caught.value.fix)
+    for base in (sd, sd3):
+        follow(file, base, "lora")
+    with pytest.raises(InputError, match="has no UNet or transformer"):
+        follow(file, pipeline(tmp_path / "other", "vae", "prior"), "lora")
+
+
+def named(base: Path, parts: dict[str, Path], vae: str = "") -> ModelSpec:
+    places = {name: str(place) for name, place in parts.items()}
+    return ModelSpec(id="local/x", sampler="pipeline", location=str(base), parts=places, vae=vae)
+
+
+@pytest.mark.parametrize("name", ["transformer", "vae", "text_encoder", "scheduler"])
+def test_a_part_is_named_by_its_folder_its_pipelines_or_a_file(tmp_path: Path, sd3: Path, name: str) -> None:
+    own = part(tmp_path / "donor", name)
+    file = next((path for path in own.iterdir() if path.name != "config.json"), own)
+    for place in (own, tmp_path / "donor", file):
+        link = chain(named(sd3, {name: place}))[-1]
+        assert (link.holds, link.folder) == (name, file if place == file else own)
+        found = {one.path for one in hash_chain(chain(named(sd3, {name: place})))}
+        weights = "scheduler_config.json" if name == "scheduler" else "diffusion_pytorch_model.safetensors"
+        assert f"{'' if name == 'vae' else f'{name}:'}{place}:{weights}" in found
+
+
+def test_the_weights_that_are_replaced_are_not_read(tmp_path: Path, sd3: Path) -> None:
+    """They may not even be there. An autoencoder's are: models that name one have always been known by both."""
+    own = part(tmp_path / "donor", "transformer")
+    (sd3 / "transformer" / "diffusion_pytorch_model.safetensors").unlink()
+    with pytest.raises(PrerequisiteError, match="transformer: no weights found"):
+        hash_chain(chain(named(sd3, {})))
+    found = {one.path for one in hash_chain(chain(named(sd3, {"transformer": own, "vae": part(tmp_path / "other", "vae")})))}
+    assert "transformer/config.json" in found and "transformer/diffusion_pytorch_model.safetensors" not in found
+    assert "vae/diffusion_pytorch_model.safetensors" in found
+
+
+def test_both_forms_of_an_autoencoder_are_one_model(tmp_path: Path, sd3: Path) -> None:
+    vae = part(tmp_path / "donor", "vae")
+    short, long = named(sd3, {}, vae=str(vae)), named(sd3, {"vae": vae})
+    assert short.fingerprint() == long.fingerprint() and hash_chain(chain(short)) == hash_chain(chain(long))
+    with pytest.raises(ValueError, match="expected one of them"):
+        named(sd3, {"vae": vae}, vae="elsewhere")
+
+
+def test_a_part_without_a_place_is_refused(tmp_path: Path, sd: Path, sd3: Path) -> None:
+    own, text = part(tmp_path / "donor", "transformer"), part(tmp_path / "donor", "text_encoder_2")
+    for base, name, place in (
+        (sd, "transformer", own),
+        (sd3, "unet", own),
+        (sd3, "text_encoder_2", text),
+        (sd3, "image_encoder", own),
+    ):
+        with pytest.raises(InputError, match=rf"Pipeline has no {name} \(.*\), so {place} would not be used") as caught:
+            chain(named(base, {name: place}))
+        assert f"take {name} out" in str(caught.value.fix)
+    file = write_safetensors(tmp_path / "student.safetensors")
+    with pytest.raises(InputError, match=r"its location holds a transformer, and parts\.transformer is"):
+        chain(ModelSpec(id="local/x", sampler="pipeline", location=str(file), holds="transformer", base=str(sd3),
+                        parts={"transformer": str(own)}))  # fmt: skip
+    for place, says in ((tmp_path / "donor" / "none", "does not exist"), (tmp_path, "holds no transformer")):
+        with pytest.raises(InputError, match=says):
+            chain(named(sd3, {"transformer": place}))
+    part(tmp_path / "lora", "unet_lora")
+    (tmp_path / "lora" / "unet_lora" / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(sd)}))
+    with pytest.raises(InputError, match=r"unet_lora: would not be used"):
+        chain(named(tmp_path / "lora", {"unet": part(tmp_path / "donor", "unet")}))
 
 
 def test_a_network_that_lies_loose_is_refused(tmp_path: Path, sd: Path) -> None:

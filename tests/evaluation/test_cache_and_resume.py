@@ -49,8 +49,10 @@ def test_interrupted_then_resumed(registry: Registry, watch: Watch, home: Path, 
     assert resumed.resumed_images == kept * BLOCK
     assert cache_of(resumed)[0] == "resumed"
     assert loaded[0].begun == 5 - kept
-    assert steps[0] == ("generate", kept * BLOCK, GENERATED)
-    assert steps[-1] == ("generate", GENERATED, GENERATED)
+    left = GENERATED - kept * BLOCK
+    assert steps[0] == ("found in the cache", kept * BLOCK, GENERATED)
+    assert next(step for step in steps if step[0] == "generate") == ("generate", 0, left)  # once all is loaded
+    assert steps[-1] == ("generate", left, left)
     assert block_of(resumed) == expected
     assert not list((home / "features").glob("*.blocks"))
     assert cache_of(run(registry)) == ("hit", "hit")
@@ -62,6 +64,7 @@ def test_interrupted_without_cache_says_that_nothing_is_kept(registry: Registry,
         run(registry, use_cache=False)
 
 
+@pytest.mark.ci
 def test_interrupted_between_seeds(registry: Registry, watch: Watch) -> None:
     expected = block_of(run(registry, repeats=2, use_cache=False))
     watch(interrupt_after(5))
@@ -97,6 +100,7 @@ def too_small_for(most: int) -> Callable[[PromptBlock, int], None]:
     return full
 
 
+@pytest.mark.ci
 def test_out_of_memory_halves_the_block_and_keeps_what_was_made(
     registry: Registry, watch: Watch, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -113,6 +117,7 @@ def test_out_of_memory_halves_the_block_and_keeps_what_was_made(
     assert again.suite.block_sizes == found.suite.block_sizes
 
 
+@pytest.mark.ci
 def test_a_run_goes_on_with_another_block_size(registry: Registry, watch: Watch) -> None:
     """What was finished with the larger size is kept, and both sizes are in the result."""
     watch(interrupt_after(3))
@@ -180,6 +185,7 @@ def test_the_reference_is_shared_by_models(registry: Registry) -> None:
     assert len(second.suite.reference["fingerprint"]) == 64
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("change", ["weights", "guidance", "seed", "code", "extractor"])
 def test_a_change_is_a_miss(registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str) -> None:
     catalog = write_tiny_suite(tmp_path / "own")

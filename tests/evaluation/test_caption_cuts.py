@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
 from running import cache_of
 from tiny_models import write_tiny_pipeline
+from twins import twin_spec, write_twin
 
 from sbv2bench.errors import IntegrityError
 from sbv2bench.evaluation.evaluate import evaluate
 from sbv2bench.features.base import cut_by_extractor
 from sbv2bench.registry import Registry
-from sbv2bench.report.terminal import cut_lines
+from sbv2bench.report.result import cut_lines
 from sbv2bench.samplers.text_lengths import cut_by_model
 from sbv2bench.specs import ExtractorSpec, ModelSpec, PromptSpec
 
@@ -96,3 +99,19 @@ def test_blank_captions_are_no_captions(registry: Registry, tmp_path: Path) -> N
         with pytest.raises(IntegrityError, match=r"no caption in line 4 \(blank\)") as caught:
             evaluate("student", "long", registry=registry)
         assert caught.value.exit_code == 4
+
+
+def test_long_encoders_are_counted_as_their_pipeline_asks_them(registry: Registry, tmp_path: Path) -> None:
+    """By the spec's length, or their class's; in a conversation where the caption is put into one."""
+    flux = twin_spec("flux-dev", write_twin("flux-dev", tmp_path / "flux"))
+    assert cut_by_model(flux, [SHORT, LONG], registry) == {"text_encoder": (1, 16), "text_encoder_2": (1, 512)}
+    short = flux.model_copy(update={"max_sequence_length": 5})
+    assert cut_by_model(short, [SHORT, LONG], registry)["text_encoder_2"] == (2, 5)
+    shutil.copytree(tmp_path / "flux" / "tokenizer_2", tmp_path / "elsewhere")
+    swapped = ModelSpec.model_validate(flux.model_dump() | {"parts": {"tokenizer_2": str(tmp_path / "elsewhere")}})
+    config = json.loads((tmp_path / "elsewhere" / "tokenizer_config.json").read_text())
+    (tmp_path / "elsewhere" / "tokenizer_config.json").write_text(json.dumps(config | {"model_max_length": 9}))
+    assert cut_by_model(swapped, [SHORT, LONG], registry)["text_encoder_2"] == (1, 512)  # the pipeline's, as it asks for
+    spec = twin_spec("z-image", write_twin("z-image", tmp_path / "z"), max_sequence_length=len(SHORT) + 10)
+    assert cut_by_model(spec, [SHORT], registry) == {"text_encoder": (1, len(SHORT) + 10)}
+    assert cut_by_model(spec.model_copy(update={"max_sequence_length": 60}), [SHORT], registry) == {"text_encoder": (0, 60)}

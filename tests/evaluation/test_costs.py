@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from importlib.resources import files
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from sbv2bench.evaluation import costs
 from sbv2bench.evaluation.options import EvalOptions
 from sbv2bench.latency.architecture_flops import stage_gflop
 from sbv2bench.registry import Registry
+from sbv2bench.report import terminal
 from sbv2bench.specs import ModelSpec
 
 
@@ -55,6 +58,12 @@ def test_a_merge_costs_what_its_ends_cost() -> None:
     assert 0 < merged["text"] < merged["denoise"] < 1
 
 
+def test_what_takes_a_parts_place_is_what_costs() -> None:
+    registry = Registry.load()
+    whole, tiny = (stage_gflop(registry.model(name), registry) for name in ("mini/sd-turbo", "mini/sd-turbo-taesd"))
+    assert tiny["denoise"] == whole["denoise"] and 0 < tiny["decode"] < whole["decode"] / 2
+
+
 def test_an_outline_says_what_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
@@ -67,6 +76,13 @@ def test_an_outline_says_what_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert any("asset:coco2014-val" in line for line in found["missing"])
     assert any("stable-diffusion-2-1-base" in line for line in found["missing"])
     assert found["estimated_seconds"]["networks"] > 0
+    assert found["fits"] == {"none": None}  # of files that are not here
+
+
+def test_what_fits_is_said_by_the_option_that_makes_it_fit() -> None:
+    out = io.StringIO()
+    terminal.print_plan(Console(file=out, width=200), {"fits": {"none": False, "model": True, "sequential": None}})
+    assert "with --offload none no, with --offload model yes, with --offload sequential not known" in out.getvalue()
 
 
 def test_weights_are_counted_as_they_are_held() -> None:
@@ -74,4 +90,14 @@ def test_weights_are_counted_as_they_are_held() -> None:
     plans = [costs.outline("sd21", "mini", EvalOptions.validated(dtype=dtype), registry) for dtype in ("float32", "bfloat16")]
     held = [plan["memory_bytes"]["model_weights"] for plan in plans]
     assert held[0] == pytest.approx(2 * held[1], rel=1e-3)
+    assert plans[0]["fits"] == {"none": True}
     assert plans[0]["missing"] == []
+
+
+def test_the_time_of_a_plan_has_the_teachers_in_it() -> None:
+    out = io.StringIO()
+    own, teacher = ({"networks": seconds, "rate_gflops": 30.0, "unknown": []} for seconds in (60.0, 540.0))
+    described = {"device": "cpu", "estimated_seconds": own, "teacher_cost": {"model": "mini/sd21", "estimated_seconds": teacher}}
+    terminal.print_plan(Console(file=out, width=200), described)
+    assert "about 10 minutes on this CPU, the teacher's about 9 minutes among them" in out.getvalue()
+    assert "estimated seconds about 9 minutes, by a matrix product's 30 GFLOP/s" in out.getvalue()

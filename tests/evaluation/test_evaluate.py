@@ -19,7 +19,7 @@ from tiny_suite import BLOCK, GENERATED, REFERENCE
 import sbv2bench
 from sbv2bench.errors import InputError, IntegrityError
 from sbv2bench.evaluation import evaluate as spine
-from sbv2bench.evaluation import evaluator
+from sbv2bench.evaluation import gather
 from sbv2bench.evaluation import measure as measuring
 from sbv2bench.evaluation.evaluate import evaluate, evaluate_and_store
 from sbv2bench.evaluation.options import EvalOptions
@@ -28,7 +28,7 @@ from sbv2bench.features.cache import FeatureCache
 from sbv2bench.machine.processes import Processes
 from sbv2bench.registry import Registry
 from sbv2bench.results import store
-from sbv2bench.results.records import EvalResult
+from sbv2bench.results.records import EvalResult, ForwardPasses
 from sbv2bench.samplers.base import PromptBlock
 from sbv2bench.specs import fingerprint
 
@@ -58,7 +58,8 @@ def test_a_whole_result(registry: Registry) -> None:
     assert cache_of(result) == ("miss", "miss")
     assert (result.conditions.device, result.conditions.dtype) == ("cpu", "float32")
     assert set(result.conditions.libraries) == {"torch", "diffusers", "transformers", "peft", "open_clip", "pillow"}
-    assert (result.kind, result.forward_passes, result.suite.images_per_prompt) == ("eval", None, 1)
+    assert (result.kind, result.suite.images_per_prompt) == ("eval", 1)
+    assert result.forward_passes == ForwardPasses(calls=3, rows_an_image=6.0)  # three steps, guided: one call of two rows each
     assert result.suite.reference is not None and set(result.suite.reference) == {"fingerprint", "rendered"}
     for key, value in result.metrics.items():
         assert value.fingerprint == fingerprint(result.protocol(key))
@@ -66,6 +67,17 @@ def test_a_whole_result(registry: Registry) -> None:
     assert result.seconds["features"] > 0
     assert result.seconds["total"] >= result.seconds["generate"] + result.seconds["metrics"]
     assert EvalResult.model_validate_json(result.model_dump_json()) == result
+
+
+def test_metrics_on_request_stand_beside_the_default_ones(registry: Registry) -> None:
+    """Their labels say the patch's side; the default ones beside them are what they are alone."""
+    result = run(registry, "student", metrics="fid,patch-fid,cmmd,clip")
+    assert [value.label for value in result.metrics.values()] == [
+        f"{name}-mini" for name in ("FID", "patch-FID-16px", "CMMD", "CLIP")
+    ]
+    assert [value.extractor for value in result.metrics.values()] == ["tiny-world", "world-128-patch16", "clip-mini", "tiny-clip"]
+    alone = run(registry, "student", metrics="fid,clip", use_cache=False)
+    assert {key: result.metrics[key] for key in ("fid", "clip_score")} == alone.metrics
 
 
 def test_a_students_part_makes_the_images_of_the_whole(registry: Registry, catalog: Path, tmp_path: Path) -> None:
@@ -80,6 +92,7 @@ def test_a_students_part_makes_the_images_of_the_whole(registry: Registry, catal
     assert part.model.base == str(base)
 
 
+@pytest.mark.ci
 def test_models_and_seeds_give_other_numbers(registry: Registry) -> None:
     """What the equalities below stand against."""
     assert len({block_of(run(registry)), block_of(run(registry, "student")), block_of(run(registry, seed=1))}) == 3
@@ -98,17 +111,19 @@ def test_repeat_cache_hit_and_no_cache_are_bit_identical(registry: Registry, hom
     assert block_of(first) == block_of(second) == block_of(without)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("workers", [1, 2, 3])
 def test_any_number_of_threads_gives_the_same_bits(registry: Registry, monkeypatch: pytest.MonkeyPatch, workers: int) -> None:
-    monkeypatch.setattr(evaluator, "cores", lambda: 1)
+    monkeypatch.setattr(gather, "workers_on", lambda _: 1)
     alone = block_of(run(registry, use_cache=False))
-    monkeypatch.setattr(evaluator, "cores", lambda: workers)
+    monkeypatch.setattr(gather, "workers_on", lambda _: workers)
     torch.set_num_threads(workers)
     assert block_of(run(registry, use_cache=False)) == alone
     assert torch.get_num_threads() == workers  # left as it was found
     torch.set_num_threads(1)
 
 
+@pytest.mark.ci
 def test_another_block_size_is_within_the_tolerance(registry: Registry, watch: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
     """Design 1.6: images equal but for 1 grey level in 0.1 % of values, FID within 1e-3."""
     images: dict[int, dict[int, np.ndarray]] = {}
@@ -166,6 +181,7 @@ def test_limit_is_partial_and_says_so(registry: Registry) -> None:
     assert whole.metrics["clip_score"].fingerprint != result.metrics["clip_score"].fingerprint
 
 
+@pytest.mark.ci
 def test_repeats(registry: Registry) -> None:
     singles = [run(registry, seed=seed) for seed in (4, 5)]
     both = run(registry, seed=4, repeats=2)
@@ -243,6 +259,7 @@ def test_latency_comes_when_asked_for(registry: Registry, monkeypatch: pytest.Mo
     assert set(result.metrics) == {"clip_score", "latency_ms"}
 
 
+@pytest.mark.ci
 def test_latency_keeps_its_time_and_samples_nothing_else(
     registry: Registry, monkeypatch: pytest.MonkeyPatch, watch: Watch
 ) -> None:

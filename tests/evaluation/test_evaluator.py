@@ -142,6 +142,7 @@ def spread(rows: Rows) -> dict[str, Any]:
     return {"spread": MetricValue(value=float(np.abs(by_caption - by_caption[:, :1]).mean()), label="spread")}
 
 
+@pytest.mark.ci
 def test_a_metric_of_several_images_a_caption_changes_no_other(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     """Images beyond the first are measured for it alone; the first are those of a run without it, from the cache too."""
     own = MetricSpec(
@@ -150,10 +151,12 @@ def test_a_metric_of_several_images_a_caption_changes_no_other(registry: Registr
     )  # fmt: skip
     monkeypatch.setitem(registry.metrics, "spread", own)
     before = run(registry, "student")
-    found = run(registry, "student", metrics="fid,pr,kid,clip,hps,attributes,spread")
+    found = run(registry, "student", metrics="fid,pr,kid,clip,hps,attributes,spread", images_per_prompt=3)
     assert {key: value for key, value in found.metrics.items() if key != "spread"} == before.metrics
     assert found.metrics["spread"].value > 0 and found.metrics["spread"].n_generated == 3 * GENERATED
     assert found.suite.images_per_prompt == 3
     assert found.provenance["cache"]["generated"] == "resumed"  # the first images were there
+    with pytest.raises(InputError, match="found 1, metric spread needs at least 3 images of each caption"):
+        run(registry, "student", metrics="spread")
     assert found.protocol("spread")["images_per_prompt"] == 3 and found.protocol("fid")["images_per_prompt"] == 1
     assert image_seed(5, 7, 0) == image_seed(5, 7) != image_seed(5, 7, 1)

@@ -46,6 +46,7 @@ def tiny(catalog: Path, tmp_path: Path) -> Registry:
     return Registry.load(path)
 
 
+@pytest.mark.ci
 def test_a_grid_lies_beside_the_result_and_no_board_takes_it(tiny: Registry, tmp_path: Path) -> None:
     options = EvalOptions.validated(results=tmp_path / "results", device="cpu")
     result, path = evaluate_and_store(plan("student", "look", options, tiny), tiny)

@@ -112,6 +112,22 @@ def test_saved_images_are_named_by_caption(registry: Registry, tmp_path: Path) -
     assert [path.name for path in tmp_path.rglob("*images*")] == ["images"]
 
 
+def test_images_that_a_kill_kept_from_their_place_are_not_made_again(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sampler, plan = Numbered(), planned(registry, save_images="all", results=str(tmp_path / "results"))
+
+    def killed(*_: object) -> None:
+        raise SystemExit
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr("sbv2bench.atomic._open_as_the_folder", killed)
+        SavedImages(plan).finish(lambda: sampler, tmp_path / "images")  # type: ignore[arg-type, return-value]
+    assert sampler.asked == [0, 1, 2, 3, 4]
+    SavedImages(plan).finish(lambda: sampler, tmp_path / "images")  # type: ignore[arg-type, return-value]
+    assert sampler.asked == [0, 1, 2, 3, 4] and len(saved(tmp_path / "images")) == GENERATED
+
+
 def test_a_sample_is_32_images_of_the_first_blocks(registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert SAMPLE == 32
     monkeypatch.setattr("sbv2bench.evaluation.generate.SAMPLE", 8)

@@ -18,6 +18,7 @@ from sbv2bench.evaluation.measure import Measurer
 from sbv2bench.evaluation.options import EvalOptions
 from sbv2bench.evaluation.plan import EvalPlan, plan
 from sbv2bench.features.base import load_extractor
+from sbv2bench.features.clip import OpenClipScorer
 from sbv2bench.registry import Registry
 
 
@@ -102,3 +103,13 @@ def test_reference_of_several_blocks_keeps_their_order(planned: EvalPlan) -> Non
     found = Measurer(replace(planned, suite=large)).of_reference(("tiny-world",), 3, None, 100)["tiny-world"].arrays["rows"]
     extractor = load_extractor(planned.extractors["tiny-world"])
     np.testing.assert_allclose(found, np.concatenate([extractor(x) for x in reference_blocks(large)]), rtol=1e-4, atol=1e-5)
+
+
+def test_an_extractor_of_patches_refuses_images_that_have_none(planned: EvalPlan, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Generated ones: of them a patch would be the whole, and the metric another under its name."""
+    monkeypatch.setattr(OpenClipScorer, "smallest_side", 299, raising=False)
+    measurer = Measurer(planned)
+    measurer.load(["tiny-clip"])
+    measurer.check_size(299, 512)
+    with pytest.raises(InputError, match="found images of 512x298 px, expected at least 299 px, which extractor tiny-clip"):
+        measurer.check_size(512, 298)

@@ -14,6 +14,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from standin_networks import write_standin
 from tiny_suite import BLOCK, GENERATED, write_tiny_suite
 
 from sbv2bench.errors import InputError, IntegrityError, PrerequisiteError, SBV2BenchError
@@ -102,7 +103,8 @@ def test_all_is_what_can_be_had_here(registry: Registry) -> None:
     own = ("fid", "pr", "kid", "clip", "hps", "attributes")
     ids = {asked: tuple(metric.id for metric in planned(registry, metrics=asked).metrics) for asked in (None, "all", "kid,fid")}
     assert ids[None] == own and ids["kid,fid"] == ("kid", "fid")
-    assert ids["all"] == (*own, "latency")  # fid-infinity needs more images, the others Inception or another family
+    # fid-infinity needs more images, the others Inception or another family
+    assert set(ids["all"]) == {*own, "patch-fid", "cmmd", "latency"}
     many = registry.suite("mini-5k")
     assert [metric.id for metric in planned(registry, "sd21", many, metrics="all").metrics][3] == "fid-infinity"  # type: ignore[arg-type]
 
@@ -120,6 +122,21 @@ def test_a_metric_whose_extractor_is_not_here_is_not_among_all(registry: Registr
     assert "far-fid" not in [metric.id for metric in planned(own, metrics="all").metrics]
     with pytest.raises(InputError, match="nowhere"):
         planned(own, metrics="far-fid")
+
+
+def test_all_leaves_out_what_takes_images_of_another_size_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    own = Registry.load(write_tiny_suite(tmp_path / "own"))
+    place = str(write_standin(tmp_path / "weights", 0))
+    own.add("extractor", ExtractorSpec(id="wide", kind="standin_networks:Features", location=place, gives="features"))
+    own.add(
+        "metric",
+        MetricSpec(
+            id="wide-kid", target="sbv2bench.evaluation.set_metrics:kid", keys=("kid",), reads="features", extractor="wide",
+            reference="suite", higher_is_better=False,
+        ),
+    )  # fmt: skip
+    assert "wide-kid" not in [metric.id for metric in planned(own, metrics="all").metrics]
+    assert "wide-kid is left out, its extractor wide takes 256 px and these are 32" in capsys.readouterr().err
 
 
 def test_a_metric_of_imported_scores_is_none_of_a_run(registry: Registry, tmp_path: Path) -> None:

@@ -13,17 +13,17 @@ from numpy.typing import NDArray
 from sbv2bench.errors import InputError
 from sbv2bench.evaluation import score as scoring
 from sbv2bench.evaluation import set_metrics
-from sbv2bench.evaluation.caption_metrics import attributes_right
+from sbv2bench.evaluation.caption_metrics import attributes_right, clip_l14, clip_l14_336, image_reward, pickscore
 from sbv2bench.evaluation.rows import Rows
 from sbv2bench.evaluation.score import Labels, MetricRows, are_alike, score
 from sbv2bench.metrics import frechet_distance, kernel_distance, precision_recall
 from sbv2bench.metrics.blocks import least_share_std_err
 from sbv2bench.metrics.frechet_infinity import frechet_infinity
-from sbv2bench.metrics.uncertainty import frechet_std_err
+from sbv2bench.metrics.uncertainty import frechet_statistics
 from sbv2bench.mini import world
 from sbv2bench.registry import Registry
 from sbv2bench.results.records import MetricValue
-from sbv2bench.specs import MetricSpec
+from sbv2bench.specs import ExtractorSpec, MetricSpec
 
 N = 40
 LABELS = Labels("-mini", N)
@@ -66,7 +66,7 @@ def test_distances_are_those_of_metrics(features: Rows, registry: Registry) -> N
     generated, real = features.pair()
     fid = block(registry, "fid", features)["fid"]
     assert fid.value == frechet_distance(generated, real)
-    assert fid.std_err == frechet_std_err(generated, real)
+    assert fid.std_err == frechet_statistics(generated, real)[1]
     assert fid.ci95 == pytest.approx((fid.value - 1.959964 * fid.std_err, fid.value + 1.959964 * fid.std_err), rel=1e-6)
     assert fid.uncertainty == "influence function over images of both sets"
     said = (fid.label, fid.direction, fid.n_generated, fid.n_reference, fid.extractor, fid.fingerprint)
@@ -384,11 +384,51 @@ def test_catalog_and_functions_agree(features: Rows, cosines: NDArray[np.float64
         "features": of_dimension(features, 6),
         "paired": paired(cosines),
         "attributes": Rows(generated=named, attributes=named),
+        "scorer": Rows(generated=cosines.astype(np.float32)),
         "latency": Rows(latency={"median_ms": 12.5, "runs": 7}),
     }
     built_in: Sequence[MetricSpec] = [spec for spec in registry.metrics.values() if spec.target.startswith("sbv2bench.")]
     assert len(built_in) >= 10
     for spec in built_in:
         extractor = {"features": "tiny-world", "paired": "tiny-clip", "attributes": "tiny-attributes"}.get(spec.reads)
-        for value in block(registry, spec.id, by_reads[spec.reads], extractor=extractor).values():
+        rows = by_reads[spec.reads]
+        if spec.images_per_prompt > 1 and rows.text is not None:  # half as many captions, two images each
+            rows = replace(rows, images_per_prompt=2, text=rows.text[: len(rows.text) // 2])
+        elif spec.images_per_prompt > 1:
+            rows = replace(rows, images_per_prompt=2, reference=rows.pair()[1][:N])  # a teacher's are of the same captions
+        for value in block(registry, spec.id, rows, extractor=extractor).values():
             assert value.direction == spec.direction
+
+
+def test_frechet_distances_of_other_features_say_which(features: Rows) -> None:
+    expected = set_metrics.fid(features)["fid"]
+    patches = ExtractorSpec(id="p", kind="inception", preparation="patch299")
+    found = {
+        "patch-FID-299px": set_metrics.patch_fid(replace(features, extractor=patches))["patch_fid"],
+        "patch-FID-T-299px": set_metrics.patch_fid_t(replace(features, extractor=patches))["patch_fid_t"],
+        "patch-FID": set_metrics.patch_fid(features)["patch_fid"],
+        "FD-DINOv2": set_metrics.fd_dinov2(features)["fd_dinov2"],
+    }
+    for label, value in found.items():
+        assert value == expected.model_copy(update={"label": label})
+
+
+def test_scores_are_averaged_with_their_error_and_by_style() -> None:
+    scores = np.array([1.0, -2.0, 0.5, 4.5], np.float32)
+    for target, key, label in ((pickscore, "pickscore", "PickScore"), (image_reward, "image_reward", "ImageReward")):
+        value = target(Rows(generated=scores, styles=("anime", "photo", "anime", "photo")))[key]
+        assert (value.value, value.label) == (1.0, label)
+        assert value.std_err == pytest.approx(scores.std(ddof=1) / 2, rel=1e-6)
+        assert value.styles is not None and value.styles["anime"]["value"] == 0.75
+        assert value.each is not None and np.array_equal(value.each, scores)
+
+
+def test_clip_scores_by_other_networks_have_names_of_their_own(cosines: NDArray[np.float64]) -> None:
+    rows = replace(paired(cosines), extractor=ExtractorSpec(id="c", kind="clip"))
+    found = {**clip_l14(rows), **clip_l14_336(rows)}
+    assert {key: value.label for key, value in found.items()} == {
+        "clip_score_l14": "CLIP-L14",
+        "clip_score_l14_336": "CLIP-L14-336",
+    }
+    for value in found.values():
+        assert value.value == pytest.approx(cosines.mean())

@@ -145,6 +145,26 @@ def test_world_extractor_is_the_network_in_evaluation_mode(tmp_path: Path) -> No
     assert np.array_equal(WorldAttributes(world_spec(folder))(images(5)), read)
 
 
+def test_world_patch_is_the_centre_at_twice_its_size(tmp_path: Path) -> None:
+    folder = write_tiny_extractor(tmp_path, seed=3)
+    patches = WorldExtractor(world_spec(folder).model_copy(update={"preparation": "patch16"}))
+    whole = WorldExtractor(world_spec(folder))
+    borders = images(5)
+    borders[:, 8:24, 8:24] = images(5)[0, 8:24, 8:24]
+    found = patches(borders)
+    np.testing.assert_allclose(
+        found, np.broadcast_to(found[0], found.shape), rtol=0, atol=1e-4
+    )  # what is around it does not count
+    assert np.abs(whole(borders)[0] - whole(borders)[1]).max() > 0.01
+    flat = np.repeat(np.arange(0, 250, 50, dtype=np.uint8), 32 * 32 * 3).reshape(5, 32, 32, 3)
+    np.testing.assert_allclose(patches(flat), whole(flat), rtol=1e-4, atol=1e-3)
+    large = np.stack([np.asarray(Image.fromarray(x[8:24, 8:24]).resize((32, 32), Image.Resampling.BICUBIC)) for x in images(5)])
+    near, far = np.abs(patches(images(5)) - whole(large)).max(), np.abs(patches(images(5)) - whole(images(5))).max()
+    assert near < 0.2 * far  # Pillow's cubic is a little softer, and its pixels are whole numbers
+    with pytest.raises(InputError, match="expected none or patch16"):
+        WorldExtractor(world_spec(folder).model_copy(update={"preparation": "patch8"}))
+
+
 def test_world_extractor_refuses_other_weights(tmp_path: Path) -> None:
     folder = write_tiny_extractor(tmp_path, seed=3)
     weights = folder / "model.safetensors"

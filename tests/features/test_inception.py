@@ -8,14 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from cleanfid.resize import build_resizer
 from PIL import Image
 from random_inception import State, write_random_inception
 from safetensors.torch import save_file
+from torchvision.transforms.functional import center_crop
 
 from sbv2bench.data import extractor_files
 from sbv2bench.errors import InputError, IntegrityError, PrerequisiteError
 from sbv2bench.features.base import load_extractor
-from sbv2bench.features.inception import InceptionExtractor, clean299, clean299_by_products, tf1_299
+from sbv2bench.features.inception import InceptionExtractor, clean299, clean299_by_products, patch299, tf1_299
 from sbv2bench.provenance import sha256_file
 from sbv2bench.registry import Registry
 from sbv2bench.specs import ExtractorSpec
@@ -196,11 +198,11 @@ def test_pickles_only_by_their_hash(weights: tuple[Path, State], tmp_path: Path,
 
 
 def test_built_in_ids(tmp_path: Path) -> None:
-    """Three extractors of one checksummed file; by the fields that change a number none equals another."""
+    """Four extractors of one checksummed file; by the fields that change a number none equals another."""
     registry = Registry.load()
-    found = [registry.extractor(name) for name in ("inception-2015-clean299", "inception-2015-tf1", "inception-2015-tf1-bgr")]
+    found = [registry.extractor(f"inception-2015-{name}") for name in ("clean299", "tf1", "tf1-bgr", "patch299")]
     assert {one.location for one in found} == {"asset:inception-2015-12-05"}
-    assert len({one.model_copy(update={"id": "same", "label": ""}).fingerprint() for one in found}) == 3
+    assert len({one.model_copy(update={"id": "same", "label": ""}).fingerprint() for one in found}) == 4
     for one in found:
         with pytest.raises(PrerequisiteError, match=r"inception-2015-12-05") as caught:
             load_extractor(one)
@@ -209,5 +211,30 @@ def test_built_in_ids(tmp_path: Path) -> None:
 
 
 def test_a_preparation_must_be_said(weights: tuple[Path, State]) -> None:
-    with pytest.raises(InputError, match="expected clean299 or tf1"):
+    with pytest.raises(InputError, match="expected clean299, tf1 or patch299"):
         InceptionExtractor(spec(weights[0], ""))
+
+
+@pytest.mark.parametrize(("height", "width"), [(299, 299), (300, 302), (301, 305), (512, 512), (1024, 768), (427, 640)])
+def test_a_patch_is_torchvisions_crop_of_the_centre(height: int, width: int) -> None:
+    """DMD2: center_crop(299) of a PIL image, then clean-fid's resize to 299, which changes nothing; odd margins included."""
+    batch = images(2, height, width)
+    crops = [np.asarray(center_crop(Image.fromarray(image), [299, 299])) for image in batch]
+    theirs = np.stack([build_resizer("clean")(crop) for crop in crops]).transpose(0, 3, 1, 2)
+    found = patch299(batch)
+    assert found.dtype == torch.float32
+    assert np.array_equal(found.numpy(), theirs)
+
+
+@pytest.mark.parametrize(("height", "width"), [(298, 640), (640, 200), (100, 100)])
+def test_a_photograph_too_small_for_a_patch_is_resized_whole(height: int, width: int) -> None:
+    assert torch.equal(patch299(images(2, height, width)), clean299(images(2, height, width)))
+
+
+def test_patches_are_an_extractor_that_refuses_small_images_of_models(
+    weights: tuple[Path, State], oracle: torch.nn.Module
+) -> None:
+    extractor = InceptionExtractor(spec(weights[0], "patch299"))
+    crop = np.ascontiguousarray(images(2, 512, 400)[:, 106:405, 50:349])  # margins 213 and 101: round(106.5), round(50.5)
+    assert_same(extractor(images(2, 512, 400)), fidelity(oracle, crop))
+    assert (extractor.smallest_side, InceptionExtractor(spec(weights[0])).smallest_side) == (299, 1)

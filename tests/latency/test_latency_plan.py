@@ -23,7 +23,7 @@ def planned(*models: str, registry: Registry | None = None, **options: Any) -> L
 @pytest.mark.parametrize(
     ("options", "says", "fix"),
     [
-        ({"protocol": "papr"}, r"--protocol: found 'papr', expected paper or full", "--protocol paper"),
+        ({"protocol": "papr"}, r"--protocol: found 'papr', expected one of paper, full", "--protocol paper"),
         ({"protocol": "mine"}, r"--protocol: found 'mine'", None),
         ({"batch_sizes": (1, 0)}, r"--batch-size: found 0, expected a whole number from 1", "--batch-size 1"),
         ({"batch_sizes": (20_000,)}, r"--batch-size: found 20000", "--batch-size 1"),

@@ -13,6 +13,7 @@ COVERAGE = (0.90, 0.99)
 ERROR_RATIO = (0.85, 1.2)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     ("cell", "trials"),
     [
@@ -20,7 +21,9 @@ ERROR_RATIO = (0.85, 1.2)
         (Cell("share", "nearly all right", 0.0, 0, 1000), 1000),
         (Cell("fid", "gaussian", 0.3, 16, 500), 300),
         (Cell("fid", "mixture", 0.3, 16, 500), 300),
+        (Cell("ratio", "half", 0.0, 0, 1000), 1000),
         (Cell("kid", "mixture", 0.3, 16, 500), 300),
+        (Cell("cmmd", "gaussian", 0.3, 16, 300), 200),
         (Cell("fid_infinity", "gaussian", 0.3, 16, 500), 200),
     ],
     ids=str,
@@ -31,6 +34,7 @@ def test_intervals_hold_the_truth(cell: Cell, trials: int) -> None:
         assert ERROR_RATIO[0] <= row.error_ratio <= ERROR_RATIO[1], row
 
 
+@pytest.mark.ci
 def test_blocks_hold_it_where_the_binomial_formula_does_not() -> None:
     rows = {(row.metric, row.method): row for row in SIMULATIONS["pr"](Cell("pr", "gaussian", 0.3, 16, 1000), 60)}
     for name in ("precision", "recall", "density", "coverage"):

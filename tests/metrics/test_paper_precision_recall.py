@@ -54,9 +54,10 @@ def test_a_block_is_that_of_half_tensors(far: int) -> None:
 
 
 @pytest.mark.parametrize("size", [7, 64, 10_000])
-def test_equals_half_tensors(size: int) -> None:
+def test_equals_half_tensors(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     generated, reference = quarters(120, 150, 48, 6)
-    found = paper_precision_recall(generated, reference, block_size=size)
+    monkeypatch.setattr("sbv2bench.metrics.paper_precision_recall.BLOCK", size)
+    found = paper_precision_recall(generated, reference)
     assert (found.precision, found.recall) == by_torch(generated, reference, 3, size)
     exact = precision_recall(generated, reference)
     assert (found.precision, found.recall) != (exact.precision, exact.recall)  # or rounding would have been idle
@@ -79,7 +80,7 @@ def test_close_to_float64_at_the_norms_of_inception(golden: Sets, k: int) -> Non
     assert abs(found.recall - exact.recall) < 0.005
 
 
-def test_a_block_that_is_not_finite_is_computed_in_float32(golden: Sets) -> None:
+def test_a_block_that_is_not_finite_is_computed_in_float32(golden: Sets, monkeypatch: pytest.MonkeyPatch) -> None:
     """|f|^2 > 65504 in a block; the other blocks stay in float16."""
     generated, reference = (rows.astype(np.float32) * np.float32(np.sqrt(500 / 16)) for rows in golden)
     huge = reference.copy()
@@ -94,7 +95,9 @@ def test_a_block_that_is_not_finite_is_computed_in_float32(golden: Sets) -> None
     finite = tiles[0][tiles[0] < 6e4]
     assert not np.array_equal(finite, finite.astype(np.float16))
     for size in (50, 10_000):
-        found = paper_precision_recall(generated, huge, block_size=size)
+        with monkeypatch.context() as patch:
+            patch.setattr("sbv2bench.metrics.paper_precision_recall.BLOCK", size)
+            found = paper_precision_recall(generated, huge)
         expected = by_torch(generated, huge, 3, size)
         assert (found.precision, found.recall) == pytest.approx(expected, abs=0.003)
     everywhere = paper_precision_recall(generated * 30, reference * 30)  # every block falls back: the plain measure
@@ -125,19 +128,12 @@ def test_conventions() -> None:
     assert tight.recall < 0.1
 
 
-def test_reference_radii_are_used(golden: Sets) -> None:
-    generated, reference = golden
-    own = paper_radii(reference)
-    assert paper_precision_recall(generated, reference, reference_radii=own) == paper_precision_recall(generated, reference)
-    wider = paper_precision_recall(generated, reference, reference_radii=4 * own)
-    assert wider.precision > paper_precision_recall(generated, reference).precision
-
-
-def test_no_matrix_of_all_pairs() -> None:
+def test_no_matrix_of_all_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(2)
     rows = rng.standard_normal((2500, 8), dtype=np.float32)
+    monkeypatch.setattr("sbv2bench.metrics.paper_precision_recall.BLOCK", 250)
     tracemalloc.start()
-    paper_radii(rows, block_size=250)
+    paper_radii(rows)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 4e6  # float16 of 2500 x 2500 is 12.5 MB
@@ -149,10 +145,8 @@ def test_no_matrix_of_all_pairs() -> None:
         ({"generated": np.ones((3, 2))}, "generated features: 3 rows found, more than k = 3"),
         ({"reference": np.ones((3, 2))}, "reference features: 3 rows"),
         ({"k": 0}, "at least 1"),
-        ({"block_size": 0}, "at least 1"),
         ({"generated": np.ones((8, 3))}, "D = 3"),
         ({"generated": np.full((8, 2), np.nan)}, "row 0"),
-        ({"reference_radii": np.ones(4)}, "found shape"),
     ],
 )
 def test_refuses(change: dict[str, object], words: str) -> None:

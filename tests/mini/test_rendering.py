@@ -177,6 +177,7 @@ def test_pictures_show_what_their_captions_say(name: str, reading: dict[str, np.
     assert abs(by_chance.mean() - chance) < 4 * np.sqrt(chance * (1 - chance) / len(by_chance)) + 0.01
 
 
+@pytest.mark.ci
 def test_every_style_shape_and_colour_is_read(reading: dict[str, np.ndarray]) -> None:
     shown, seen = reading["shown"], reading["seen"]
     for style, floors in ((0, (0.99, 0.99, 0.99)), (1, (0.95, 0.98, 0.98))):

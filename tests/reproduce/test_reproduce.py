@@ -129,7 +129,11 @@ def ladder(name: str, fids: Sequence[float]) -> EvalResult:
     """A mini model's FID by three seeds, and the mean."""
     made = sample_result(model=name, guidance=1.0)
     value = metric(sum(fids) / len(fids), "FID-mini", repeats=tuple(fids))
-    own = {"nfe": 1, "weights": (WeightsFile(path="w", sha256=name),)}  # else all of them are one model under several ids
+    own = {
+        "nfe": 1,
+        "steps": 1,
+        "weights": (WeightsFile(path="w", sha256=name),),
+    }  # else all of them are one model under several ids
     return with_protocols(made.model_copy(update={"metrics": {"fid": value}, "model": made.model.model_copy(update=own)}))
 
 

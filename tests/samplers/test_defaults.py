@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,8 +10,9 @@ import pytest
 from diffusers.utils import logging
 
 from sbv2bench.data import remarks
+from sbv2bench.errors import InputError, PrerequisiteError
 from sbv2bench.evaluation.options import EvalOptions
-from sbv2bench.evaluation.plan import with_options
+from sbv2bench.evaluation.sampled_model import with_options
 from sbv2bench.registry import Registry
 from sbv2bench.samplers import load_model
 from sbv2bench.samplers.base import PromptBlock, Stopwatch
@@ -40,12 +42,34 @@ def test_what_is_asked_for_wins(epsilon_folder: Path) -> None:
     assert settled(stated) is stated
 
 
-def test_a_class_without_defaults_keeps_the_specs(epsilon_folder: Path, tmp_path: Path) -> None:
-    (tmp_path / "model_index.json").write_text('{"_class_name": "OfNoLibrary"}')
+@pytest.mark.parametrize("name", ["OfNoLibrary", "UNet2DConditionModel", "AutoPipelineForText2Image", 7, None])
+def test_what_is_no_pipeline_is_refused_by_its_name(tmp_path: Path, name: object) -> None:
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": name}))
+    with pytest.raises(InputError, match=f"_class_name is {name!r}, expected a pipeline of diffusers"):
+        settled(Registry.load().model(str(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    ("kind", "says"), [("StableDiffusionUpscalePipeline", "no height and width"), ("TextToVideoSDPipeline", "num_frames")]
+)
+def test_a_class_that_makes_no_images_of_text_is_refused_before_its_files_are_hashed(
+    tmp_path: Path, kind: str, says: str
+) -> None:
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": kind}))
+    with pytest.raises(InputError, match=f"{kind} .*{says}, expected a pipeline that makes images of text"):
+        settled(Registry.load().model(str(tmp_path)))
+
+
+def test_a_class_that_the_library_lacks_is_missing(tmp_path: Path) -> None:
+    (tmp_path / "model_index.json").write_text('{"_class_name": "OfNextYearPipeline"}')
     spec = Registry.load().model(str(tmp_path))
-    assert (settled(spec).steps, settled(spec).guidance_scale) == (spec.steps, spec.guidance_scale)
+    with pytest.raises(PrerequisiteError, match="has no OfNextYearPipeline, expected a newer diffusers"):
+        settled(spec)
+    with pytest.raises(PrerequisiteError, match=r'expected diffusers>=0\.37\n.*pip install --upgrade "diffusers>=0.37"'):
+        settled(spec.model_copy(update={"requires": "diffusers>=0.37"}))
 
 
+@pytest.mark.ci
 def test_a_library_warns_once_and_not_once_a_block(
     epsilon_folder: Path, make_block: Callable[..., PromptBlock], monkeypatch: pytest.MonkeyPatch
 ) -> None:

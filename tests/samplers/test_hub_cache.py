@@ -17,9 +17,9 @@ from sbv2bench.data import assets
 from sbv2bench.data.chain import chain, hash_chain, model_files
 from sbv2bench.errors import InputError, IntegrityError, PrerequisiteError
 from sbv2bench.evaluation import download
+from sbv2bench.machine.inventory import why_lacking
 from sbv2bench.provenance import sha256_file
 from sbv2bench.registry import Registry
-from sbv2bench.reproduce.plan import why_lacking
 from sbv2bench.samplers import load_model
 from sbv2bench.samplers.base import PromptBlock, Stopwatch
 

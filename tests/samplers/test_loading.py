@@ -186,10 +186,9 @@ def test_an_adapter_that_does_not_fit_its_base_is_refused(v_folder: Path, epsilo
     state = load_file(weights)
     narrow = {key: value[:, :-1].contiguous() if "lora_A" in key else value for key, value in state.items()}
     save_file(narrow, weights)
-    with pytest.raises(IntegrityError, match="does not fit") as caught:
+    with pytest.raises(InputError, match=r"is of a weight \(16, 15\), found \(16, 16\)") as caught:
         load(one_step(tmp_path))
     assert str(epsilon_folder / "unet") in str(caught.value)
-    assert "lora_A" in str(caught.value)
 
 
 def write_students_part(folder: Path, unet: Path, base: str) -> Path:

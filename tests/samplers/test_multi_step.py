@@ -75,6 +75,7 @@ def test_images_are_those_of_stock_diffusers(
     assert_same_images(images, stock(pipeline, block, 4, guidance))
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("name", [*STOCHASTIC, "PNDMScheduler", "UniPCMultistepScheduler", "HeunDiscreteScheduler"])
 def test_other_schedulers_of_a_folder_are_stock_too(tmp_path: Path, make_block: Make, name: str) -> None:
     extra = {"clip_sample": False} if name in {"DDPMScheduler", "LCMScheduler"} else {}
@@ -182,6 +183,7 @@ def test_an_absent_clip_sample_does_not_clamp(v_folder: Path, tmp_path: Path, ma
     assert scheduler.config.clip_sample is True
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("scheduler", ["lcm", "euler"])
 @pytest.mark.parametrize("kind", ["multi_step", "pipeline"])
 def test_a_model_may_be_asked_at_its_very_timesteps(epsilon_folder: Path, make_block: Make, scheduler: str, kind: str) -> None:
@@ -247,6 +249,7 @@ def nearly_equal(a: np.ndarray, b: np.ndarray) -> bool:
     return bool(difference.max() <= 1 and (difference > 0).mean() <= 1e-3)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("name", ["DDIMScheduler", *STOCHASTIC])
 def test_an_image_does_not_depend_on_its_neighbours(tmp_path: Path, make_block: Make, name: str) -> None:
     extra = {"clip_sample": False} if name in {"DDPMScheduler", "LCMScheduler"} else {}
@@ -266,6 +269,7 @@ def test_padding_repeats_the_last_image(v_folder: Path, make_block: Make) -> Non
     assert nearly_equal(images[1:2], images[4:5])
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("name", ["DDIMScheduler", "EulerAncestralDiscreteScheduler"])
 def test_threads_give_the_bits_of_one_thread(tmp_path: Path, make_block: Make, name: str) -> None:
     folder = write_tiny_pipeline(tmp_path / "m", scheduler=sd_scheduler(scheduler_class=getattr(diffusers, name)))

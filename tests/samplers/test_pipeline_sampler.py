@@ -94,17 +94,6 @@ def test_threads_share_networks_and_nothing_that_is_written_to(v_folder: Path) -
     assert theirs.tokenizer(["a red star"]).input_ids == first.tokenizer(["a red star"]).input_ids
 
 
-def test_half_precision_gets_the_noise_of_float32(v_folder: Path) -> None:
-    """float16 would draw other numbers of the same seed."""
-    rngs = generators([1, 2])
-    noise = PipelineSampler(spec_of(v_folder), "cpu", torch.bfloat16).noise(rngs)
-    assert noise is not None
-    assert noise.dtype == torch.bfloat16
-    expected = sampler(v_folder).noise(generators([1, 2]))
-    assert expected is not None
-    assert torch.equal(noise, expected.bfloat16())
-
-
 def test_resolution_of_the_spec(v_folder: Path, make_block: Make) -> None:
     model = sampler(v_folder, resolution=48)
     assert model.generate(make_block(count=2), Stopwatch()).shape == (2, 48, 48, 3)
@@ -145,9 +134,6 @@ def test_what_is_no_text_to_image_pipeline_is_refused(v_folder: Path, tmp_path: 
     index = json.loads((folder / "model_index.json").read_text())
     (folder / "model_index.json").write_text(json.dumps(index | {"_class_name": "StableDiffusionImg2ImgPipeline"}))
     with pytest.raises(InputError, match="image"):
-        sampler(folder)
-    (folder / "model_index.json").write_text(json.dumps(index | {"_class_name": "NoSuchPipeline"}))
-    with pytest.raises(IntegrityError, match="NoSuchPipeline"):
         sampler(folder)
     (folder / "model_index.json").unlink()
     with pytest.raises(InputError, match=r"model_index\.json"):

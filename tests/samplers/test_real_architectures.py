@@ -8,23 +8,19 @@ is that every tensor of every network finds its place, by the catalog's own entr
 from __future__ import annotations
 
 import gc
-import json
 import os
 import resource
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from diffusers import AutoencoderKL, AutoencoderTiny, EulerDiscreteScheduler, PNDMScheduler, UNet2DConditionModel
+from random_models import write_sd, write_sdxl, write_taesd
 from safetensors.torch import save_file
-from tiny_models import tiny_tokenizer
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from sbv2bench.latency.measure import measure_and_store
 from sbv2bench.latency.plan import LatencyOptions, plan_latency
@@ -39,107 +35,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
 GB = 2**30
 MOST_MEMORY = 12 * GB
-NOISE = torch.randn(1_000_003, generator=torch.Generator().manual_seed(0))  # a prime length, so that rows differ
-SD_SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000}
-# Stable Diffusion XL base 1.0 (Podell et al. 2023, table 1): its UNet and its second text encoder, OpenCLIP's bigG.
-SDXL_UNET: dict[str, Any] = {
-    "sample_size": 128,
-    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
-    "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
-    "block_out_channels": [320, 640, 1280],
-    "layers_per_block": 2,
-    "cross_attention_dim": 2048,
-    "attention_head_dim": [5, 10, 20],
-    "transformer_layers_per_block": [1, 2, 10],
-    "use_linear_projection": True,
-    "addition_embed_type": "text_time",
-    "addition_time_embed_dim": 256,
-    "projection_class_embeddings_input_dim": 2816,
-}
-BIG_G: dict[str, Any] = {
-    "vocab_size": 49408,
-    "hidden_size": 1280,
-    "intermediate_size": 5120,
-    "projection_dim": 1280,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 20,
-    "max_position_embeddings": 77,
-    "hidden_act": "gelu",
-}
-
-
-def architecture(name: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((files("reference_trainer.architectures") / f"{name}.json").read_text("utf-8"))
-    return found
-
-
-def weights_like(name: str, value: torch.Tensor) -> torch.Tensor:
-    """Weights that keep a signal's size from layer to layer, so that a picture depends on its noise and on its caption."""
-    size = value.numel()
-    if not value.is_floating_point():
-        return torch.arange(size).reshape(value.shape)
-    if value.ndim < 2:  # a norm's weight, or a bias
-        return torch.full(value.shape, 1.0 if name.endswith("weight") else 0.0, dtype=torch.float16)
-    noise = NOISE / value[0].numel() ** 0.5
-    return noise.half().repeat(size // len(noise) + 1)[:size].reshape(value.shape).clone()
-
-
-def write_network(folder: Path, make: Callable[[], Any], parameters: int) -> None:
-    """Write a network as float16 files of random weights, if it has so many parameters. make: builds it, without memory."""
-    with torch.device("meta"):
-        network = make()
-    assert sum(parameter.numel() for parameter in network.parameters()) == parameters
-    state = {key: weights_like(key, value) for key, value in network.state_dict().items()}
-    text = "CLIPText" in type(network).__name__
-    network.config.save_pretrained(folder) if text else network.save_config(folder)
-    name = "model.safetensors" if text else "diffusion_pytorch_model.safetensors"
-    save_file(state, folder / name, metadata={"format": "pt"})
-    gc.collect()
-
-
-def write_tokenizer(folder: Path) -> None:
-    tokenizer = tiny_tokenizer()
-    tokenizer.model_max_length = 77
-    tokenizer.save_pretrained(folder)
-
-
-def write_index(folder: Path, kind: str, scheduler: Any, **parts: str) -> None:
-    scheduler.save_pretrained(folder / "scheduler")
-    libraries = {name: ["transformers" if "CLIP" in cls else "diffusers", cls] for name, cls in parts.items()}
-    index = {"_class_name": kind, "scheduler": ["diffusers", type(scheduler).__name__], **libraries}
-    (folder / "model_index.json").write_text(json.dumps(index))
-
-
-def write_sd(folder: Path, version: str) -> Path:
-    """Stable Diffusion 2.1-base ("sd21-base") or 1.5 ("sd15")."""
-    unet, text = {"sd21-base": (865_910_724, 340_387_840), "sd15": (859_520_964, 123_060_480)}[version]
-    write_network(folder / "unet", lambda: UNet2DConditionModel.from_config(architecture(f"{version}-unet")), unet)
-    config = CLIPTextConfig(**architecture(f"{version}-text_encoder"))
-    write_network(folder / "text_encoder", lambda: CLIPTextModel(config), text)
-    write_network(folder / "vae", lambda: AutoencoderKL.from_config(architecture("sd-vae")), 83_653_863)
-    write_tokenizer(folder / "tokenizer")
-    write_index(
-        folder, "StableDiffusionPipeline", PNDMScheduler(**SD_SCHEDULE, skip_prk_steps=True, steps_offset=1),
-        unet="UNet2DConditionModel", vae="AutoencoderKL", text_encoder="CLIPTextModel", tokenizer="CLIPTokenizer",
-    )  # fmt: skip
-    return folder
-
-
-def write_sdxl(folder: Path) -> Path:
-    write_network(folder / "unet", lambda: UNet2DConditionModel(**SDXL_UNET), 2_567_463_684)
-    config = CLIPTextConfig(**architecture("sd15-text_encoder"))
-    write_network(folder / "text_encoder", lambda: CLIPTextModel(config), 123_060_480)
-    write_network(folder / "text_encoder_2", lambda: CLIPTextModelWithProjection(CLIPTextConfig(**BIG_G)), 694_659_840)
-    vae = architecture("sd-vae") | {"sample_size": 1024, "scaling_factor": 0.13025}
-    write_network(folder / "vae", lambda: AutoencoderKL.from_config(vae), 83_653_863)
-    for name in ("tokenizer", "tokenizer_2"):
-        write_tokenizer(folder / name)
-    write_index(
-        folder, "StableDiffusionXLPipeline", EulerDiscreteScheduler(**SD_SCHEDULE, timestep_spacing="leading", steps_offset=1),
-        unet="UNet2DConditionModel", vae="AutoencoderKL", text_encoder="CLIPTextModel", tokenizer="CLIPTokenizer",
-        text_encoder_2="CLIPTextModelWithProjection", tokenizer_2="CLIPTokenizer",
-    )  # fmt: skip
-    return folder
 
 
 @pytest.fixture
@@ -190,7 +85,7 @@ def test_stable_diffusion_21_base(place: Path) -> None:
     teacher = images_of(entry("full/sd21", folder, steps=2))
     turbo = images_of(entry("full/sd-turbo", folder))
     assert (teacher != turbo).mean() > 0.1
-    write_network(place / "taesd", lambda: AutoencoderTiny.from_config(architecture("taesd")), 2_445_063)
+    write_taesd(place / "taesd")
     images_of(entry("full/sd-turbo-taesd", folder, vae=str(place / "taesd")))
     (place / "released").mkdir()
     shutil.copytree(folder / "unet", place / "released" / "unet_ema", copy_function=link)
@@ -206,7 +101,7 @@ def test_latency_of_stable_diffusion_21(place: Path) -> None:
     """
     results = Path(os.environ.get("SD21_LATENCY_RESULTS") or place / "results").absolute()
     folder = write_sd(place / "sd21", "sd21-base")
-    write_network(place / "taesd", lambda: AutoencoderTiny.from_config(architecture("taesd")), 2_445_063)
+    write_taesd(place / "taesd")
     on_gpu = torch.cuda.is_available()
     registry = Registry.load()
     for name, source, decoder in (

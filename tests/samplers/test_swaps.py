@@ -92,8 +92,8 @@ def half(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 SPOILT: dict[str, tuple[Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]], str]] = {
-    "half the keys": (half, r"\d+ tensors expected; \d+ missing \(.* more\)"),
-    "wrong shapes": (lambda s: {k: v[:1] if v.ndim == 4 else v for k, v in s.items()}, r"of another shape \(.*\[1, "),
+    "half the keys": (half, r"do not fit config.json: \d+ missing \(.* more\)"),
+    "wrong shapes": (lambda s: {k: v[:1] if v.ndim == 4 else v for k, v in s.items()}, r"expected shape .*\[1, "),
     "names of another layout": (lambda s: {f"model.diffusion_model.{k}": v for k, v in s.items()}, r"missing.*not expected"),
 }
 
@@ -196,18 +196,16 @@ def test_a_lora_that_diffusers_wrote_is_folded_as_diffusers_does(v_folder: Path,
 
 def test_adapters_that_cannot_be_folded(v_folder: Path, epsilon_folder: Path, loras: dict[str, Path], tmp_path: Path) -> None:
     state = load_file(loras["diffusers"])
-    text = {"text_encoder.encoder.layers.0.self_attn.q_proj.lora_A.weight": torch.zeros(2, 16)}
     lost = {key.replace("conv1", "conv9"): value for key, value in state.items()}
     narrow = {key: value[:, :-1].contiguous() if "lora_A" in key else value for key, value in state.items()}
     cases: list[tuple[dict[str, torch.Tensor], str]] = [
-        (state | text, "a text encoder's"),
         (lost, r"\d+ of its \d+ layers have no place"),
-        (narrow, "does not fit its base"),
+        (narrow, r"is of a weight \(16, 15\), found \(16, 16\)"),
         (load_file(v_folder / NETWORK), "none of a LoRA"),
     ]
     for tensors, says in cases:
         save_file(tensors, tmp_path / "l.safetensors")
-        with pytest.raises(IntegrityError, match=says) as caught:
+        with pytest.raises((InputError, IntegrityError), match=says) as caught:
             load(spec(tmp_path / "l.safetensors", v_folder, "lora"))
         assert "l.safetensors" in str(caught.value)
 

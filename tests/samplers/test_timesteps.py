@@ -51,6 +51,7 @@ LIMITS: list[tuple[dict[str, Any], str, str | None]] = [
 ]
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(("fields", "says", "fix"), LIMITS)
 @pytest.mark.parametrize("sampler", KINDS)
 def test_a_schedulers_own_limit_is_a_users_error(
@@ -64,6 +65,7 @@ def test_a_schedulers_own_limit_is_a_users_error(
         load(spec(v_folder, sampler, **fields | {"steps": int(caught.value.fix.removeprefix("--steps "))}))
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("sampler", KINDS)
 def test_a_schedule_that_is_shorter(v_folder: Path, tmp_path: Path, sampler: str) -> None:
     """Trained on 100 timesteps: Euler would take 200 leading steps at t = 1 in silence, DDIM refuses by itself."""

@@ -82,7 +82,8 @@ def test_typing_it_again_gives_the_same_recipe_and_more_devices_a_longer_one(
     monkeypatch.setenv("WORLD_SIZE", "2")  # torchrun's
     assert fit(family, recipe, budget, None)[0] == two
     monkeypatch.setenv("WORLD_SIZE", "two")
-    assert fit(family, recipe, budget, None)[0] == one
+    with pytest.raises(InputError, match="WORLD_SIZE=two"):
+        fit(family, recipe, budget, None)
 
 
 @pytest.mark.ci

@@ -48,6 +48,7 @@ def eight_bit(family: Path) -> Trainer:
     return trainer
 
 
+@pytest.mark.ci
 def test_the_state_of_an_eight_bit_optimiser_resumes_to_the_same_bits(family: Path, tmp_path: Path) -> None:
     whole, killed = eight_bit(family), eight_bit(family)
     take_steps(whole, 4)
@@ -103,6 +104,7 @@ def test_what_goes_wrong_in_the_background_is_told_by_the_next_call(
     writer.close()
 
 
+@pytest.mark.ci
 def test_checkpoints_of_the_warm_up_come_before_all_others(family: Path, tmp_path: Path) -> None:
     settings = {"lora": {"rank": 2, "alpha": 2, "targets": ["to_q"]}, "learning_rate": 1e-2, "warmup_steps": 12}
     whole, _ = make_trainer(family, lora_teacher=settings)
@@ -155,6 +157,7 @@ def test_a_writer_that_is_killed_loses_nothing(tmp_path: Path) -> None:
         assert all(bool((value == state["step"]).all()) for value in tensors.values()) and len(tensors) == 32
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     "change",
     [

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from tiny_recipe import tiny_recipe
 
 from reference_trainer.continuation import FILE, Continuation
-from reference_trainer.loop import train
+from reference_trainer.loop import Asked, train
 from reference_trainer.training.checkpoint import checkpoints
 from sbv2bench.errors import InputError, IntegrityError
 
@@ -24,7 +24,8 @@ def catalog(family: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def run(family: Path, folder: Path, *continue_with: str, stop: float | None = None, **changes: Any) -> bool:
     recipe = tiny_recipe(family, **changes)
-    return train(recipe, folder, device="cpu", whole_export=False, continue_with=continue_with, stop_after_seconds=stop)
+    asked = Asked(device="cpu", whole_export=False, continue_with=continue_with, stop_after_seconds=stop)
+    return train(recipe, folder, asked)
 
 
 def entries(folder: Path) -> dict[int, dict[str, Any]]:
@@ -47,6 +48,7 @@ def test_a_rate_changes_from_the_checkpoint_on_and_stays_changed(family: Path, t
     assert run(family, tmp_path, *wanted)  # done, and the same command finds it so
 
 
+@pytest.mark.ci
 def test_a_finished_run_can_be_made_longer(family: Path, tmp_path: Path) -> None:
     """To the same bits as one that was stopped and told so half way: the schedules know the new length from then on."""
     assert run(family, tmp_path / "a")
@@ -110,6 +112,7 @@ def test_changes_that_cannot_be_are_refused(family: Path, tmp_path: Path, text: 
         Continuation(tiny_recipe(family), tmp_path, [], 5)
 
 
+@pytest.mark.ci
 def test_a_finished_run_takes_no_change_without_a_length(family: Path, tmp_path: Path) -> None:
     assert run(family, tmp_path, steps=1)
     with pytest.raises(InputError, match=r"finished at step 1, so student\.learning_rate would change nothing"):

@@ -8,6 +8,7 @@ import socket
 import threading
 from datetime import timedelta
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from accelerate.state import AcceleratorState
 from tiny_recipe import tiny_recipe
 
 from reference_trainer import devices, rendezvous
-from reference_trainer.devices import choose_device, find_place, refuse_half_a_launch, refuse_unhonoured
+from reference_trainer.devices import choose_device, find_place, refuse_half_a_launch, refuse_unhonoured, tune
 from reference_trainer.training.stopping import ended_by_signals
 from sbv2bench.errors import InputError, PrerequisiteError, SBV2BenchError, TerminatedRun
 
@@ -48,7 +49,7 @@ def test_the_ranks_gpu_is_the_current_one_and_the_group_is_patient(family: Path,
     """NCCL's collectives run on the current device; its own ten minutes are less than an export of rank 0 may take."""
     seen: list[object] = []
     monkeypatch.setattr(torch.cuda, "set_device", seen.append)
-    monkeypatch.setattr(devices, "Accelerator", lambda **given: seen.append(given))
+    monkeypatch.setattr(devices, "Accelerator", lambda **given: (seen.append(given), Mock())[1])
     monkeypatch.setattr(rendezvous, "rendezvous", lambda *_, timeout: iter([(timeout, 0, 0)]))
     monkeypatch.setattr(rendezvous.distributed, "init_process_group", lambda backend, **given: seen.append((backend, given)))
     for name, value in environment(3, FOUR_GPUS).items():
@@ -185,3 +186,21 @@ def test_accelerates_cpu_is_no_device_of_a_gpu_run(family: Path) -> None:
     with pytest.raises(InputError, match="accelerate launch --cpu: --device says"):
         refuse_unhonoured({"ACCELERATE_USE_CPU": "true"}, tiny_recipe(family), "cuda")
     refuse_unhonoured({"ACCELERATE_USE_CPU": "true"}, tiny_recipe(family))
+
+
+def test_a_gpu_is_tuned_for_speed_or_for_the_same_bits_and_a_cpu_not_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    exact = torch.are_deterministic_algorithms_enabled()
+    before = cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32, matmul.allow_tf32
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    try:
+        tune(torch.device("cpu"), deterministic=True)
+        assert not cudnn.deterministic and "CUBLAS_WORKSPACE_CONFIG" not in os.environ
+        tune(torch.device("cuda"))
+        assert cudnn.benchmark and not cudnn.deterministic and matmul.allow_tf32
+        tune(torch.device("cuda"), deterministic=True)
+        assert cudnn.deterministic and not cudnn.benchmark and os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    finally:
+        cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32, matmul.allow_tf32 = before
+        torch.use_deterministic_algorithms(exact)
+        os.environ.pop("CUBLAS_WORKSPACE_CONFIG", None)

@@ -196,4 +196,4 @@ def test_show_says_that_it_is_an_estimate_and_what_measures(family: Path) -> Non
     text = shown.getvalue()
     assert "an estimate by counting" in text
     assert "train local/tiny --dry-run" in text  # in one line, to be copied
-    assert "EFLOP once: warmup" in text and "worst of pictures" in text and "one checkpoint" in text
+    assert "once: warmup" in text and "worst of pictures" in text and "one checkpoint" in text

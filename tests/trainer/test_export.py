@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import yaml
 from diffusers import PNDMScheduler, StableDiffusionPipeline
 from safetensors.torch import load_file
 from tiny_models import sd_scheduler
-from tiny_recipe import CAPTIONS, CLIP, HPS, LORA, PAIRED, make_trainer, take_steps, write_tiny_family
+from tiny_recipe import CAPTIONS, CLIP, HPS, LORA, PAIRED, make_trainer, take_steps, tiny_recipe, write_tiny_family
 
 from reference_trainer.export import export_student, seen_from
 from reference_trainer.networks import Networks
@@ -164,7 +165,7 @@ def test_what_trained_a_student_and_the_licences_travel(family: Path, tmp_path: 
     (teacher / "sbv2bench.json").write_text(json.dumps(described))
     networks = student(family, "v_prediction", teacher=str(teacher), start=str(start), clip=CLIP, hps=HPS)
     prompts = PromptSource(networks.recipe.prompts)
-    prompts.manifests = ({"licence": "CC-BY-4.0"},)
+    prompts.parts = [replace(prompts.parts[0], manifest={"licence": "CC-BY-4.0"})]
     export_student(networks, tmp_path / "export", whole=whole, record={}, prompts=prompts)
     said = json.loads((tmp_path / "export" / "sbv2bench.json").read_text())
     assert said["licence"] == "MIT; OpenRAIL"
@@ -221,3 +222,14 @@ def test_a_student_of_a_merged_start_is_written_whole(family: Path, tmp_path: Pa
 def test_how_a_base_is_named(tmp_path: Path, location: str, revision: str | None, expected: str) -> None:
     spec = ModelSpec(id="local/x", sampler="one_step", location=location.format(tmp=tmp_path), revision=revision)
     assert seen_from(tmp_path / "export", spec) == expected
+
+
+def test_what_was_encoded_before_is_no_part_of_an_export(family: Path, tmp_path: Path) -> None:
+    """A run that is resumed after its last step encodes nothing more, and exports what an unbroken one does."""
+    networks = Networks(tiny_recipe(family), torch.device("cpu"), Registry.load(family / "catalog.yaml"))
+    export_student(networks, tmp_path / "before", whole=True, record={})
+    networks.encode_text(CAPTIONS)
+    export_student(networks, tmp_path / "after", whole=True, record={})
+    for path in (tmp_path / "before").rglob("*"):
+        if path.is_file():
+            assert path.read_bytes() == (tmp_path / "after" / path.relative_to(tmp_path / "before")).read_bytes(), path.name

@@ -78,6 +78,7 @@ def distill(teacher_scale: float, lora_scale: float, steps: int) -> Student:
     return student
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("scale", [1.0, 4.5])
 def test_equal_guidance_finds_the_unguided_teacher(scale: float) -> None:
     student = distill(scale, scale, 2000)
@@ -85,6 +86,7 @@ def test_equal_guidance_finds_the_unguided_teacher(scale: float) -> None:
     assert student.logs.exp().tolist() == pytest.approx(DEVIATIONS.tolist(), rel=0.01)
 
 
+@pytest.mark.ci
 def test_guidance_on_the_frozen_teacher_alone_does_not() -> None:
     student = distill(4.5, 1.0, 2000)
     means = student.means.tolist()
@@ -103,6 +105,7 @@ class LearnedScore(nn.Module):
         return class_score(x_t, self.means[label], self.logs.exp()[label], alpha, sigma)
 
 
+@pytest.mark.ci
 def test_a_learned_score_alternating_with_the_student_finds_the_teacher() -> None:
     """One update each in turn, 10 % null prompts a sample, as in training; within 10 %."""
     torch.manual_seed(0)

@@ -18,7 +18,7 @@ from standin_hub import StandinHub, standin
 from tiny_recipe import LORA, tiny_recipe
 
 from reference_trainer import hub, loop
-from reference_trainer.loop import train
+from reference_trainer.loop import Asked, train
 from reference_trainer.training import trackers
 from reference_trainer.training.monitor import Monitor
 from sbv2bench.errors import InputError, PrerequisiteError
@@ -63,7 +63,7 @@ def test_figures_go_to_the_trackers_that_are_asked_for(family: Path, tmp_path: P
         monkeypatch.setitem(sys.modules, name, SimpleNamespace(init=init, config=config, finish=lambda: None))  # type: ignore[arg-type]
     monkeypatch.setattr(trackers, "find_spec", lambda name: True)
     recipe = tiny_recipe(family, **SHORT | {"log_every": 1, "report_to": ("wandb", "trackio", "tensorboard")})
-    assert train(recipe, tmp_path / "run", device="cpu", whole_export=False)
+    assert train(recipe, tmp_path / "run", Asked(device="cpu", whole_export=False))
     assert [options["project"] for options in seen["init"]] == ["reference_trainer"] * 2
     assert {step for step, _ in seen["log"]} == {1, 2} and "loss" in seen["log"][0][1]
     assert seen["config"][0]["student.learning_rate"] == 1e-3
@@ -73,17 +73,18 @@ def test_figures_go_to_the_trackers_that_are_asked_for(family: Path, tmp_path: P
 def test_a_tracker_that_is_not_installed_costs_nothing(family: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trackers, "find_spec", lambda name: None)
     with pytest.raises(PrerequisiteError, match="report_to: trackio is not installed") as raised:
-        train(tiny_recipe(family, report_to=("trackio",)), tmp_path / "run", device="cpu")
+        train(tiny_recipe(family, report_to=("trackio",)), tmp_path / "run", Asked(device="cpu"))
     assert raised.value.fix == "pip install trackio" and not (tmp_path / "run").exists()
 
 
+@pytest.mark.ci
 def test_validation_prompts_exports_on_the_way_and_a_lora_file(
     family: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     student = {"start": str(family / "start"), "learning_rate": 1e-2, "lora": LORA}
     changes = {"student": student, "validation_prompts": ("a red star", "two blue circles"), "export_every": 1}
     run = tmp_path / "run"
-    assert train(tiny_recipe(family, **SHORT | changes), run, device="cpu")
+    assert train(tiny_recipe(family, **SHORT | changes), run, Asked(device="cpu"))
     assert [path.name for path in sorted((run / "validation").glob("*.png"))] == ["00000001.png", "00000002.png"]
     assert (run / "validation" / "captions.txt").read_text() == "a red star\ntwo blue circles\n"
     (midway,) = (run / "exports").iterdir()
@@ -104,14 +105,14 @@ def test_a_finished_export_is_pushed(family: Path, tmp_path: Path, standin: Stan
     monkeypatch.setenv("HF_TOKEN", "hf_stand_in")
     run = tmp_path / "run"
     recipe = tiny_recipe(family, **SHORT | {"steps": 1})
-    assert train(recipe, run, device="cpu", whole_export=False, push_to_hub="me/student")
+    assert train(recipe, run, Asked(device="cpu", whole_export=False, push_to_hub="me/student"))
     files = {
         path.relative_to(run / "export").as_posix(): path.read_bytes() for path in (run / "export").rglob("*") if path.is_file()
     }
     assert standin.pushed["me/student"] == files
     standin.answers["create"] = (403, b"{}")
     with pytest.raises(PrerequisiteError, match=r"the hub did not take it .*; the export is whole in"):
-        train(recipe, run, device="cpu", whole_export=False, push_to_hub="me/student")
+        train(recipe, run, Asked(device="cpu", whole_export=False, push_to_hub="me/student"))
 
 
 def test_a_push_that_cannot_be_is_refused_before_training(
@@ -120,6 +121,6 @@ def test_a_push_that_cannot_be_is_refused_before_training(
     monkeypatch.setattr(hub, "get_token", lambda: None)
     monkeypatch.setattr(loop, "Networks", lambda *_: pytest.fail("it began"))
     with pytest.raises(PrerequisiteError, match="no token"):
-        train(tiny_recipe(family), tmp_path, device="cpu", push_to_hub="me/student")
+        train(tiny_recipe(family), tmp_path, Asked(device="cpu", push_to_hub="me/student"))
     with pytest.raises(InputError, match="--push-to-hub a/b/c"):
-        train(tiny_recipe(family), tmp_path, device="cpu", push_to_hub="a/b/c")
+        train(tiny_recipe(family), tmp_path, Asked(device="cpu", push_to_hub="a/b/c"))

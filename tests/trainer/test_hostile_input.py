@@ -121,7 +121,7 @@ def test_home_is_expanded_in_options(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert done.exit_code == 0, done.output
     assert (tmp_path / "home" / "lists" / "a.txt").read_text() == "a red circle\n" and not (tmp_path / "~").exists()
     seen: list[Path] = []
-    monkeypatch.setattr("reference_trainer.loop.train", lambda recipe, folder, **_: seen.append(folder) or True)
+    monkeypatch.setattr("reference_trainer.loop.train", lambda recipe, folder, _: seen.append(folder) or True)
     CliRunner().invoke(app, ["train", "mini/sbv2-a", "--output", "~/x"])
     assert seen == [tmp_path / "home" / "x"]
 

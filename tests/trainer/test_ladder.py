@@ -46,9 +46,10 @@ def test_a_rung_needs_a_run_or_the_package(tmp_path: Path, monkeypatch: pytest.M
 
 def test_students_of_the_ladder_have_recipes_that_agree_with_it() -> None:
     students = [rung for rung in RUNGS if not rung.target]
+    before = {rung.name: {f"mini/{earlier.name}" for earlier in RUNGS[:place]} for place, rung in enumerate(RUNGS)}
     for rung in students:
         recipe = read_recipe(f"mini/{rung.recipe}")
-        assert (recipe.teacher, recipe.student.start) == tuple(f"mini/{name}" for name in rung.needs)
+        assert {recipe.teacher, recipe.student.start} <= before[rung.name]
         assert recipe.batch_size % 2 == 0 and recipe.name == f"mini/{rung.recipe}"
     seeds = [read_recipe(f"mini/{rung.name}").seed for rung in students if not rung.training_seed]
     assert len(set(seeds)) == len(seeds)

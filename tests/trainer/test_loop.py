@@ -18,7 +18,7 @@ from tiny_recipe import CAPTIONS, CLIP, LORA, PAIRED, make_trainer, take_steps, 
 
 from reference_trainer import loop, run_folder
 from reference_trainer.export import export_student
-from reference_trainer.loop import train
+from reference_trainer.loop import Asked, train
 from reference_trainer.pictures import sample_student
 from reference_trainer.training.checkpoint import checkpoints
 from sbv2bench import load_model
@@ -35,7 +35,7 @@ def catalog(family: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def run(family: Path, folder: Path, **changes: Any) -> bool:
     stop = changes.pop("stop_after_seconds", None)
-    return train(tiny_recipe(family, **changes), folder, device="cpu", whole_export=False, stop_after_seconds=stop)
+    return train(tiny_recipe(family, **changes), folder, Asked(device="cpu", whole_export=False, stop_after_seconds=stop))
 
 
 def trained(folder: Path) -> dict[str, torch.Tensor]:
@@ -97,6 +97,7 @@ def test_every_step_has_its_own_captions(family: Path, tmp_path: Path, monkeypat
     assert all(set(seen[start : start + 7]) == set(CAPTIONS) for start in (0, 7, 14)) and len(seen) == 24
 
 
+@pytest.mark.ci
 def test_a_sitting_ends_and_another_goes_on(family: Path, tmp_path: Path) -> None:
     assert not run(family, tmp_path, stop_after_seconds=0.0)
     assert [c.name for c in checkpoints(tmp_path / "checkpoints")] == ["00000001"]
@@ -185,11 +186,12 @@ def test_checkpoints_are_refused_where_they_do_not_belong(family: Path, tmp_path
         run(family, tmp_path)
 
 
+@pytest.mark.ci
 def test_an_unfinished_checkpoint_is_not_there(family: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A disk that is full while the third checkpoint is written leaves the second, and no part of the third."""
     from reference_trainer.training import checkpoint
 
-    original, written = checkpoint.write_text, []
+    original, written = checkpoint.write_whole, []
 
     def crash(path: Path, text: str) -> None:
         written.append(path)
@@ -197,11 +199,11 @@ def test_an_unfinished_checkpoint_is_not_there(family: Path, tmp_path: Path, mon
             raise OSError(28, "No space left on device")
         original(path, text)
 
-    monkeypatch.setattr(checkpoint, "write_text", crash)
+    monkeypatch.setattr(checkpoint, "write_whole", crash)
     with pytest.raises(IntegrityError, match=r"cannot be written \(No space left on device\)"):
         run(family, tmp_path)
     assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["00000002", "00000004"]
-    monkeypatch.setattr(checkpoint, "write_text", original)
+    monkeypatch.setattr(checkpoint, "write_whole", original)
     assert run(family, tmp_path)
 
 
@@ -255,6 +257,7 @@ def test_a_refused_start_leaves_the_folder_as_it_is(family: Path, tmp_path: Path
     assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
 
 
+@pytest.mark.ci
 def test_a_run_that_ends_in_skipped_steps_is_not_exported(family: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     original = loop.Trainer.update
     broken = lambda self, name, figures: self.step < 4 and original(self, name, figures)  # noqa: E731
@@ -264,6 +267,7 @@ def test_a_run_that_ends_in_skipped_steps_is_not_exported(family: Path, tmp_path
     assert not (tmp_path / "done.json").exists() and not (tmp_path / "export").exists()
 
 
+@pytest.mark.ci
 def test_an_export_that_was_removed_is_written_again(family: Path, tmp_path: Path) -> None:
     assert run(family, tmp_path)
     before = {p.name: p.read_bytes() for p in (tmp_path / "export").rglob("*.safetensors")}
@@ -284,6 +288,7 @@ def test_a_measurement_that_cannot_be_is_found_before_the_first_step(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.ci
 def test_a_full_disk_at_the_export_ends_in_words(family: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")

@@ -33,6 +33,7 @@ def changed(folder: Path, key: str, change: Any, file: str = UNET) -> Path:
     return folder
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("number", [math.nan, math.inf])
 @pytest.mark.parametrize("weight", [0.0, 0.5, 1.0])
 def test_an_end_that_is_not_finite_is_refused(a: Path, copy_of_b: Path, tmp_path: Path, number: float, weight: float) -> None:

@@ -237,6 +237,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_trained(family: Path, t
         load(family, clip=CLIP | {"scorer": "world-128"})
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("teacher_dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("lora", [None, LORA])

@@ -113,6 +113,7 @@ def test_another_picture_under_the_same_name_is_another_pair(family: Path, tmp_p
     assert not torch.equal(*latents)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(("micro_batch_size", "most"), [(3, 3), (None, 8)])
 @pytest.mark.parametrize("kind", ["paired", "real"])
 def test_no_pass_is_larger_than_trainings(
@@ -264,7 +265,7 @@ def test_a_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monk
         all_latents(tmp_path / "file" / "pairs", 4, SHAPE, numbered, at_once=2, progress=lambda done, count: None)
     assert caught.value.fix is not None and "SBV2BENCH_HOME=" in caught.value.fix
 
-    def full(_: object, path: Path) -> None:
+    def full(_: object, path: Path, **_more: object) -> None:
         path.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 

@@ -31,6 +31,10 @@ def opened(*sources: Any, **settings: Any) -> PromptSource:
     return PromptSource([Prompts(source=str(source), **settings) for source in sources])
 
 
+def remarks(source: PromptSource) -> list[str]:
+    return [remark for part in source.parts for remark in part.remarks]
+
+
 def all_of(source: PromptSource) -> list[str]:
     return source[range(len(source))]
 
@@ -137,7 +141,8 @@ def test_sources_follow_each_other_and_a_limit_takes_the_first(tmp_path: Path) -
 def test_hashes_are_of_contents_and_order(tmp_path: Path) -> None:
     first, second = written(tmp_path / "a.txt", ["a", "b"]), written(tmp_path / "b.txt", ["d", "e"])
     source = opened(first, "world:training")
-    assert source.identities == (f"sha256:{hashlib.sha256(first.read_bytes()).hexdigest()}", "world:training")
+    digest = hashlib.sha256(first.read_bytes()).hexdigest()
+    assert [part.identity for part in source.parts] == [f"sha256:{digest}", "world:training"]
     assert source.sha256 == opened(first.rename(tmp_path / "c.txt"), "world:training").sha256
     hashes = [opened(*files).sha256 for files in ([tmp_path / "c.txt", second], [second, tmp_path / "c.txt"], [second])]
     assert len({*hashes, source.sha256, opened(second, limit=1).sha256}) == 5
@@ -152,7 +157,7 @@ def test_a_changed_file_is_seen_though_its_time_and_size_are_the_old_ones(tmp_pa
     os.utime(path, (1000, 1000))
     after = opened(path)
     assert (all_of(before), all_of(after)) == (["a cat", "a dog"], ["a cow", "a dog"])
-    assert before.identities != after.identities
+    assert before.parts[0].identity != after.parts[0].identity
 
 
 @pytest.mark.parametrize(
@@ -224,13 +229,12 @@ def test_rows_that_hold_nothing_are_left_out_counted_and_told_every_time(tmp_pat
     for _ in range(2):  # read, then from the cache
         source = opened(path, whole)
         assert all_of(source) == ["a cat", "a dog", "a cow"]
-        assert source.skipped == {"blank": blank} | ({"null": 1} if None in nothing else {})
-        (remark,) = source.remarks
-        assert f"{path}: {blank} blank" in remark and "of 6 rows left out" in remark
-        assert opened(whole).remarks == () and opened(whole).skipped == {}
+        (remark,) = remarks(source)
+        assert f"{path}: {blank} blank{' and 1 null' if None in nothing else ''} of 6 rows left out" in remark
+        assert remarks(opened(whole)) == []
     for counts in own_home.rglob("*.json"):  # a cache without its counts is read again
         counts.unlink()
-    assert opened(path, whole).skipped == source.skipped
+    assert remarks(opened(path, whole)) == [remark]
     with pytest.raises(InputError, match=r"limit 3 of .*: found 2 captions"):
         opened(path, limit=3)
 
@@ -251,7 +255,8 @@ def test_a_nested_column_is_null_where_it_is_missing(tmp_path: Path) -> None:
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(records), tmp_path / "a.parquet")
     for name in ("a.jsonl", "a.parquet"):
         source = opened(tmp_path / name, column="Task2.Caption")
-        assert (all_of(source), source.skipped) == (["a cat", "a dog"], {"null": 2})
+        assert all_of(source) == ["a cat", "a dog"]
+        assert "2 null of 4 rows left out" in remarks(source)[0]
         with pytest.raises(InputError, match=r"no column 'Task3\.Caption' among Task2"):
             opened(tmp_path / name, column="Task3.Caption")
 
@@ -291,12 +296,12 @@ def test_a_manifest_is_had_while_it_is_of_the_file(tmp_path: Path) -> None:
     content = {"sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "licence": "CC0"}
     beside.write_text(json.dumps(content))
     source = opened(path, "world:training")
-    assert (source.manifests, source.remarks) == ((content, None), ())
+    assert ([part.manifest for part in source.parts], remarks(source)) == ([content, None], [])
     for wrong in (json.dumps({"sha256": "0" * 64}), "[", "[]", "[" * 100_000):
         beside.write_text(wrong)
         source = opened(path)
-        assert source.manifests == (None,)
-        assert "does not describe a-1.3m.txt as it is now" in source.remarks[0]
+        assert source.parts[0].manifest is None
+        assert "does not describe a-1.3m.txt as it is now" in remarks(source)[0]
 
 
 def test_a_missing_package_and_an_unwritable_cache_say_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -351,7 +356,7 @@ def test_a_hub_data_set_comes_from_its_cache_and_never_from_the_network_when_off
     source = opened("hub:some/captions", written(tmp_path / "a.txt", ["a"]), column="caption")
     assert all_of(source) == [*CAPTIONS, "a"]
     assert datasets.are_progress_bars_disabled()
-    assert source.identities[0] == opened("hub:some/captions", column="caption").identities[0]
+    assert source.parts[0].identity == opened("hub:some/captions", column="caption").parts[0].identity
     for settings, says in (({"column": "captions"}, "did you mean 'caption'"), ({"split": "test"}, "Unknown split")):
         with pytest.raises(InputError, match=says):
             opened("hub:some/captions", **settings)

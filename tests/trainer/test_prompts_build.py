@@ -170,7 +170,7 @@ def test_the_manifest_says_what_it_was_made_of_and_travels_with_the_captions(tmp
     )  # fmt: skip
     assert (manifest["bytes"], manifest["captions"], manifest["left_out"]["in mine.txt"]) == (made.stat().st_size, 1, 1)
     assert str(tmp_path) not in json.dumps(manifest)
-    assert PromptSource([Prompts(source=str(made))]).manifests == (manifest,)
+    assert PromptSource([Prompts(source=str(made))]).parts[0].manifest == manifest
     assert built(source)[1]["exclude"] == "none"
 
 
@@ -309,3 +309,28 @@ def test_the_command(tmp_path: Path) -> None:
     assert done.returncode == 3 and "fix: HF_HUB_OFFLINE=0" in done.stderr, done.stderr
     done = call("--from", "none.txt")
     assert done.returncode == 2 and "Traceback" not in done.stderr and len(done.stderr.splitlines()) <= 3
+
+
+def test_a_list_whose_build_was_killed_before_its_manifest_was_in_place_is_built_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a new list and of one in place of another: what lies there is known for ours, and is never taken for anybody's."""
+    source = text(tmp_path / "a.txt", ["a cat", "a dog"])
+    rename = Path.replace
+
+    def killed(path: Path, target: Path) -> Path:
+        if target.name == "all.manifest.json":
+            raise SystemExit
+        return rename(path, target)
+
+    for captions in (["a cat", "a dog"], ["a bird"]):
+        text(source, captions)
+        with monkeypatch.context() as patch, pytest.raises(SystemExit):
+            patch.setattr(Path, "replace", killed)
+            built(source)
+        found, manifest = built(source)
+        assert sorted(found) == captions and manifest["captions"] == len(captions)
+        assert sorted(path.name for path in (tmp_path / "made").iterdir()) == ["all.manifest.json", "all.txt"]
+    (tmp_path / "made" / "all.txt").write_text("my own list\n")
+    with pytest.raises(InputError, match="prompts build did not write it"):
+        built(source)

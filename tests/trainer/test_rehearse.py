@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import open_clip
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -266,7 +267,7 @@ def test_a_full_disk_is_put_down_to_the_checkpoint(tmp_path: Path, monkeypatch: 
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("reference_trainer.training.checkpoint.write_text", full)
+    monkeypatch.setattr("reference_trainer.training.checkpoint.write_whole", full)
     report = run.rehearse("paper/swiftbrush", (), tmp_path, lambda line: None, whole=False)
     assert report.failed is not None and report.failed.name == "checkpoint", report.legs
     assert "No space left on device" in report.failed.why
@@ -351,8 +352,8 @@ def test_small_copies_differ_in_widths_and_depths_alone() -> None:
     for kind, original, small in pairs:
         changed = {key for key in small if key not in original or small[key] != original[key]}
         assert changed == sizes[kind], kind
-    for name in architectures.SCORERS:
-        original = architectures.scorer_config(name, Registry.load())
+    every = [architectures.scorer_config(name, Registry.load()) for name in architectures.SCORERS]
+    for original in [*every, open_clip.get_model_config("ViT-g-14")]:  # whose heads are of 88
         assert _heads_and_patch(cut_scorer(original)) == _heads_and_patch(original)
 
 

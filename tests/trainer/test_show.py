@@ -34,6 +34,7 @@ from reference_trainer.show import describe, print_description
 from reference_trainer.step import Trainer
 from sbv2bench.errors import InputError, PrerequisiteError
 from sbv2bench.registry import Registry
+from sbv2bench.report.values import quantity
 
 BATCH, SIDE, TOKENS, WIDTH = 8, 32, 77, 64
 UNET = {
@@ -262,7 +263,8 @@ def test_people_read_the_same_numbers(configs: Path, plain: dict[str, Any]) -> N
     shown = StringIO()
     print_description(plain, Console(file=shown, width=160))
     assert f"{plain['parameters']['lora_teacher_trained']:,}" in shown.getvalue()
-    assert f"{plain['memory']['peak'] / 1e9:.2f}" in shown.getvalue()
+    assert quantity(plain["memory"]["peak"], "B") in shown.getvalue()
+    assert " 0.000 " not in shown.getvalue() and "None" not in shown.getvalue()
     assert teacher_calls(Recipe.model_validate(tree(str(configs)))) == (2, 2)
 
 

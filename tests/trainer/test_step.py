@@ -40,6 +40,7 @@ def test_figures_of_a_step(family: Path) -> None:
     assert sum(name.startswith("lora_teacher_t") for name in figures) > 1
 
 
+@pytest.mark.ci
 def test_gradient_accumulation_is_the_large_batch(family: Path) -> None:
     ends = []
     for micro in (None, 1, 2):
@@ -54,14 +55,21 @@ def test_gradient_accumulation_is_the_large_batch(family: Path) -> None:
         assert figures["clip_cosine"] == pytest.approx(ends[0][1]["clip_cosine"], rel=1e-4)
 
 
+@pytest.mark.ci
 def test_gradient_checkpointing_changes_memory_alone(family: Path) -> None:
-    """What is computed again in the backward pass is what was computed before: the adapter must still be on."""
-    ends = []
+    """What is computed again in the backward pass is what was computed before: the adapter must still be on.
+
+    Without it the adapter is merged into the weights: the same losses to rounding.
+    """
+    ends, figures = [], []
     for checkpointing in (False, True):
-        trainer, _ = make_trainer(family, gradient_checkpointing=checkpointing, clip=CLIP)
-        take_steps(trainer, 2)
+        trainer, _ = make_trainer(family, gradient_checkpointing=checkpointing, optimiser={"epsilon": 1e-3}, clip=CLIP)
+        figures += take_steps(trainer, 3)[-1:]
         ends.append(weights(trainer))
-    assert all(torch.equal(value, ends[1][key]) for key, value in ends[0].items())
+    assert all(torch.allclose(value, ends[1][key], atol=2e-5) for key, value in ends[0].items())
+    assert figures[0]["vsd_loss"] > 0.0
+    for name in ("vsd_loss", "clip_loss", "lora_teacher_loss", "loss"):
+        assert figures[0][name] == pytest.approx(figures[1][name], rel=1e-5, abs=1e-9), name
 
 
 def test_the_mean_over_two_processes_is_the_whole_batch(family: Path) -> None:
@@ -268,6 +276,7 @@ def test_sizes_of_gradients_in_the_log_are_weighted(family: Path) -> None:
     assert found[0]["loss"] == pytest.approx(total, rel=1e-5)
 
 
+@pytest.mark.ci
 def test_a_term_of_ones_own(family: Path) -> None:
     """The seam for a new loss: a class with a name, a weight and a loss at x0; the rest of the step knows nothing of it."""
 

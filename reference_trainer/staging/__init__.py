@@ -1,0 +1,1 @@
+"""The next ladder while it grows: recipes, log and final weights, outside the wheel; one change swaps it in and empties this."""
