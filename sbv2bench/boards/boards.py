@@ -225,12 +225,14 @@ def boards(folder: Path) -> list[Board]:
 def grouped(rows: Iterable[tuple[str, EvalResult]], timed: Timed | None = None) -> list[Board]:
     """A board for each version of a suite among (path, result), then those of groups of suites.
 
-    timed: rows take the latency of their model and dtype, beside what they measured themselves.
+    timed: rows take the latency of their model and dtype, beside what they measured themselves. A latency of a busy machine is
+    on no board.
     """
     groups: dict[tuple[str, int], list[tuple[str, EvalResult]]] = {}
     for path, result in rows:
         more = (timed or {}).get(identity(result), {})
-        whole = result.model_copy(update={"metrics": {**result.metrics, **more}})
+        own = {key: metric for key, metric in result.metrics.items() if not (metric.details or {}).get("busy")}
+        whole = result.model_copy(update={"metrics": {**own, **more}})
         groups.setdefault((result.suite.id, result.suite.version), []).append((path, whole))
     newest = dict(sorted(groups))  # version whose files have the suite's plain name
     found = [

@@ -22,7 +22,8 @@ def latency(  # noqa: PLR0917  # the command line's options
     model: Models,
     protocol: Annotated[str, typer.Option(help="paper (arXiv 2408.14176, section 7.5) or full.")] = "full",
     batch_size: Annotated[list[int] | None, typer.Option(help="Images per call; may be repeated. Default: 1.")] = None,
-    compiled: Annotated[bool, typer.Option("--compile", help="Run the denoiser through torch.compile.")] = False,
+    compiled: Annotated[bool, typer.Option("--compile", help="Run all networks through torch.compile.")] = False,
+    graphs: Annotated[bool, typer.Option("--cuda-graphs", help="With --compile: replay them as CUDA graphs.")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto, float32, float16 or bfloat16.")] = "auto",
     offload: Offload = "none",
@@ -40,8 +41,8 @@ def latency(  # noqa: PLR0917  # the command line's options
         from sbv2bench.latency.plan import LatencyOptions, plan_latency
         from sbv2bench.registry import Registry
     options = LatencyOptions.validated(
-        protocol=protocol, batch_sizes=batch_size or (), compiled=compiled, device=device, dtype=dtype, results=results,
-        offload=offload,
+        protocol=protocol, batch_sizes=batch_size or (), compiled=compiled, graphs=graphs, device=device,
+        dtype=dtype, results=results, offload=offload,
     )  # fmt: skip
     registry = Registry.load(catalog)
     terminal.say(console, latency_table.protocol_line(options.protocol))

@@ -157,5 +157,7 @@ def latency(rows: Rows) -> dict[str, MetricValue]:
     found = dict(rows.latency)
     median, n = found.pop("median_ms"), found["runs"]
     said = "median of single runs; p5 and p95 in details"
+    if found.get("busy"):
+        said = "MACHINE WAS BUSY, on no board; " + said
     quick = MetricValue(value=median, label="latency (quick)", unit="ms", n_generated=n, uncertainty=said, details=found)
     return {"latency_ms": quick}

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sbv2bench.errors import IntegrityError
+from sbv2bench.errors import InputError, IntegrityError
+from sbv2bench.machine.waiting import BUSY, is_busy
 from sbv2bench.report.columns import Column, csv_text, markdown_lines
 from sbv2bench.results import store
 from sbv2bench.results.conditions import Identity, commit_of, date_of
@@ -37,19 +38,31 @@ def machine(result: LatencyResult) -> str:
     threads = f", {result.threads} threads" if result.device == "cpu" else ""
     name = str(made.get("device_name") or result.device)
     offloaded = "" if result.offload == "none" else f", offload {result.offload}"
-    return f"{name}, {result.dtype}{threads}, {'compiled' if result.compiled else 'eager'}{offloaded}"
+    return f"{name}, {result.dtype}{threads}, {way(result)}{offloaded}"
+
+
+def way(result: LatencyResult) -> str:
+    """How a result's networks ran, in words: eager, or which parts were compiled, where not the denoiser alone."""
+    if result.compiled in ((), ("denoiser",)):
+        return "compiled" if result.compiled else "eager"
+    return f"compiled ({', '.join(result.compiled)}{', as CUDA graphs' if result.cuda_graphs else ''})"
 
 
 def admit(path: Path) -> LatencyResult:
     """A latency result whose numbers are as they were written.
 
-    Raises as `store.load_latency`, and IntegrityError where the protocol is not its fingerprint's, or a number is not that of its
-    repeats.
+    Raises as `store.load_latency`, IntegrityError where the protocol is not its fingerprint's, or a number is not that of its
+    repeats, and InputError where the machine was busy with other things meanwhile.
     """
     result = store.load_latency(path)
     again = f"sbv2bench latency --model {result.model.id} --protocol {result.protocol.id}"
     if result.protocol.fingerprint() != result.protocol_fingerprint:
         raise IntegrityError(f"{path}: protocol_fingerprint is not that of protocol, so the file was edited", again)
+    if is_busy(share := result.provenance.get("waited")):
+        raise InputError(
+            f"{path}: the machine was busy: {share:.0%} of the time a core was waited for, expected at most {BUSY:.0%}",
+            f"on a quiet machine: {again}",
+        )
     for batch in result.batches:
         for name, timing in {"total": batch.total, **batch.stages}.items():
             if not math.isclose(timing.value, sum(timing.repeats) / max(1, len(timing.repeats)), rel_tol=1e-9):

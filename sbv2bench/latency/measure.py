@@ -14,12 +14,14 @@ import torch
 
 from sbv2bench import provenance
 from sbv2bench.data.caption_files import captions_sha256
-from sbv2bench.errors import InputError, PrerequisiteError, SBV2BenchError
+from sbv2bench.errors import PrerequisiteError
 from sbv2bench.latency.arithmetic import CeilingProbe, flop_by_stage
+from sbv2bench.latency.compilation import compilable, compile_parts, compiled_once, compiling, eager, first_compiled, next_call
 from sbv2bench.latency.memory import memory_of, weights_bytes
 from sbv2bench.latency.plan import LatencyPlan
 from sbv2bench.latency.timing import Clock, Repeats, Sample, gap_seconds, interleaved, stage_timings, timed, timing
 from sbv2bench.machine.choices import Progress
+from sbv2bench.machine.waiting import waiting
 from sbv2bench.mini import world
 from sbv2bench.registry import Registry
 from sbv2bench.results import store
@@ -32,7 +34,6 @@ from sbv2bench.specs import ModelSpec
 
 # What is drawn does not matter to the time, and every text is padded to one length: captions of the world do for any model.
 CAPTIONS = tuple(world.captions(world.scenes("reporting", range(50))))
-_RECOMPILATIONS = 1024  # torch gives up in silence after few; here every model and batch size has code of its own
 
 
 @dataclass
@@ -46,6 +47,7 @@ class Row:
     first_run_s: float = 0.0
     memory_method: str = ""
     networks: dict[str, torch.nn.Module] = field(default_factory=dict)
+    compiled: dict[str, torch.nn.Module] = field(default_factory=dict)  # parts that go through torch.compile
     passes: Passes | None = None  # of one call, not compiled
 
     @property
@@ -63,11 +65,17 @@ class Contender:
     flop: dict[str, int] = field(default_factory=dict)
     run_bytes: int | None = None
     compile_s: float | None = None
+    graphs: bool = False
 
     def work(self, number: int = 0) -> Callable[[Stopwatch], object]:
         """The numberth call: other captions and other noise than the one before."""
         block = prompt_block(self.batch_size, number)
-        return lambda stopwatch: self.row.sampler.generate(block, stopwatch)
+
+        def call(stopwatch: Stopwatch) -> object:
+            next_call(graphs=self.graphs)
+            return self.row.sampler.generate(block, stopwatch)
+
+        return call
 
 
 def prompt_block(batch_size: int, number: int) -> PromptBlock:
@@ -93,22 +101,27 @@ def measure_latency(
     and what loading raises.
     """
     tell: Progress = progress or (lambda stage, done, total: None)
-    began = _load_average()
-    with _on(plan.device), _enough_memory(plan), _recompiling(plan.options.compiled):
+    began, compiled = _load_average(), plan.options.compiled
+    with _on(plan.device), _enough_memory(plan), compiling(compiled):
         rows = []
         for number, spec in enumerate(plan.rows, 1):
             placement = plan.placements[number - 1] if plan.placements else USUAL
             rows.append(_loaded(spec, placement, plan, registry, clock))
             tell("load", number, len(plan.rows))
-        contenders = [Contender(row, size) for row in rows for size in plan.options.batch_sizes]
+        contenders = [Contender(row, size, graphs=plan.options.graphs) for row in rows for size in plan.options.batch_sizes]
         for number, contender in enumerate(contenders, 1):
             _look_at(contender, plan, clock)
             tell("prepare", number, len(contenders))
         probe = CeilingProbe(plan.device, getattr(torch, plan.dtype), clock)
         calls = [_timed_call(contender, plan.device, clock) for contender in contenders]
-        found = interleaved(calls, plan.options.protocol, clock, probe, lambda done, total: tell("time (repeats)", done, total))
+        waited = waiting()
+        with compiled_once(compiled):
+            found = interleaved(
+                calls, plan.options.protocol, clock, probe, lambda done, total: tell("time (repeats)", done, total)
+            )
+        share = waited()
     ceiling = probe.ceiling()
-    made = provenance.environment(plan.device) | _torch_settings() | {"load_average": [began, _load_average()]}
+    made = provenance.environment(plan.device) | _torch_settings() | {"load_average": [began, _load_average()], "waited": share}
     results = []
     for row in rows:
         mine = [(contender, repeats) for contender, repeats in zip(contenders, found, strict=True) if contender.row is row]
@@ -128,10 +141,8 @@ def _loaded(spec: ModelSpec, placement: Placement, plan: LatencyPlan, registry: 
     row.networks = sampler.networks() if isinstance(sampler, HasNetworks) else {}
     row.first_run_s = timed(Contender(row, plan.options.batch_sizes[0]).work(), plan.device, clock).total
     if plan.options.compiled:
-        denoiser = row.networks.get("unet", row.networks.get("transformer"))
-        if denoiser is None:
-            raise InputError(f"--compile: {spec.id}: its sampler ({spec.sampler}) shows no network that could be compiled")
-        denoiser.compile(dynamic=False)
+        row.compiled = compilable(row.networks, f"{spec.id}: its sampler ({spec.sampler})")
+        compile_parts(row.compiled, graphs=plan.options.graphs)
     return row
 
 
@@ -141,47 +152,17 @@ def _look_at(contender: Contender, plan: LatencyPlan, clock: Clock) -> None:
     learning = [weight.requires_grad for weight in weights]
     for weight in weights:  # torch's counter looks for the graph of a weight that could learn, and there is none
         weight.requires_grad_(False)
-    with _eager(contender.row), PassCounter(contender.row.networks) as counter, counter.block(contender.batch_size):
+    with eager(contender.row.compiled), PassCounter(contender.row.networks) as counter, counter.block(contender.batch_size):
         contender.flop = flop_by_stage(contender.work())
     for weight, could in zip(weights, learning, strict=True):
         weight.requires_grad_(could)
     check_declared(contender.row.sampler, counter.found)
     contender.row.passes = counter.found
     if plan.options.compiled:
-        contender.compile_s = _first_compiled(contender, plan, clock)
+        whose = f"{', '.join(contender.row.compiled)} of {contender.row.spec.id}"
+        contender.compile_s = first_compiled(lambda: timed(contender.work(), plan.device, clock).total, whose)
     gap_seconds(contender.row.name, [[timed(contender.work(), plan.device, clock)]])  # what is absurd is so from the first call
     contender.run_bytes, contender.row.memory_method = memory_of(lambda: contender.work()(Stopwatch()), plan.device)
-
-
-@contextmanager
-def _eager(row: Row) -> Iterator[None]:
-    """Its networks as they were before they were compiled: inside compiled code nobody counts."""
-    compiled = {name: network._compiled_call_impl for name, network in row.networks.items()}
-    for network in row.networks.values():
-        network._compiled_call_impl = None
-    try:
-        yield
-    finally:
-        for name, network in row.networks.items():
-            network._compiled_call_impl = compiled[name]
-
-
-def _first_compiled(contender: Contender, plan: LatencyPlan, clock: Clock) -> float:
-    """Seconds of the first compiled call; a model of the same architecture that came before has done part of the work."""
-    from torch._dynamo.utils import counters
-
-    whose = f"--compile: torch.compile of the denoiser of {contender.row.spec.id}"
-    fix = "run without --compile; on a CPU torch.compile needs a C++ compiler"
-    try:
-        seconds = timed(contender.work(), plan.device, clock).total
-    except (SBV2BenchError, torch.OutOfMemoryError):
-        raise
-    except Exception as error:  # whatever a compiler stumbles over
-        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-        raise PrerequisiteError(f"{whose} failed here: {type(error).__name__}: {reason[:160]}", fix) from error
-    if not counters["stats"]["unique_graphs"]:
-        raise PrerequisiteError(f"{whose} compiled nothing", fix)
-    return seconds
 
 
 def _timed_call(contender: Contender, device: str, clock: Clock) -> Callable[[int], Sample]:
@@ -210,7 +191,8 @@ def _result(
         dtype=plan.dtype,
         threads=torch.get_num_threads(),
         offload=row.placement.offload,
-        compiled=("denoiser",) if plan.options.compiled else (),
+        compiled=tuple(row.compiled),
+        cuda_graphs=plan.options.graphs,
         load_s=row.load_s,
         first_run_s=row.first_run_s,
         ceiling=ceiling,
@@ -254,18 +236,6 @@ def _enough_memory(plan: LatencyPlan) -> Iterator[None]:
 def _on(device: str) -> AbstractContextManager[object]:
     """Events are marked in the current device's stream, so it must be the one that is used."""
     return torch.cuda.device(device) if torch.device(device).type == "cuda" else nullcontext()
-
-
-@contextmanager
-def _recompiling(compiled: bool) -> Iterator[None]:
-    if not compiled:
-        yield
-        return
-    import torch._dynamo as dynamo
-
-    name = "recompile_limit" if hasattr(dynamo.config, "recompile_limit") else "cache_size_limit"
-    with dynamo.config.patch({name: _RECOMPILATIONS, f"accumulated_{name}": _RECOMPILATIONS}):
-        yield
 
 
 def _load_average() -> float | None:

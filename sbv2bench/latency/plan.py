@@ -28,11 +28,15 @@ _BUSY = 0.5  # of the cores: a load at which times are no longer the model's own
 
 @dataclass(frozen=True)
 class LatencyOptions:
-    """Options of `latency`. Make it by `LatencyOptions.validated`. compiled: the denoiser goes through torch.compile."""
+    """Options of `latency`. Make it by `LatencyOptions.validated`.
+
+    compiled: text encoders, denoiser and decoder go through torch.compile. graphs: and are replayed as CUDA graphs.
+    """
 
     protocol: LatencyProtocol = FULL
     batch_sizes: tuple[int, ...] = (1,)
     compiled: bool = False
+    graphs: bool = False
     device: str = "auto"
     dtype: str = "auto"
     results: Path = Path("results")
@@ -53,6 +57,8 @@ class LatencyOptions:
             what = "--compile" if options.compiled else others
             raise InputError(f"{what}: protocol paper is batch 1, not compiled, and all on the device", "--protocol full")
         check_device(options.device)
+        if options.graphs and not options.compiled:
+            raise InputError("--cuda-graphs: replays what was compiled, and nothing is", "--compile --cuda-graphs")
         check_choice("--dtype", options.dtype, DTYPES)
         return replace(options, results=Path(options.results).expanduser())
 
@@ -84,6 +90,8 @@ def plan_latency(models: Sequence[str], options: LatencyOptions, registry: Regis
     from sbv2bench.samplers.defaults import hashed  # imports torch, which a wrong name must not wait for
 
     device = available_device(options.device)
+    if options.graphs and not device.startswith("cuda"):
+        raise InputError(f"--cuda-graphs: found device {device}, expected a CUDA device", "leave --cuda-graphs out")
     dtype = _one_dtype(specs, options, device)
     rows: dict[str, ModelSpec] = {}
     notes = []

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from sbv2bench.latency.board import FIGURES, Row, machine, short
 from sbv2bench.latency.plan import LatencyPlan
+from sbv2bench.machine.waiting import is_busy
 from sbv2bench.report.layout import print_table
 from sbv2bench.report.terminal import say
 from sbv2bench.results.records import LatencyProtocol, LatencyResult
@@ -51,6 +52,9 @@ def print_latency(console: Console, stored: Sequence[tuple[LatencyResult, Path]]
     say(console, f"call MB: {first.memory_method}; ± is half of Student's 95 % interval over repeats")
     for _, path in stored:
         say(console, f"result: {path}")
+    if is_busy(share := first.provenance.get("waited")):
+        say(console, f"the machine was busy: {share:.0%} of the time a core was waited for. These times are on no leaderboard.")
+        return
     say(console, f"to put them on the leaderboard: sbv2bench leaderboard --add {' '.join(str(path) for _, path in stored)}")
 
 

@@ -314,6 +314,7 @@ class LatencyResult(Record):
     dtype: str
     threads: int
     compiled: tuple[str, ...]  # parts
+    cuda_graphs: bool = False
     offload: Literal["none", "model", "sequential"] = "none"  # what of the model lay on the device at a time
     load_s: float  # from files to a model on the device, libraries imported before
     first_run_s: float  # the first call at the first batch size, not compiled

@@ -26,7 +26,7 @@ def result_fingerprint(result: EvalResult | LatencyResult) -> str:
                 "model": result.model.protocol(),
                 "latency": result.protocol_fingerprint,
                 "batch_sizes": [batch.batch_size for batch in result.batches],
-                "device": [result.device, result.dtype, result.threads, _compiled(result.compiled)],
+                "device": [result.device, result.dtype, result.threads, _compiled(result)],
             }
         )
     suite_of_1 = result.provenance.get(migrations.SUITE_OF_1)
@@ -42,9 +42,10 @@ def result_fingerprint(result: EvalResult | LatencyResult) -> str:
     )
 
 
-def _compiled(parts: tuple[str, ...]) -> bool | list[str]:
+def _compiled(result: LatencyResult) -> bool | list[str]:
     """As schema 1 had it, whose names of files stay: false, or true of the denoiser alone."""
-    return parts == ("denoiser",) if parts in ((), ("denoiser",)) else list(parts)
+    parts = [*result.compiled, *(["cuda_graphs"] if result.cuda_graphs else [])]
+    return bool(parts) if parts in ([], ["denoiser"]) else parts
 
 
 def path_of(result: EvalResult | LatencyResult) -> Path:

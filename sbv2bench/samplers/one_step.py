@@ -64,6 +64,7 @@ class OneStepSampler:
         self.components = components
         self.resolution = components.resolution
         self.width = components.width
+        self._timestep = torch.tensor(spec.timestep, device=components.device)  # there once: a number would wait for the device
         schedule = Schedule.from_config(components.scheduler.config)
         self.alpha_T, self.sigma_T = levels(spec, schedule, components.prediction_type)
 
@@ -75,7 +76,7 @@ class OneStepSampler:
         """Latents x_0 [B, C, h, w] of noise of that shape and the states of captions; rngs: a generator for each image."""
         parts, spec = self.components, self.spec
         x_T = noise * self.sigma_T if spec.input_scaling == "sigma" else noise
-        output = parts.predict(x_T, spec.timestep, text, spec.guidance_scale)
+        output = parts.predict(x_T, self._timestep, text, spec.guidance_scale)
         return predict_x0(output, x_T, self.alpha_T, self.sigma_T, parts.prediction_type)
 
     def networks(self) -> dict[str, torch.nn.Module]:

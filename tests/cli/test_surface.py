@@ -28,8 +28,8 @@ SURFACE = {
         "--batch-size", "--results", "--html", "--catalog", "--json",
     ],
     "latency": [
-        "--model", "--protocol", "--batch-size", "--compile", "--device", "--dtype", "--offload", "--results", "--catalog",
-        "--json",
+        "--model", "--protocol", "--batch-size", "--compile", "--cuda-graphs", "--device", "--dtype", "--offload", "--results",
+        "--catalog", "--json",
     ],
     "grid": [
         "models", "--suite", "--captions", "--seeds", "--output", "--native", "--device", "--dtype", "--offload", "--catalog",

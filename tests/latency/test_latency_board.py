@@ -171,3 +171,20 @@ def test_rows_take_the_paper_latency_of_their_model(tmp_path: Path) -> None:
     for board in boards.boards(tmp_path):
         for _, row in board.rows:
             assert ("latency_paper_ms" in row.metrics) == (row.model.guidance_scale == 4.5)
+
+
+def test_times_of_a_busy_machine_reach_no_board(tmp_path: Path) -> None:
+    result = sample_result(9.0)
+    for model, busy in (("mini/sd21", True), ("mini/sd-turbo", False)):
+        timed = metric(5.0, "latency (quick)", details={"waited": 0.3 if busy else 0.0, "busy": busy})
+        whole = sample_result(9.0, model=model).model_copy(update={"metrics": {**result.metrics, "latency_ms": timed}})
+        store.write(with_protocols(whole), tmp_path / "results")
+    (board,) = [board for board in boards.boards(tmp_path) if board.name == "mini-5k"]
+    found = {row.model.id: boards.latency_of(row) for _, row in board.rows}
+    assert found["mini/sd21"] is None
+    assert found["mini/sd-turbo"] is not None and found["mini/sd-turbo"].milliseconds == 5.0
+    quiet = sample_latency()
+    waited = quiet.model_copy(update={"provenance": quiet.provenance | {"waited": 0.3}})
+    put(tmp_path, waited)
+    with pytest.raises(InputError, match=r"the machine was busy: 30% of the time a core was waited for, expected at most 10%"):
+        leaderboard.build(tmp_path)
