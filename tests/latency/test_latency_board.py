@@ -177,7 +177,9 @@ def test_times_of_a_busy_machine_reach_no_board(tmp_path: Path) -> None:
     result = sample_result(9.0)
     for model, busy in (("mini/sd21", True), ("mini/sd-turbo", False)):
         timed = metric(5.0, "latency (quick)", details={"waited": 0.3 if busy else 0.0, "busy": busy})
-        whole = sample_result(9.0, model=model).model_copy(update={"metrics": {**result.metrics, "latency_ms": timed}})
+        whole = sample_result(9.0, model=model, guidance=2.0 if busy else 3.0).model_copy(
+            update={"metrics": {**result.metrics, "latency_ms": timed}}
+        )
         store.write(with_protocols(whole), tmp_path / "results")
     (board,) = [board for board in boards.boards(tmp_path) if board.name == "mini-5k"]
     found = {row.model.id: boards.latency_of(row) for _, row in board.rows}
