@@ -22,7 +22,7 @@ from sbv2bench.evaluation.plan import EvalPlan, plan
 from sbv2bench.evaluation.saved_images import SavedImages
 from sbv2bench.latency.quick import quick_latency
 from sbv2bench.machine.choices import Progress
-from sbv2bench.machine.processes import Processes, each, exact_arithmetic, joined_processes
+from sbv2bench.machine.processes import Processes, each, exact_arithmetic, joined_processes, turn_on
 from sbv2bench.registry import Registry
 from sbv2bench.report.picture import write_grid
 from sbv2bench.results import prompt_values, store
@@ -112,6 +112,7 @@ class Run(Gatherer):
         """Nothing is loaded yet."""
         super().__init__(plan, registry, processes, progress)
         self.block_size = BlockSize(plan.block_size, plan.device)
+        self.making = turn_on(plan.device)
         self.saved = SavedImages(plan)
         self.found: list[str] = []  # for each draw: hit, resumed or miss
         self.done = self.kept = 0  # of this process's images over all draws: made now, and found
@@ -232,11 +233,12 @@ class Run(Gatherer):
             generated = 0.0
             started = time.perf_counter()
             for piece in self.block_size.pieces(block):
-                began = time.perf_counter()
-                with counter.block(len(piece.captions)):
-                    images = sampler.generate(piece, Stopwatch(self.plan.device))
-                check_declared(sampler, counter.found)
-                generated += time.perf_counter() - began
+                with self.making:
+                    began = time.perf_counter()
+                    with counter.block(len(piece.captions)):
+                        images = sampler.generate(piece, Stopwatch(self.plan.device))
+                    check_declared(sampler, counter.found)
+                    generated += time.perf_counter() - began
                 for name, rows in self.measure(piece, images, names).items():
                     key = self.plan.generated_key(name, piece.seed, piece.k)
                     said = {"block_size": len(piece.captions), "forward_passes": counter.found and counter.found.model_dump()}

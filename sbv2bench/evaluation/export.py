@@ -17,7 +17,7 @@ from sbv2bench.evaluation.options import EvalOptions
 from sbv2bench.evaluation.own_suite import suite_of_run
 from sbv2bench.evaluation.plan import EvalPlan, plan
 from sbv2bench.machine.choices import Progress
-from sbv2bench.machine.processes import cores, each, exact_arithmetic
+from sbv2bench.machine.processes import each, exact_arithmetic, turn_on, workers_on
 from sbv2bench.provenance import sha256_file
 from sbv2bench.registry import OWN_SUITE, Registry
 from sbv2bench.results import store
@@ -126,8 +126,11 @@ class _Export:
             return
         sampler = load_sampler(self.plan.model, self.plan.device, getattr(torch, self.plan.dtype), registry)
 
+        turn = turn_on(self.plan.device)
+
         def make(block: PromptBlock) -> None:
-            images = sampler.generate(block, Stopwatch(self.plan.device))
+            with turn:
+                images = sampler.generate(block, Stopwatch(self.plan.device))
             for row in range(block.count):
                 place = self.place((block.seed, block.k), block.place + row)
                 Image.fromarray(images[row]).save(_part(place), format="PNG")
@@ -135,7 +138,7 @@ class _Export:
 
         done, count = 0, sum(block.count for block in missing)
         with exact_arithmetic():
-            for block, _ in each(make, missing, cores() if self.plan.device == "cpu" else 1):
+            for block, _ in each(make, missing, workers_on(self.plan.device)):
                 done += block.count
                 if progress is not None:
                     progress("generate", done, count)

@@ -17,7 +17,7 @@ from sbv2bench.evaluation.plan import EvalPlan
 from sbv2bench.features.base import Extractor, is_of_images, is_paired, is_scorer, load_extractor, target_of
 from sbv2bench.features.cache import Entry
 from sbv2bench.machine.choices import Progress
-from sbv2bench.machine.processes import cores, each
+from sbv2bench.machine.processes import cores, each, turn_on
 from sbv2bench.samplers.base import PromptBlock
 
 REFERENCE_BLOCK = 100
@@ -34,6 +34,7 @@ class Measurer:
         self.plan = plan
         self.sides = {name: side_of(plan.suite.preparation_for(spec)) for name, spec in plan.extractors.items()}
         self.threads = 1 if plan.device == "cpu" else cores()
+        self.turn = turn_on(plan.device)
         self._loaded: dict[str, Extractor] = {}
         self._widths: dict[str, int] = {}  # of each extractor's rows
 
@@ -70,7 +71,8 @@ class Measurer:
         prepared: dict[int | None, NDArray[np.uint8]] = {None: images_BHWC}
         for side in {self.sides[name] for name in names}:
             prepared[side] = images_BHWC if side is None else prepare(images_BHWC, self.threads, side)
-        return {name: self._asked(name)(prepared[self.sides[name]], block.captions)[: block.count] for name in names}
+        with self.turn:
+            return {name: self._asked(name)(prepared[self.sides[name]], block.captions)[: block.count] for name in names}
 
     def text(self, name: str) -> Measured:
         """Embeddings of the captions, "text" [N, D] float32, by a paired extractor, and of their hard negatives, "false_text"."""
@@ -103,7 +105,8 @@ class Measurer:
             if archive is None:
                 return {name: self._asked(name)(pictures[block.start], ()) for name in names}
             images = dict(zip(sides, archive.read_as(block.start, block.stop, sides, self.threads), strict=True))
-            return {name: by_size(self._asked(name), images[self.sides[name]]) for name in names}
+            with self.turn:
+                return {name: by_size(self._asked(name), images[self.sides[name]]) for name in names}
 
         pictures: dict[int, NDArray[np.uint8]] = {}
         if archive is None:  # the world's pictures are small: 15 MB for 5,000

@@ -6,9 +6,10 @@ import atexit
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
+from threading import Lock
 from typing import Any, TypeVar
 
 import torch
@@ -26,8 +27,16 @@ def cores() -> int:
 
 
 def workers_on(device: str) -> int:
-    """Threads that measure blocks of captions at once: one for each core on a CPU, one beside a GPU."""
-    return cores() if device == "cpu" else 1
+    """Threads that have a block of captions each: one for each core on a CPU.
+
+    Beside a CUDA device three: one makes images, one measures the last ones, one prepares or stores. Elsewhere one.
+    """
+    return cores() if device == "cpu" else 3 if device.startswith("cuda") else 1
+
+
+def turn_on(device: str) -> AbstractContextManager[object]:
+    """What a thread holds while it uses a device for one kind of work: on a CPU nothing, for there all threads do all kinds."""
+    return nullcontext() if device == "cpu" else Lock()
 
 
 @contextmanager
@@ -55,11 +64,11 @@ def exact_arithmetic() -> Iterator[None]:
 
 
 def each(work: Callable[[T], R], items: Sequence[T], workers: int) -> Iterator[tuple[T, R]]:
-    """(item, work(item)) as they finish, from a few threads of one intra-op thread each.
+    """(item, work(item)) as they finish, from a few threads of one intra-op thread each, on CUDA in a stream of their own.
 
     When something is raised, here or in a worker, what has begun is finished and nothing more is begun.
     """
-    with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    with ThreadPoolExecutor(workers, initializer=_begin_thread) as pool:
         futures = {pool.submit(work, item): item for item in items}
         try:
             for future in as_completed(futures):
@@ -67,6 +76,12 @@ def each(work: Callable[[T], R], items: Sequence[T], workers: int) -> Iterator[t
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)
             raise
+
+
+def _begin_thread() -> None:
+    torch.set_num_threads(1)
+    if torch.cuda.is_initialized():  # in one stream a thread would wait for what another asked of the device after it
+        torch.cuda.set_stream(torch.cuda.Stream())
 
 
 @dataclass(frozen=True)
