@@ -86,7 +86,7 @@ def test_an_export_goes_on_where_it_was_stopped(
             return real.generate(block, stopwatch)  # type: ignore[arg-type]
 
     monkeypatch.setattr("sbv2bench.evaluation.export.load_sampler", lambda *_: Failing())
-    monkeypatch.setattr("sbv2bench.evaluation.export.cores", lambda: 1)
+    monkeypatch.setattr("sbv2bench.evaluation.export.workers_on", lambda device: 1)
     with pytest.raises(KeyboardInterrupt):
         export_images(result, tmp_path / "images", registry)
     assert not (tmp_path / "images").exists()
