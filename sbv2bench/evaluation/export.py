@@ -51,6 +51,8 @@ def export_images(
         export.copy_kept(result_file.with_name(f"{result_file.stem}-images"))
         export.make_missing(registry, progress)
         images = [export.described(draw, row) for draw in export.draws for row in range(len(planned.prompts))]
+        for begun in export.work.glob("*.part"):  # by a process that was killed meanwhile
+            begun.unlink(missing_ok=True)
         (export.work / NAME).write_bytes(to_text(head, images).encode())
         if folder.exists():
             folder.rmdir()

@@ -91,9 +91,11 @@ def test_an_export_goes_on_where_it_was_stopped(
         export_images(result, tmp_path / "images", registry)
     assert not (tmp_path / "images").exists()
     done = Failing.made
+    (work,) = tmp_path.glob(".images*")
+    (work / "00000003-s0-k0.17.part").write_bytes(b"as a process leaves it that is killed")
     assert export_images(result, tmp_path / "images", registry) == GENERATED
     assert Failing.made < done + -(-GENERATED // BLOCK)
-    assert not list(tmp_path.glob(".images*"))
+    assert not list(tmp_path.glob(".images*")) and not list((tmp_path / "images").glob("*.part"))
     with pytest.raises(InputError, match="it is there already"):
         export_images(result, tmp_path / "images", registry)
 

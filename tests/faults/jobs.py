@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -23,6 +26,7 @@ from tiny_recipe import PAIRED, tiny_recipe, write_tiny_family
 from tiny_suite import BLOCK, GENERATED, write_tiny_suite
 
 from reference_trainer.training.checkpoint import checkpoint_step
+from sbv2bench.evaluation.manifest import read_manifest
 from sbv2bench.results import prompt_values, store
 
 Environment = dict[str, str]
@@ -30,7 +34,8 @@ BLOCKS = -(-GENERATED // BLOCK)
 WEIGHTS = "0,0.5,1"
 TIMES = re.compile(r'"(seconds|images_per_second|date_utc|code)": [^,\n}]*')
 SAMPLING = (
-    "sbv2bench.cli", "sbv2bench.evaluation.evaluate", "sbv2bench.samplers.one_step", "sbv2bench.samplers.image_folder",
+    "sbv2bench.cli", "sbv2bench.evaluation.evaluate", "sbv2bench.samplers.one_step",
+    "sbv2bench.samplers.multi_step", "sbv2bench.samplers.image_folder",
     "sbv2bench.features.world", "sbv2bench.features.clip", "sbv2bench.report.terminal", "counted_samplers",
     "diffusers.models.unets.unet_2d_condition", "diffusers.models.autoencoders.autoencoder_kl", "torch.distributed",
     "scipy.stats",
@@ -179,11 +184,55 @@ def _hub(inputs: Path) -> Iterator[Environment]:
         yield {"HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1", "NO_PROXY": "127.0.0.1"}
 
 
+def _run(inputs: Path, home: str, *words: str) -> None:
+    """Another command of the suite's, to the end, before the one that is killed. home: folder of its cache, below inputs."""
+    own = {"SBV2BENCH_HOME": str(inputs / home), "SAMPLED": str(inputs / "sampled"), "PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, "-m", *words], env=os.environ | own, cwd=inputs, check=True, capture_output=True)
+
+
+def _evaluated(inputs: Path) -> None:
+    _suite(inputs)
+    _run(inputs, "home", *_in(inputs, EVAL), "--metrics", "clip", "--results", "results")
+    (found,) = store.find(inputs / "results")
+    found.replace(inputs / "results" / "result.json")  # where its command finds it
+    values = prompt_values.path_beside(found)
+    values.replace(prompt_values.path_beside(inputs / "results" / "result.json"))
+
+
+def _scored(inputs: Path) -> None:
+    _evaluated(inputs)
+    _run(inputs, "home", *_in(inputs, EXPORT), "images")
+    images = read_manifest(inputs / "images").images
+    (inputs / "scores.csv").write_text("id,value\n" + "".join(f"{image.id},{image.index / 8}\n" for image in images))
+
+
+def _shards(inputs: Path) -> None:
+    _suite(inputs)
+    for part in ("1", "2"):
+        _run(inputs, f"machine{part}", *_in(inputs, EVAL), "--shard", f"{part}/2")
+
+
+def _in(inputs: Path, words: tuple[str, ...]) -> list[str]:
+    return [word.format(inputs=inputs) for word in words]
+
+
+def _points(folder: Path) -> object:
+    """The metrics of every setting of a sweep; a kill between two of them is no reason for another."""
+    found: dict[str, set[str]] = {}
+    for path in store.find(folder / "results"):
+        result = store.load(path)
+        found.setdefault(f"{result.model.guidance_scale:g}", set()).add(block_of(result))
+    assert all(len(blocks) == 1 for blocks in found.values()), found.keys()
+    return {guidance: blocks.pop() for guidance, blocks in sorted(found.items())}
+
+
 def _downloaded(folder: Path) -> object:
     return hashes(folder / "hub", "models--lab--tiny/snapshots/") | hashes(folder / "home", "assets/files/")
 
 
 EVAL = ("sbv2bench", "eval", "--model", "local/student", "--suite", "tiny", "--catalog", "{inputs}/family/catalog.yaml")
+EXPORT = ("sbv2bench", "export", "{inputs}/results/result.json", "--catalog", "{inputs}/family/catalog.yaml", "--to")
+GUIDANCE = "1,2,3"
 JOBS = (
     Job("eval", (*EVAL, "--save-images", "all"), _suite, results, "block", ledger=blocks_sampled, complete=_with_images),
     Job("eval, 2 ranks", EVAL, _suite, results, "block", ledger=blocks_sampled, ranks=2),
@@ -191,6 +240,29 @@ JOBS = (
         "score",
         ("sbv2bench", "score", "--images", "{inputs}/pictures", *EVAL[4:]),
         _pictures, results, "block", ledger=blocks_sampled,
+    ),
+    Job(
+        "sweep",
+        ("sbv2bench", "sweep", "local/teacher", "--guidance-scale", GUIDANCE, *EVAL[4:]),
+        _suite,
+        _points,
+        "block",
+        ledger=lambda folder: (blocks_sampled(folder)[0], BLOCKS * len(GUIDANCE.split(","))),
+    ),
+    Job(
+        "merge-shards", ("sbv2bench", "merge-shards", "{inputs}/machine1", "{inputs}/machine2"),
+        _shards, lambda folder: hashes(folder / "home" / "features"),
+    ),
+    Job("export", (*EXPORT, "images"), _evaluated, lambda folder: hashes(folder / "images"), "block", ledger=blocks_sampled),
+    Job(
+        "import-scores",
+        (
+            "sbv2bench", "import-scores", "{inputs}/scores.csv", "--manifest", "{inputs}/images/manifest.jsonl", "--metric",
+            "vqascore", "--tool", "t2v", "--tool-version", "3", "--results", "results", *EVAL[6:],
+        ),
+        _scored,
+        lambda folder: max((json.loads(block_of(store.load(path))) for path in store.find(folder / "results")), key=len),
+        begin=lambda inputs, folder: shutil.copytree(inputs / "results", folder / "results") and None,
     ),
     Job(
         "grid",
@@ -260,7 +332,7 @@ def named(name: str) -> Job:
 
 def words(job: Job, inputs: Path) -> list[str]:
     """The command line of a job."""
-    return [word.format(inputs=inputs) for word in job.words]
+    return _in(inputs, job.words)
 
 
 __all__: list[Any] = ["JOBS", "Environment", "Job", "named", "prepared", "words"]

@@ -6,10 +6,12 @@ import os
 
 from sbv2bench.samplers.base import Images, PromptBlock, Stopwatch
 from sbv2bench.samplers.image_folder import ImageFolderSampler
+from sbv2bench.samplers.multi_step import MultiStepSampler
 from sbv2bench.samplers.one_step import OneStepSampler
 
 CATALOG = {
     "one_step": {"target": "counted_samplers:CountedOneStep", "replaces": True},
+    "multi_step": {"target": "counted_samplers:CountedMultiStep", "replaces": True},
     "image_folder": {"target": "counted_samplers:CountedImageFolder", "replaces": True},
 }
 
@@ -21,6 +23,12 @@ def _note(block: PromptBlock) -> None:
 
 
 class CountedOneStep(OneStepSampler):
+    def generate(self, block: PromptBlock, stopwatch: Stopwatch) -> Images:
+        _note(block)
+        return super().generate(block, stopwatch)
+
+
+class CountedMultiStep(MultiStepSampler):
     def generate(self, block: PromptBlock, stopwatch: Stopwatch) -> Images:
         _note(block)
         return super().generate(block, stopwatch)
