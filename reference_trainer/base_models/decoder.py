@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
+from open_clip.transformer import VisionTransformer
 from torch import nn
 from torch.nn import functional as F
 
@@ -72,13 +73,16 @@ def floor(network: AutoencoderKL, images: torch.Tensor) -> float:
     return frechet_distance(np.concatenate(found), np.concatenate(reference))
 
 
-def feature_error(tower: nn.Module, decoded: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+def feature_error(tower: VisionTransformer, decoded: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
     """LPIPS's distance (arXiv 1801.03924, without learnt weights) in the blocks of a vision transformer of OpenCLIP.
 
     Each patch's features [width] after each block are made unit vectors; the squared distance of the two pictures' is summed
     over width and averaged over patches, blocks and pictures. Pictures [B, 3, 32, 32] in [-1, 1]; 0 (equal) to 4.
     """
-    found = [tower.forward_intermediates(x, output_fmt="NLC", intermediates_only=True)["image_intermediates"] for x in (decoded, images)]
+    found = [
+        tower.forward_intermediates(x, output_fmt="NLC", intermediates_only=True)["image_intermediates"]
+        for x in (decoded, images)
+    ]
     distances = [F.normalize(a, dim=-1) - F.normalize(b, dim=-1) for a, b in zip(*found, strict=True)]
     return torch.stack([distance.square().sum(-1).mean() for distance in distances]).mean()
 

@@ -13,6 +13,8 @@ from reference_trainer.base_models.decoder import DecoderConfig, DecoderStage, f
 from reference_trainer.base_models.stage import StageTrainer
 from sbv2bench import paths
 
+CLIP = paths.package_weights() / "clip-train"
+
 
 def autoencoder(channels: tuple[int, ...], groups: int, seed: int) -> AutoencoderKL:
     torch.manual_seed(seed)
@@ -57,7 +59,7 @@ def test_groups_that_would_mix_old_channels_with_new_are_refused(narrow: Autoenc
 
 
 def test_training_moves_the_decoder_alone_and_keeps_the_scaling(narrow: AutoencoderKL, tmp_path: Path) -> None:
-    trainer = StageTrainer(DecoderStage(config(), {"autoencoder": tmp_path / "narrow", "clip-train": paths.package_weights() / "clip-train"}), 0, 1)
+    trainer = StageTrainer(DecoderStage(config(), {"autoencoder": tmp_path / "narrow", "clip-train": CLIP}), 0, 1)
     before = {name: value.clone() for name, value in trainer.network.state_dict().items()}
     figures = [trainer.take_step() for _ in range(4)]
     moved = {name for name, value in trainer.network.state_dict().items() if not torch.equal(value, before[name])}
