@@ -173,13 +173,13 @@ class FeatureCache:
 def read_entry(place: Path) -> tuple[dict[str, Any], bytes]:
     """(the manifest of an entry's folder, the bytes of its arrays), both with the hashes that the manifest says.
 
-    Raises OSError, ValueError, KeyError or TypeError where they are not. Manifests of older versions have no hash of their own.
+    Raises OSError, ValueError, KeyError or TypeError where they are not.
     """
     manifest = json.loads((place / "manifest.json").read_text("utf-8"))
     content = (place / "arrays.safetensors").read_bytes()
     if hashlib.sha256(content).hexdigest() != manifest["arrays_sha256"]:
         raise ValueError("its arrays do not have the hash that its manifest says")
-    if _OWN in manifest and manifest[_OWN] != _digest(manifest):
+    if manifest[_OWN] != _digest(manifest):
         raise ValueError("its manifest does not have its own hash")
     return manifest, content
 
