@@ -155,8 +155,9 @@ class FeatureCache:
     def _writing(self, place: Path) -> Iterator[None]:
         """The right to write, one writer at a time over all processes."""
         try:
-            place.mkdir(parents=True, exist_ok=True)
+            self.folder.mkdir(parents=True, exist_ok=True)
             with FileLock(self.folder / ".lock", timeout=LOCK_SECONDS):
+                place.mkdir(parents=True, exist_ok=True)  # which another process may just have dropped
                 yield
         except Timeout as error:
             raise IntegrityError(
