@@ -65,14 +65,14 @@ def test_denoising_against_the_bare_unet(benchmark: Any, parts: Components, samp
     with torch.inference_mode():
         text, drawn = parts.encode_text(BLOCK.captions, guided=False), noise(parts)
     bare = lambda: parts.unet(drawn, 999, encoder_hidden_states=text).sample  # noqa: E731
-    assert ratio(benchmark, floor=bare, ours=lambda: sampler.denoise(noise(parts), text, [])) <= 1.05
+    assert ratio(benchmark, floor=bare, ours=lambda: sampler.denoise(noise(parts), text, [])) <= 1.1
 
 
 def test_decoding_against_the_bare_decoder(benchmark: Any, parts: Components) -> None:
     """Scaling, decoding and rounding to uint8."""
     latents = noise(parts)
     bare = lambda: parts.vae.decode(latents).sample  # noqa: E731
-    assert ratio(benchmark, floor=bare, ours=lambda: parts.decode(latents)) <= 1.08
+    assert ratio(benchmark, floor=bare, ours=lambda: parts.decode(latents)) <= 1.1
 
 
 def test_features_against_the_bare_extractor(benchmark: Any) -> None:
@@ -80,7 +80,7 @@ def test_features_against_the_bare_extractor(benchmark: Any) -> None:
     extractor: Any = load_extractor(Registry.built_in().extractor("world-128"))
     images = np.random.default_rng(0).integers(0, 256, (50, 32, 32, 3), dtype=np.uint8)
     pixels = to_tensor(images, "cpu") / 127.5 - 1.0
-    assert ratio(benchmark, floor=lambda: extractor.network(pixels), ours=lambda: extractor.predict(images)) <= 1.05
+    assert ratio(benchmark, floor=lambda: extractor.network(pixels), ours=lambda: extractor.predict(images)) <= 1.1
 
 
 def test_the_chain_against_the_pipeline_of_diffusers(benchmark: Any, parts: Components, sampler: OneStepSampler) -> None:
