@@ -62,6 +62,7 @@ def ladder(
     ] = None,
 ) -> None:
     """Train a whole family from seeds alone, rung by rung; run again to resume."""
+    _say_loading()
     from reference_trainer.ladder import climb
 
     if not climb(family, runs, until, processes or os.cpu_count() or 1, stop_after, start=start):
@@ -119,8 +120,7 @@ def train(
         elif trial is not None:
             print_trial(trial, Console())
         return
-    if os.environ.get("RANK", "0") == "0":
-        typer.echo("loading PyTorch and the networks' libraries", err=True)
+    _say_loading()
     from reference_trainer.loop import Asked
     from reference_trainer.loop import train as train_recipe
 
@@ -146,6 +146,7 @@ def merge(
     half: Annotated[bool, typer.Option("--half", help="write float16 files")] = False,
 ) -> None:
     """Write w A + (1 - w) B as a folder that sbv2bench and diffusers load; everything but the UNet is A's."""
+    _say_loading()
     from reference_trainer.merge import merge as merge_models
 
     written = merge_models(a, b, weight, output, half=half)
@@ -163,6 +164,7 @@ def sweep(
     output: Annotated[Path, _option("folder of the tables and the page")] = Path("sweep"),
 ) -> None:
     """Evaluate w A + (1 - w) B for every weight: sweep.csv, .md, .json, .html; run again to resume."""
+    _say_loading()
     from reference_trainer.sweep import parse_weights
     from reference_trainer.sweep import sweep as sweep_weights
 
@@ -196,6 +198,12 @@ def show(
         print_json(description)
         return
     print_description(description, Console())
+
+
+def _say_loading() -> None:
+    """The first line of what imports for seconds; of several processes one says it."""
+    if os.environ.get("RANK", "0") == "0":
+        typer.echo("loading PyTorch and the networks' libraries", err=True)
 
 
 def _without_effect(why: str, **options: object) -> None:
@@ -266,6 +274,7 @@ def rehearse(
 
     if recipe != "all":
         read_recipe(recipe, overrides or ())  # a wrong name costs no library's import
+    _say_loading()
     from reference_trainer.rehearse.run import carry_out
     from reference_trainer.training.stopping import ended_by_signals
 

@@ -13,16 +13,13 @@ from PIL import Image
 from pydantic import ValidationError
 
 from sbv2bench.boards import boards as measured
-from sbv2bench.boards import claims
 from sbv2bench.boards.names import readable
-from sbv2bench.boards.page_boards import settings_of
 from sbv2bench.compare.differences import Comparison
 from sbv2bench.errors import InputError, IntegrityError
 from sbv2bench.evaluation.grid import sample_grid
 from sbv2bench.registry import OWN_SUITE, Registry
-from sbv2bench.report.page_content import Board, Column, Gallery, Picture, Shown
+from sbv2bench.report.page_content import Board, Column, Gallery, Shown
 from sbv2bench.report.picture import tiles
-from sbv2bench.report.values import value_cell
 from sbv2bench.results import prompt_values
 from sbv2bench.results.commands import eval_command
 from sbv2bench.results.prompt_values import Values
@@ -59,33 +56,6 @@ def drawn(path: Path) -> Drawn:
             f"{path}: found no grid in it ({type(error).__name__}), expected a PNG that `sbv2bench grid` wrote",
             f"sbv2bench grid sd21 sbv2-merged --output {path}",
         ) from error
-
-
-def picture(path: Path, boards: Sequence[measured.Board]) -> Picture:
-    """A labelled grid, with what its models score on the board of its suite. Raises as `drawn`."""
-    found = drawn(path)
-    board = next((board for board in boards if board.name == found.suite), None)
-    captions = [f"{number} (seed {seed}) {text}".strip() for number, seed, text in found.columns]
-    models = ", ".join(model.id for model in found.models)
-    alt = f"Images of {models}, a row each, for captions of {found.suite}: {'; '.join(captions)}."
-    text = f"One row per model, one column per caption of {found.suite} and seed; every model gets the same noise."
-    text += " Scores are those of the whole board, for the same weights sampled in the same way." if board else ""
-    return Picture(path.stem, text, alt, found.png, found.width, found.height, _scores(found.models, board))
-
-
-def _scores(models: Sequence[ModelSpec], board: measured.Board | None) -> tuple[tuple[str, ...], ...]:
-    """A heading and a row for each model that the board has, sampled with the same weights in the same way."""
-    if board is None:
-        return ()
-    keys = [key for key in claims.SHOWN if key in board.keys]
-    rows = []
-    for model in models:
-        result = _of(model, board.results)
-        if result is not None:
-            cells = [value_cell(result, key) if key in result.metrics else "" for key in keys]
-            rows.append((", ".join(filter(None, (model.id, settings_of(model)))), *cells))
-    heading = (board.suite, *(board.metric(key).label for key in keys))
-    return (heading, *rows) if rows else ()
 
 
 def _of(model: ModelSpec, results: Sequence[EvalResult]) -> EvalResult | None:

@@ -1,4 +1,4 @@
-"""The leaderboards' page, gathered from their folder: boards and claims from results/, sweeps/**/*.json, grids/*.png."""
+"""The leaderboards' page, gathered from their folder: boards and claims from results/, curves from sweeps/**/*.json."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sbv2bench.boards import boards as measured
 from sbv2bench.boards import claims, frontier
-from sbv2bench.boards.gallery import gallery, picture
+from sbv2bench.boards.gallery import gallery
 from sbv2bench.boards.page_boards import board_shown, published_shown
 from sbv2bench.boards.tables import MARK
 from sbv2bench.compare.differences import Comparison as Found
@@ -104,7 +104,6 @@ def gathered(folder: Path) -> Content:
             sweep_shown(sweeps.load(path), path.parent.name, claims.SHOWN)
             for path in sorted((folder / "sweeps").rglob(sweeps.NAME))
         ),
-        pictures=tuple(picture(path, boards) for path in sorted((folder / "grids").glob("*.png"))),
         claims=(claims.columns(results), found) if found else None,
         claims_about=f"Each claim is an order of two models that the paper prints and {claims.declared().suite} repeats in"
         f" miniature. ± is one standard error over what the table says. {claims.CORRECTION}",

@@ -12,7 +12,7 @@ from PIL import Image
 from sbv2bench.errors import InputError, IntegrityError
 from sbv2bench.evaluation.gather import Draw
 from sbv2bench.evaluation.generate import blocks
-from sbv2bench.evaluation.manifest import NAME, ExportedImage, Head, ResultFile, image_id, to_text
+from sbv2bench.evaluation.manifest import NAME, ExportedImage, Head, ResultFile, image_id, read_manifest, to_text
 from sbv2bench.evaluation.options import EvalOptions
 from sbv2bench.evaluation.own_suite import suite_of_run
 from sbv2bench.evaluation.plan import EvalPlan, plan
@@ -33,10 +33,14 @@ def export_images(
     """Write every image of a result, as PNG, and `manifest.jsonl` into a new folder; returns how many images.
 
     Those that `--save-images all` kept are copied, the others made again, in the blocks of the result. A run that is cut short
-    goes on from there. Raises InputError (no such result, the folder is there already), PrerequisiteError (weights),
-    IntegrityError (the images would not be those that were measured, disk).
+    goes on from there; an export of the same result that is there whole stays as it is. Raises InputError (no such result, a
+    folder of something else), PrerequisiteError (weights), IntegrityError (the images would not be those that were measured,
+    or are not those that were exported, disk).
     """
     result = store.load(result_file)
+    if (folder / NAME).is_file() and (there := read_manifest(folder)).head.result.sha256 == sha256_file(result_file):
+        there.check_files()
+        return len(there.images)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"--to {folder}: it is there already, expected a new folder", f"--to {folder}-2")
     planned = _as_it_was(result, registry, device)

@@ -119,19 +119,6 @@ class Sweep:
 
 
 @dataclass(frozen=True)
-class Picture:
-    """An image grid. alt: what it shows, in words. png: the file's bytes. scores: a heading, then a row for each model."""
-
-    name: str
-    about: str
-    alt: str
-    png: bytes
-    width: int  # pixels
-    height: int
-    scores: tuple[tuple[str, ...], ...] = ()
-
-
-@dataclass(frozen=True)
 class Shown:
     """A model in a gallery. scores: of a metric's key, one a caption. row: of the board, where it has one."""
 
@@ -171,7 +158,6 @@ class Content:
     comparisons_title: str = "Differences"
     comparisons_about: tuple[str, ...] = ()
     sweeps: tuple[Sweep, ...] = ()
-    pictures: tuple[Picture, ...] = ()
     gallery: Gallery | None = None
     claims: Table | None = None
     claims_about: str = ""

@@ -21,7 +21,7 @@ from sbv2bench.samplers.components import Components, load_components
 from sbv2bench.samplers.one_step import OneStepSampler
 
 pytestmark = [pytest.mark.benchmark_gate, pytest.mark.weights, pytest.mark.benchmark(timer=time.process_time)]
-BATCH, ROUNDS = 8, 9
+BATCH, ROUNDS = 50, 9
 BLOCK = prompt_block(BATCH, 0)
 
 
@@ -49,7 +49,7 @@ def ratio(benchmark: Any, **contenders: Any) -> float:
 
 
 def test_text_against_the_bare_encoder(benchmark: Any, parts: Components) -> None:
-    """Tokenising and encoding 8 captions."""
+    """Tokenising and encoding 50 captions; a tokenizer takes a quarter of so small an encoder's time."""
     length = parts.tokenizer.model_max_length
     ids = parts.tokenizer(
         list(BLOCK.captions), padding="max_length", max_length=length, truncation=True, return_tensors="pt"
@@ -57,7 +57,7 @@ def test_text_against_the_bare_encoder(benchmark: Any, parts: Components) -> Non
     floor = lambda: parts.text_encoder(ids)[0]  # noqa: E731
     with torch.inference_mode():
         assert torch.equal(parts.encode_text(BLOCK.captions, guided=False), floor())
-    assert ratio(benchmark, floor=floor, ours=lambda: parts.encode_text(BLOCK.captions, guided=False)) <= 1.5
+    assert ratio(benchmark, floor=floor, ours=lambda: parts.encode_text(BLOCK.captions, guided=False)) <= 1.4
 
 
 def test_denoising_against_the_bare_unet(benchmark: Any, parts: Components, sampler: OneStepSampler) -> None:
@@ -65,14 +65,14 @@ def test_denoising_against_the_bare_unet(benchmark: Any, parts: Components, samp
     with torch.inference_mode():
         text, drawn = parts.encode_text(BLOCK.captions, guided=False), noise(parts)
     bare = lambda: parts.unet(drawn, 999, encoder_hidden_states=text).sample  # noqa: E731
-    assert ratio(benchmark, floor=bare, ours=lambda: sampler.denoise(noise(parts), text, [])) <= 1.2
+    assert ratio(benchmark, floor=bare, ours=lambda: sampler.denoise(noise(parts), text, [])) <= 1.05
 
 
 def test_decoding_against_the_bare_decoder(benchmark: Any, parts: Components) -> None:
     """Scaling, decoding and rounding to uint8."""
     latents = noise(parts)
     bare = lambda: parts.vae.decode(latents).sample  # noqa: E731
-    assert ratio(benchmark, floor=bare, ours=lambda: parts.decode(latents)) <= 1.2
+    assert ratio(benchmark, floor=bare, ours=lambda: parts.decode(latents)) <= 1.08
 
 
 def test_features_against_the_bare_extractor(benchmark: Any) -> None:
@@ -80,7 +80,7 @@ def test_features_against_the_bare_extractor(benchmark: Any) -> None:
     extractor: Any = load_extractor(Registry.built_in().extractor("world-128"))
     images = np.random.default_rng(0).integers(0, 256, (50, 32, 32, 3), dtype=np.uint8)
     pixels = to_tensor(images, "cpu") / 127.5 - 1.0
-    assert ratio(benchmark, floor=lambda: extractor.network(pixels), ours=lambda: extractor.predict(images)) <= 1.2
+    assert ratio(benchmark, floor=lambda: extractor.network(pixels), ours=lambda: extractor.predict(images)) <= 1.05
 
 
 def test_the_chain_against_the_pipeline_of_diffusers(benchmark: Any, parts: Components, sampler: OneStepSampler) -> None:

@@ -46,3 +46,29 @@ def test_a_large_batch_costs_less_an_image(benchmark: Any) -> None:
     seconds = cpu_seconds(benchmark, {str(size): trainer("mini/sbv2-a", size).take_step for size in sizes}, 3)
     print({size: f"{size / seconds[str(size)]:.1f} images a CPU second" for size in sizes})
     assert seconds["128"] / 128 <= 0.97 * seconds["32"] / 32
+
+
+def test_a_step_against_its_bare_passes(benchmark: Any) -> None:
+    """Noise, captions, losses, clipping, both optimisers and the log add at most three tenths to the networks' own passes."""
+    ours = trainer("mini/sbv2-a", 128)
+    networks, generator = ours.networks, torch.Generator().manual_seed(0)
+    latents = torch.randn(128, *networks.latent_shape, generator=generator)
+    twice, captions = torch.cat([latents, latents]), ["a red square"] * 128
+    gradient = torch.randn(latents.shape, generator=generator)
+    settings = ours.recipe.vsd
+    assert settings is not None and settings.teacher_guidance_scale > 1 and settings.lora_teacher_guidance_scale != 1
+
+    def bare() -> None:
+        text = networks.encode_text(captions)
+        both = torch.cat([text, text])
+        networks.student(latents, 999, text).sample.backward(gradient)
+        with torch.no_grad():
+            networks.teacher(twice, 500, both)  # frozen, guided
+        with networks.lora_teacher():
+            with torch.no_grad():
+                networks.teacher(twice, 500, both)
+            networks.teacher(latents, 500, text).sample.backward(gradient)
+
+    seconds = cpu_seconds(benchmark, {"bare": bare, "ours": ours.take_step}, 3)
+    print(f"{seconds['ours'] / seconds['bare']:.2f} times the bare passes")
+    assert seconds["ours"] <= 1.3 * seconds["bare"]

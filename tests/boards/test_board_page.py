@@ -7,7 +7,6 @@ import json
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 from sample_results import sample_result
 
@@ -17,11 +16,8 @@ from sbv2bench.boards import page as board_page
 from sbv2bench.boards.tables import MARK
 from sbv2bench.errors import IntegrityError, PrerequisiteError
 from sbv2bench.report import page as pages
-from sbv2bench.report import picture
-from sbv2bench.report.picture import Grid
 from sbv2bench.results import store
 from sbv2bench.results.records import EvalResult
-from sbv2bench.specs import ModelSpec
 
 
 @pytest.fixture
@@ -172,39 +168,6 @@ def test_published_rows_stand_apart_as_they_are_printed(folder: Path) -> None:
     assert not {row.kind for row in boards[0].rows} & {"published"}
     row = next(row for board in printed for row in board.rows if (row.title, row.settings) == ("SwiftBrush", "Table 1"))
     assert (row.numbers["fid"].text, row.numbers["fid"].spread) == ("15.46", "")
-
-
-def grid_of(model: ModelSpec) -> Grid:
-    return Grid("mini-5k", (model,), ((7, 0),), ("a red square",), (np.zeros((1, 32, 32, 3), np.uint8),))
-
-
-def test_a_grid_has_the_scores_of_the_same_weights_only(folder: Path) -> None:
-    result = sample_result(3.0, guidance=3.0)
-    model = ModelSpec(**{name: getattr(result.model, name) for name in ModelSpec.model_fields})
-    picture.write_grid(grid_of(model), folder / "grids" / "one.png")
-    (found,) = board_page.gathered(folder).pictures
-    assert "7 (seed 0) a red square" in found.alt and "mini/sd21" in found.alt
-    assert found.scores[0][:2] == ("mini-5k@v1", "FID-mini")
-    assert found.scores[1][:2] == ("mini/sd21, 25 steps, guidance 3", "3.000 [2.500, 3.500]")
-    other = model.model_copy(update={"guidance_scale": 9.0})
-    picture.write_grid(grid_of(other), folder / "grids" / "one.png")
-    assert board_page.gathered(folder).pictures[0].scores == ()
-
-
-def test_a_picture_that_is_no_grid_is_refused(folder: Path) -> None:
-    from PIL import Image
-
-    (folder / "grids").mkdir()
-    for name, data in (("text.png", b"no picture"), ("plain.png", None)):
-        path = folder / "grids" / name
-        if data is None:
-            Image.new("RGB", (8, 8)).save(path)
-        else:
-            path.write_bytes(data)
-        with pytest.raises(IntegrityError, match=rf"{name}: found no grid in it") as caught:
-            board_page.gathered(folder)
-        assert caught.value.exit_code == 4
-        path.unlink()
 
 
 @pytest.mark.ci

@@ -96,6 +96,13 @@ def test_an_export_goes_on_where_it_was_stopped(
     assert export_images(result, tmp_path / "images", registry) == GENERATED
     assert Failing.made < done + -(-GENERATED // BLOCK)
     assert not list(tmp_path.glob(".images*")) and not list((tmp_path / "images").glob("*.part"))
+    whole = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "images").iterdir()}
+    assert export_images(result, tmp_path / "images", registry) == GENERATED  # as it is
+    assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / "images").iterdir()} == whole
+    (tmp_path / "images" / "00000003-s0-k0.png").unlink()
+    with pytest.raises(IntegrityError, match=r"00000003-s0-k0\.png: not found"):
+        export_images(result, tmp_path / "images", registry)
+    (tmp_path / "images" / "manifest.jsonl").unlink()
     with pytest.raises(InputError, match="it is there already"):
         export_images(result, tmp_path / "images", registry)
 

@@ -89,7 +89,7 @@ def test_nothing_is_fetched_and_only_the_pages_own_script_may_run(html: str, ele
 
 def test_it_answers_in_order(html: str, elements: Elements) -> None:
     ids = [attributes["id"] for attributes in elements.all("section")]
-    assert ids == ["board", "other", "comparisons", "gallery", "sweeps", "pictures", "claims", "meanings"]
+    assert ids == ["board", "other", "comparisons", "gallery", "sweeps", "claims", "meanings"]
     assert all(head.get("scope") in {"col", "row"} for head in elements.all("th"))
     assert html.index('class="rows"') < html.index('class="frontier"')
     only = Elements(page(Content("t", (), content().boards)))

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from browsed_pages import Open, downloaded
+from browsed_pages import Open, downloaded, wait_until
 
 pytestmark = pytest.mark.browser
 
@@ -32,9 +32,23 @@ def test_the_gallery_is_ordered_by_scores_and_shows_the_difference(sample: Path,
         "(place) => [...document.querySelector('.pictures tbody tr').querySelectorAll('canvas')[place]"
         ".getContext('2d').getImageData(0, 0, 1, 1).data]"
     )
+    wait_until(shown, f"({pixel})(0)[3]")
     assert [shown.evaluate(pixel, place) for place in (0, 1, 3)] == [[160, 50, 30, 255], [120, 50, 30, 255], [160, 0, 0, 255]]
     style = shown.locator(".pictures canvas").first.evaluate("e => getComputedStyle(e).imageRendering")
     assert style == "pixelated"
+
+
+def test_tiles_are_painted_as_they_come_near_and_all_of_them_on_paper(sample: Path, opened: Open) -> None:
+    shown = opened(sample, "telephone")
+    blank = "document.querySelectorAll('.pictures canvas:not(.painted)').length"
+    every = shown.locator(".pictures canvas").count()
+    assert shown.evaluate(blank) == every > 0
+    shown.locator(".pictures canvas").first.scroll_into_view_if_needed()
+    wait_until(shown, f"{blank} < {every}")
+    shown.evaluate("document.querySelector('#gallery input[name=pair]').click(); scrollTo(0, 0)")
+    wait_until(shown, f"{blank} > 0")
+    shown.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert shown.evaluate(blank) == 0
 
 
 def test_blind_votes_are_kept_counted_and_come_back(sample: Path, opened: Open, tmp_path: Path) -> None:

@@ -75,3 +75,12 @@ def downloaded(shown: Any, label: str, root: str = "#board") -> str:
     with shown.expect_download() as found:
         shown.locator(f"{root} button", has_text=label).first.click()
     return Path(found.value.path()).read_text("utf-8")
+
+
+def wait_until(shown: Any, true: str) -> None:
+    """Until a script's value is true of a page, whose policy lets nobody else evaluate scripts in it."""
+    for _ in range(500):
+        if shown.evaluate(true):
+            return
+        shown.wait_for_timeout(20)
+    raise AssertionError(f"never true: {true}")

@@ -16,7 +16,6 @@ from sbv2bench.report.page_content import (
     Gallery,
     Kind,
     Number,
-    Picture,
     Row,
     Shown,
     Sweep,
@@ -110,7 +109,6 @@ def content(text: str = HOSTILE) -> Content:
         gallery=gallery(text),
         comparisons=(TEXTS, [{"metric": "FID-mini", "of": text, "verdict": "worse"}]),
         sweeps=(Sweep(text, text, text, (curve,)),),
-        pictures=(Picture(text, text, text, picture(), 8, 8, (("board", "FID-mini"), (text, text))),),
         claims=(TEXTS, [{"metric": text, "of": text, "verdict": "agrees"}, {"metric": "b", "of": "", "verdict": "not run"}]),
         claims_about=text, meanings=((text, text),),
     )  # fmt: skip

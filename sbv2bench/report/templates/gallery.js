@@ -39,6 +39,7 @@ function setUpGallery(gallery) {
     painted(gallery, atlas, place);
   }
   narrow.addEventListener("change", show);
+  addEventListener("beforeprint", () => { for (const canvas of section.querySelectorAll("canvas:not(.painted)")) paint(gallery, atlas, canvas); });
   part("gallery", show);
   if (!gallery.picked) setUpVotes(gallery, atlas, section.querySelector(".votes"));
 }
@@ -83,19 +84,23 @@ function tile(gallery, model, caption, label) {
 }
 function painted(gallery, atlas, place) {
   if (!atlas.complete) { atlas.addEventListener("load", () => painted(gallery, atlas, place), { once: true }); return; }
-  const side = gallery.side;
-  for (const canvas of place.querySelectorAll("canvas")) {
-    const caption = Number(canvas.dataset.caption);
-    const rows = canvas.dataset.model.split("-").map(Number), paper = canvas.getContext("2d", { willReadFrequently: rows.length > 1 });
-    const pixels = rows.map((row) => {
-      paper.drawImage(atlas, caption * side, row * side, side, side, 0, 0, side, side);
-      return rows.length > 1 ? paper.getImageData(0, 0, side, side) : null;
-    });
-    if (rows.length < 2) continue;
-    const [one, two] = pixels;
-    for (let place = 0; place < one.data.length; place += 1) {
-      one.data[place] = place % 4 === 3 ? 255 : Math.min(255, 4 * Math.abs(one.data[place] - two.data[place]));
-    }
-    paper.putImageData(one, 0, 0);
+  const seen = new IntersectionObserver((entries) => {
+    for (const entry of entries) if (entry.isIntersecting) { seen.unobserve(entry.target); paint(gallery, atlas, entry.target); }
+  }, { rootMargin: "100%" }); // a screen ahead: hundreds of tiles at once would hold the page up
+  for (const canvas of place.querySelectorAll("canvas")) seen.observe(canvas);
+}
+function paint(gallery, atlas, canvas) {
+  canvas.classList.add("painted");
+  const side = gallery.side, caption = Number(canvas.dataset.caption);
+  const rows = canvas.dataset.model.split("-").map(Number), paper = canvas.getContext("2d", { willReadFrequently: rows.length > 1 });
+  const pixels = rows.map((row) => {
+    paper.drawImage(atlas, caption * side, row * side, side, side, 0, 0, side, side);
+    return rows.length > 1 ? paper.getImageData(0, 0, side, side) : null;
+  });
+  if (rows.length < 2) return;
+  const [one, two] = pixels;
+  for (let place = 0; place < one.data.length; place += 1) {
+    one.data[place] = place % 4 === 3 ? 255 : Math.min(255, 4 * Math.abs(one.data[place] - two.data[place]));
   }
+  paper.putImageData(one, 0, 0);
 }
