@@ -104,6 +104,8 @@ def _train(recipe: Recipe, run: Path, stop: Stop, asked: Asked) -> bool:
         _CONSOLE.print(f"loading the networks of {recipe.name}", markup=False, highlight=False, soft_wrap=True)
     networks = Networks(recipe, place.device, registry)
     run_folder.prepare(run)
+    if place.processes > 1:
+        run_folder.check_shared(run)
     with run_folder.locked(run, place.main):
         return _train_in(
             run, stop, place, asked, networks=networks, prompts=prompts, continuation=continuation, identity=identity

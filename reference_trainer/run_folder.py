@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import errno
+import secrets
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from safetensors import SafetensorError
+from torch import distributed as dist
 
 from reference_trainer.networks import STUDENT
 from reference_trainer.step import MOMENT_BYTES, Trainer
@@ -73,4 +76,28 @@ def check_disk(trainer: Trainer, run: Path) -> None:
         fix = "--output FOLDER on a larger disk" + (", or keep_checkpoints=1" if keep > 1 else "")
         raise IntegrityError(
             f"{run}: {free / 1e6:,.0f} MB free, expected {wanted / 1e6:,.0f} MB for checkpoints of {size / 1e6:,.0f} MB", fix
+        )
+
+
+def check_shared(run: Path, patience: float = 60.0) -> None:
+    """Raises InputError where processes of a group see other folders: each would resume from checkpoints of its own.
+
+    Every process of the group must call it. patience: seconds until a file of process 0 must have come to the others.
+    """
+    sign, rank = run / ".shared", dist.get_rank()
+    token = [secrets.token_hex(8) if rank == 0 else ""]
+    dist.broadcast_object_list(token)
+    if rank == 0:
+        write_whole(sign, token[0])
+    limit = time.monotonic() + patience
+    while not (seen := sign.is_file() and sign.read_text("utf-8") == token[0]) and time.monotonic() < limit:
+        time.sleep(0.2)
+    every = [seen] * dist.get_world_size()
+    dist.all_gather_object(every, seen)
+    if rank == 0:
+        sign.unlink()
+    if not all(every):
+        raise InputError(
+            f"{run}: process {every.index(False)} does not see what process 0 writes there, expected one folder for all machines",
+            "--output FOLDER on a disk that all machines share",
         )

@@ -19,14 +19,15 @@ Values = dict[str, NDArray[np.number]]
 
 
 def attach(result: EvalResult, values: Values) -> tuple[EvalResult, bytes | None]:
-    """The result with the hash of its values' file at each metric that is in it, and that file's bytes; None without any."""
+    """The result with the hash of its values' file at each metric that is in it and at no other; that file's bytes, or None."""
     wanted = {key: np.ascontiguousarray(array) for key, array in values.items() if key in result.metrics}
-    if not wanted:
-        return result, None
-    content = save(wanted)
-    sha256 = hashlib.sha256(content).hexdigest()
-    marked = {key: result.metrics[key].model_copy(update={"prompt_values": sha256}) for key in wanted}
-    return result.model_copy(update={"metrics": {**result.metrics, **marked}}), content
+    content = save(wanted) if wanted else None
+    sha256 = None if content is None else hashlib.sha256(content).hexdigest()
+    marked = {
+        key: metric.model_copy(update={"prompt_values": sha256 if key in wanted else None})
+        for key, metric in result.metrics.items()
+    }
+    return result.model_copy(update={"metrics": marked}), content
 
 
 def path_beside(result_file: Path) -> Path:

@@ -237,3 +237,10 @@ def test_one_byte_of_the_manifest_or_of_an_image_is_seen(registry: Registry, exp
 def test_a_metric_that_reads_images_is_not_imported(registry: Registry, exported: Path) -> None:
     with pytest.raises(InputError, match="--metric fid: it reads features"):
         imported(registry, exported, scores_of(exported), "fid")
+
+
+def test_scores_of_a_result_that_was_copied_without_its_captions_values(registry: Registry, result: Path, exported: Path) -> None:
+    prompt_values.path_beside(result).unlink()
+    found, path = imported(registry, exported, scores_of(exported))
+    assert {key for key, metric in found.metrics.items() if metric.prompt_values} == {"vqascore"}
+    assert list(prompt_values.read(store.load(path), path)) == ["vqascore"]

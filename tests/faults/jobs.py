@@ -194,9 +194,9 @@ def _evaluated(inputs: Path) -> None:
     _suite(inputs)
     _run(inputs, "home", *_in(inputs, EVAL), "--metrics", "clip", "--results", "results")
     (found,) = store.find(inputs / "results")
-    found.replace(inputs / "results" / "result.json")  # where its command finds it
-    values = prompt_values.path_beside(found)
-    values.replace(prompt_values.path_beside(inputs / "results" / "result.json"))
+    given = inputs / "results" / "result.json"  # where its command finds it
+    prompt_values.path_beside(found).replace(prompt_values.path_beside(given))
+    found.replace(given)
 
 
 def _scored(inputs: Path) -> None:
@@ -204,6 +204,11 @@ def _scored(inputs: Path) -> None:
     _run(inputs, "home", *_in(inputs, EXPORT), "images")
     images = read_manifest(inputs / "images").images
     (inputs / "scores.csv").write_text("id,value\n" + "".join(f"{image.id},{image.index / 8}\n" for image in images))
+
+
+def _with_results(inputs: Path, folder: Path) -> None:
+    shutil.copytree(inputs / "results", folder / ".results")
+    (folder / ".results").rename(folder / "results")  # whole, for the second reader
 
 
 def _shards(inputs: Path) -> None:
@@ -262,7 +267,7 @@ JOBS = (
         ),
         _scored,
         lambda folder: max((json.loads(block_of(store.load(path))) for path in store.find(folder / "results")), key=len),
-        begin=lambda inputs, folder: shutil.copytree(inputs / "results", folder / "results") and None,
+        begin=_with_results,
     ),
     Job(
         "grid",
