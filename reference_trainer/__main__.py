@@ -146,7 +146,6 @@ def merge(
     half: Annotated[bool, typer.Option("--half", help="write float16 files")] = False,
 ) -> None:
     """Write w A + (1 - w) B as a folder that sbv2bench and diffusers load; everything but the UNet is A's."""
-    _say_loading()
     from reference_trainer.merge import merge as merge_models
 
     written = merge_models(a, b, weight, output, half=half)
@@ -164,7 +163,6 @@ def sweep(
     output: Annotated[Path, _option("folder of the tables and the page")] = Path("sweep"),
 ) -> None:
     """Evaluate w A + (1 - w) B for every weight: sweep.csv, .md, .json, .html; run again to resume."""
-    _say_loading()
     from reference_trainer.sweep import parse_weights
     from reference_trainer.sweep import sweep as sweep_weights
 
@@ -274,7 +272,6 @@ def rehearse(
 
     if recipe != "all":
         read_recipe(recipe, overrides or ())  # a wrong name costs no library's import
-    _say_loading()
     from reference_trainer.rehearse.run import carry_out
     from reference_trainer.training.stopping import ended_by_signals
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import open_clip
 import torch
@@ -91,10 +92,8 @@ class PreferenceStage(Stage[open_clip.CLIP]):
     def build(self) -> open_clip.CLIP:
         parent = self.inputs[self.config.parent]
         self.tokenize = WorldTokenizer(parent)
-        self.model_config = json.loads((parent / "open_clip_config.json").read_text())["model_cfg"]
-        network = open_clip.CLIP(**self.model_config)
-        network.load_state_dict(load_file(parent / "open_clip_model.safetensors"))
-        return network
+        self.model_config = _stored_config(parent)
+        return load_clip(parent)
 
     def loss(self, network: open_clip.CLIP, batch: Batch, step: int) -> tuple[torch.Tensor, dict[str, float]]:
         worse, _ = _worse_pictures(batch, self.config.world_seed)
@@ -133,6 +132,18 @@ class WorldTokenizer:
         encoded = self.tokenizer(sentences, padding="max_length", truncation=True, max_length=CONTEXT_LENGTH, return_tensors="pt")
         ids: torch.Tensor = encoded.input_ids
         return ids
+
+
+def load_clip(folder: Path) -> open_clip.CLIP:
+    """The network that a CLIP stage exported, in training mode."""
+    network = open_clip.CLIP(**_stored_config(folder))
+    network.load_state_dict(load_file(folder / "open_clip_model.safetensors"))
+    return network
+
+
+def _stored_config(folder: Path) -> dict[str, Any]:
+    stored: dict[str, Any] = json.loads((folder / "open_clip_config.json").read_text())["model_cfg"]
+    return stored
 
 
 def _model_config(config: ClipConfig, vocabulary: int) -> dict[str, object]:

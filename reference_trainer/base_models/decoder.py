@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
+from open_clip.transformer import VisionTransformer
 from torch import nn
 from torch.nn import functional as F
 
 from reference_trainer.base_models.autoencoder import AutoencoderConfig, AutoencoderStage, picture_error
+from reference_trainer.base_models.clip import load_clip
 from reference_trainer.base_models.stage import Batch
 from sbv2bench.data.reference import reference_blocks
 from sbv2bench.features.base import load_extractor
@@ -23,11 +25,11 @@ from sbv2bench.samplers.base import to_uint8
 
 class DecoderConfig(AutoencoderConfig):
     kl_weight: float = 0.0  # the encoder is not trained
-    chroma_weight: float  # of the error of what a pixel's channels differ by from their mean, besides that of all
+    feature_weight: float  # of the distance between features of the CLIP for training losses, besides the pixels' error
 
 
 class DecoderStage(AutoencoderStage):
-    """The autoencoder's own errors, and those of chroma, which FID-mini weighs more; latents as the encoder samples them."""
+    """The autoencoder's own errors, and LPIPS's form of error in clip-mini-train; latents as the encoder samples them."""
 
     config: DecoderConfig
 
@@ -36,6 +38,7 @@ class DecoderStage(AutoencoderStage):
         widen(AutoencoderKL.from_pretrained(self.inputs["autoencoder"]), wide)
         wide.encoder.requires_grad_(False)
         wide.quant_conv.requires_grad_(False)
+        self.features = load_clip(self.inputs["clip-train"]).visual.eval().requires_grad_(False)
         return wide
 
     def loss(self, network: AutoencoderKL, batch: Batch, step: int) -> tuple[torch.Tensor, dict[str, float]]:
@@ -43,10 +46,10 @@ class DecoderStage(AutoencoderStage):
         with torch.no_grad():
             latents = network.encode(images).latent_dist.sample(batch.generator)
         decoded = network.decode(latents).sample
-        pixels, chroma = picture_error(decoded, images), picture_error(_chroma(decoded), _chroma(images))
+        pixels, features = picture_error(decoded, images), feature_error(self.features, decoded, images)
         mse = F.mse_loss(decoded.detach(), images)
-        figures = {"pixels": float(pixels.detach()), "chroma": float(chroma.detach())}
-        return pixels + self.config.chroma_weight * chroma, figures | {"psnr_db": float(10 * torch.log10(4.0 / mse))}
+        figures = {"pixels": float(pixels.detach()), "features": float(features.detach())}
+        return pixels + self.config.feature_weight * features, figures | {"psnr_db": float(10 * torch.log10(4.0 / mse))}
 
     def export(self, network: AutoencoderKL, folder: Path) -> None:
         """With the scaling that the latents have, to the digit: the teacher knows no other."""
@@ -70,8 +73,18 @@ def floor(network: AutoencoderKL, images: torch.Tensor) -> float:
     return frechet_distance(np.concatenate(found), np.concatenate(reference))
 
 
-def _chroma(images: torch.Tensor) -> torch.Tensor:
-    return images - images.mean(1, keepdim=True)
+def feature_error(tower: VisionTransformer, decoded: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+    """LPIPS's distance (arXiv 1801.03924, without learnt weights) in the blocks of a vision transformer of OpenCLIP.
+
+    Each patch's features [width] after each block are made unit vectors; the squared distance of the two pictures' is summed
+    over width and averaged over patches, blocks and pictures. Pictures [B, 3, 32, 32] in [-1, 1]; 0 (equal) to 4.
+    """
+    found = [
+        tower.forward_intermediates(x, output_fmt="NLC", intermediates_only=True)["image_intermediates"]
+        for x in (decoded, images)
+    ]
+    distances = [F.normalize(a, dim=-1) - F.normalize(b, dim=-1) for a, b in zip(*found, strict=True)]
+    return torch.stack([distance.square().sum(-1).mean() for distance in distances]).mean()
 
 
 @torch.no_grad()

@@ -34,7 +34,7 @@ def main(
     assert isinstance(tree, dict)
     stage, config = STAGES[str(tree["stage"])]
     prepare(runs, "--runs")
-    inputs = {part: input_of("mini", part, runs) for part in ("autoencoder", "tokenizer", "sd21")}
+    inputs = {part: input_of("mini", part, runs) for part in ("autoencoder", "tokenizer", "sd21", "clip-train")}
     if (HERE / "sd21").is_dir():
         inputs["sd21"] = HERE / "sd21"
     seconds = None if stop_after is None else 60 * stop_after

@@ -131,8 +131,9 @@ class Run(Gatherer):
         """Rows of every draw, the reference, the clock, the score: made on rank 0, returned by every process."""
         try:
             with exact_arithmetic(), trusting(self.plan.options.use_cache):
-                if self.processes.rank == 0:  # first, for what fails here must not fail after hours of generating
-                    _ = self.reference, self.texts
+                self.share_reference()  # first, for what fails here must not fail after hours of generating
+                if self.processes.rank == 0:
+                    _ = self.texts
                 if self.plan.teacher is not None:
                     self.teacher = rows_of_teacher(self, self.plan.teacher)
                 for draw in self.plan.draws:

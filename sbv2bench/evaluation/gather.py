@@ -55,6 +55,8 @@ class Gatherer:
         self.parts: dict[Draw, dict[int, Measured]] = {draw: {} for draw in plan.draws}  # this process's, by place
         self._arrays: dict[tuple[str, int, int], NDArray[np.number]] = {}  # of an extractor and a draw, which the parts lie in
         self.rows: dict[Draw, Measured] = {}  # whole, on rank 0
+        self.reference: dict[str, Entry] = {}  # the suite's, by extractor, on rank 0 once it is here
+        self.reference_is_here = False
         self.teacher: dict[Draw, Measured] = {}  # the teacher's, in the same way
         self.values: prompt_values.Values = {}  # what each caption scored, once the result is there
         self.resumed_images = 0
@@ -96,6 +98,8 @@ class Gatherer:
 
         Raises IntegrityError where images are missing, and what reading the reference raises.
         """
+        with exact_arithmetic():
+            self.share_reference()
         for draw in self.plan.draws:
             if draw not in self.rows:
                 self.rows[draw] = self.collect(draw)
@@ -106,25 +110,64 @@ class Gatherer:
         shared: EvalResult = self.processes.broadcast(result)
         return shared
 
-    @cached_property
-    def reference(self) -> dict[str, Entry]:
-        """The reference's rows by extractor, computed once for each content key; one pass for all that is missing."""
-        names, began = self.plan.references, time.perf_counter()
-        entries = {name: entry for name in names if (entry := self.cache.get(self.plan.reference_key(name))) is not None}
-        missing = tuple(name for name in names if name not in entries)
+    def share_reference(self) -> None:
+        """The reference's rows by extractor, from the cache, or measured in one pass for all that is missing, a block a process.
+
+        Every process must call it, and may again. What a run that is cut short has measured is kept, as generated images' is.
+        """
+        if self.reference_is_here:
+            return
+        self.reference_is_here, names, began = True, self.plan.references, time.perf_counter()
+        if self.processes.rank == 0:
+            keys = {name: self.plan.reference_key(name) for name in names}
+            self.reference = {name: entry for name, key in keys.items() if (entry := self.cache.get(key)) is not None}
+        missing: tuple[str, ...] = self.processes.broadcast(tuple(name for name in names if name not in self.reference))
         self.found_reference = "none" if not names else "miss" if missing else "hit"
-        size = BlockSize(REFERENCE_BLOCK, self.plan.device)
-        while missing and not entries.keys() >= {*missing}:
+        if not missing:
+            return
+        parts = self.processes.gather(self._own_reference(missing))
+        if not parts:
+            return
+        found = {start: rows for part in parts for start, rows in part.items()}
+        said = {"reference_fingerprint": self.measurer.reference_sha256, "num_reference": self.plan.suite.num_reference}
+        for name in missing:
+            rows = np.concatenate([found[start].pop(name) for start in sorted(found)])
+            self.reference[name] = Entry({"rows": rows}, said | {"suite": self.plan.suite.id})
+            self.cache.put(self.plan.reference_key(name), {"rows": rows}, self.reference[name].manifest)
+            self.cache.drop_blocks(self.plan.reference_key(name))
+        self.seconds["features"] += time.perf_counter() - began
+
+    def _own_reference(self, names: tuple[str, ...]) -> dict[int, Measured]:
+        """Rows of this process's blocks of the reference, by their first image: kept by an earlier run, or measured."""
+        count, size = self.plan.suite.num_reference, BlockSize(REFERENCE_BLOCK, self.plan.device)
+        starts = [start for number, start in enumerate(range(0, count, size.size)) if self.processes.owns(number)]
+        left = [range(start, min(start + size.size, count)) for start in starts]
+        keys = {name: self.plan.reference_key(name) for name in names}
+        numbers = {name: self.cache.block_numbers(key) for name, key in keys.items()}
+        found: dict[int, Measured] = {}
+        for rows in left if all(numbers.values()) else ():
+            kept = {name: self.cache.get_rows(key, numbers[name], rows) for name, key in keys.items()}
+            whole = {name: one[0]["rows"] for name, one in kept.items() if one is not None}
+            found |= {rows.start: whole} if len(whole) == len(keys) else {}
+        left = [rows for rows in left if rows.start not in found]
+        every, done = sum(map(len, left)), 0
+        while left:
             try:
-                entries |= self.measurer.of_reference(missing, self.workers, self.progress, size.size)
+                for rows, measured in self.measurer.of_reference(names, left, self.workers):
+                    found[rows.start] = measured
+                    for name, key in keys.items():
+                        self.cache.put_block(key, rows.start, {"rows": measured[name]}, {"block_size": len(rows)})
+                    done += len(rows)
+                    if self.progress is not None and self.plan.archive is not None:  # the world's pictures take no time
+                        self.progress("reference", done, every)
+                left = []
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
-                size.halve(error, "what was measured of the generated images is kept")
-        for name in missing:
-            self.cache.put(self.plan.reference_key(name), entries[name].arrays, entries[name].manifest)
-        self.seconds["features"] += time.perf_counter() - began if missing else 0.0
-        return entries
+                size.halve(error, "what was measured of the images is kept")
+                unmeasured = [rows for rows in left if rows.start not in found]
+                left = [rows[start : start + size.size] for rows in unmeasured for start in range(0, len(rows), size.size)]
+        return found
 
     @cached_property
     def texts(self) -> dict[str, Measured]:

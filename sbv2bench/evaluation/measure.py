@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +16,6 @@ from sbv2bench.evaluation.choice import without
 from sbv2bench.evaluation.foreign_code import blamed, checked_rows, is_foreign
 from sbv2bench.evaluation.plan import EvalPlan
 from sbv2bench.features.base import Extractor, is_of_images, is_paired, is_scorer, load_extractor, target_of
-from sbv2bench.features.cache import Entry
-from sbv2bench.machine.choices import Progress
 from sbv2bench.machine.processes import cores, each, turn_on
 from sbv2bench.samplers.base import PromptBlock
 
@@ -89,42 +88,31 @@ class Measurer:
         found: Measured = {"text": embedded(prompts.captions)}
         return found if prompts.false_captions is None else found | {"false_text": embedded(prompts.false_captions)}
 
-    def of_reference(self, names: Sequence[str], workers: int, progress: Progress | None, size: int) -> dict[str, Entry]:
-        """The suite's M reference images measured in one pass: of each extractor an entry of "rows" [M, ...], in their order.
-
-        Images are decoded once, size of them at a time, and none is kept. The manifest has "reference_fingerprint": the SHA-256
-        of the world's pixels, or of the files.
-        """
+    def of_reference(self, names: Sequence[str], ranges: Sequence[range], workers: int) -> Iterator[tuple[range, Measured]]:
+        """Some ranges of the suite's reference images, as they are measured by some extractors; each is decoded once."""
         self.load(names)
-        plan, sides = self.plan, tuple(dict.fromkeys(self.sides[name] for name in names))
-        archive, count = plan.archive, plan.suite.num_reference
-        digest = hashlib.sha256()
-        blocks = [range(start, min(start + size, count)) for start in range(0, count, size)]
+        archive, sides = self.plan.archive, tuple(dict.fromkeys(self.sides[name] for name in names))
 
-        def measured(block: range) -> Measured:
+        def measured(rows: range) -> Measured:
             if archive is None:
-                return {name: self._asked(name)(pictures[block.start], ()) for name in names}
-            images = dict(zip(sides, archive.read_as(block.start, block.stop, sides, self.threads), strict=True))
+                images = self.rendered[rows.start : rows.stop]
+                with self.turn:
+                    return {name: self._asked(name)(images, ()) for name in names}
+            read = dict(zip(sides, archive.read_as(rows.start, rows.stop, sides, self.threads), strict=True))
             with self.turn:
-                return {name: by_size(self._asked(name), images[self.sides[name]]) for name in names}
+                return {name: by_size(self._asked(name), read[self.sides[name]]) for name in names}
 
-        pictures: dict[int, NDArray[np.uint8]] = {}
-        if archive is None:  # the world's pictures are small: 15 MB for 5,000
-            for block, images in zip(blocks, reference_blocks(plan.suite, size), strict=True):
-                digest.update(images.tobytes())
-                pictures[block.start] = images
-        found: dict[int, Measured] = {}
-        for block, rows in each(measured, blocks, workers):
-            found[block.start] = rows
-            if progress is not None and archive is not None:  # the world's take no time
-                progress("reference", min(len(found) * size, count), count)
-        manifest = {"reference_fingerprint": plan.reference_sha256 or digest.hexdigest(), "num_reference": count}
-        return {
-            name: Entry(
-                {"rows": np.concatenate([found[block.start].pop(name) for block in blocks])}, {**manifest, "suite": plan.suite.id}
-            )
-            for name in names
-        }
+        return each(measured, ranges, workers)
+
+    @cached_property
+    def rendered(self) -> NDArray[np.uint8]:
+        """The world's pictures that are the reference of a suite without photographs: uint8 [M, 32, 32, 3], 15 MB for 5,000."""
+        return np.concatenate([*reference_blocks(self.plan.suite, REFERENCE_BLOCK)])
+
+    @property
+    def reference_sha256(self) -> str:
+        """SHA-256 of the reference: of the world's pixels, or of the files."""
+        return self.plan.reference_sha256 or hashlib.sha256(self.rendered.tobytes()).hexdigest()
 
     def _asked(self, name: str) -> Asked:
         """An extractor as a function of images and their captions, by what it gives; what it gives is checked."""

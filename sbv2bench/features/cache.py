@@ -155,8 +155,9 @@ class FeatureCache:
     def _writing(self, place: Path) -> Iterator[None]:
         """The right to write, one writer at a time over all processes."""
         try:
-            place.mkdir(parents=True, exist_ok=True)
+            self.folder.mkdir(parents=True, exist_ok=True)
             with FileLock(self.folder / ".lock", timeout=LOCK_SECONDS):
+                place.mkdir(parents=True, exist_ok=True)  # which another process may just have dropped
                 yield
         except Timeout as error:
             raise IntegrityError(
@@ -173,13 +174,13 @@ class FeatureCache:
 def read_entry(place: Path) -> tuple[dict[str, Any], bytes]:
     """(the manifest of an entry's folder, the bytes of its arrays), both with the hashes that the manifest says.
 
-    Raises OSError, ValueError, KeyError or TypeError where they are not. Manifests of older versions have no hash of their own.
+    Raises OSError, ValueError, KeyError or TypeError where they are not.
     """
     manifest = json.loads((place / "manifest.json").read_text("utf-8"))
     content = (place / "arrays.safetensors").read_bytes()
     if hashlib.sha256(content).hexdigest() != manifest["arrays_sha256"]:
         raise ValueError("its arrays do not have the hash that its manifest says")
-    if _OWN in manifest and manifest[_OWN] != _digest(manifest):
+    if manifest[_OWN] != _digest(manifest):
         raise ValueError("its manifest does not have its own hash")
     return manifest, content
 

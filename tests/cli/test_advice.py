@@ -43,6 +43,7 @@ BARE = {
     "sbv2bench/evaluation/imported_scores.py": ["import-scores"],
     "sbv2bench/metrics/diversity.py": ["eval"],
     "sbv2bench/latency/plan.py": ["latency"],
+    "sbv2bench/latency/compilation.py": ["latency"],
     "sbv2bench/latency/measure.py": ["latency"],
     "sbv2bench/samplers/base.py": ["eval", "grid", "latency"],
     "sbv2bench/compare/compare.py": ["compare"],

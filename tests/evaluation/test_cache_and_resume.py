@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,13 @@ from tiny_suite import BLOCK, GENERATED, write_tiny_suite
 from sbv2bench.data import remarks
 from sbv2bench.errors import IntegrityError, InterruptedRun, PrerequisiteError
 from sbv2bench.evaluation import evaluate as spine
+from sbv2bench.evaluation import gather
 from sbv2bench.evaluation import measure as measuring
-from sbv2bench.evaluation.evaluate import evaluate_and_store
+from sbv2bench.evaluation.evaluate import Run, evaluate_and_store
 from sbv2bench.evaluation.options import EvalOptions
 from sbv2bench.evaluation.plan import plan
 from sbv2bench.features.cache import FeatureCache
+from sbv2bench.machine.processes import Processes
 from sbv2bench.registry import Registry
 from sbv2bench.samplers.base import PromptBlock
 
@@ -145,13 +148,13 @@ def test_memory_that_runs_out_elsewhere(registry: Registry, monkeypatch: pytest.
 
     real, sizes = measuring.Measurer.of_reference, []
 
-    def small(self: Any, names: Any, workers: int, progress: Any, size: int) -> Any:
-        sizes.append(size)
-        return full() if size > 30 else real(self, names, workers, progress, size)
+    def small(self: Any, names: Any, ranges: list[range], workers: int) -> Any:
+        sizes.append(max(map(len, ranges)))
+        return full() if sizes[-1] > 15 else real(self, names, ranges, workers)
 
     monkeypatch.setattr(measuring.Measurer, "of_reference", small)
     assert run(registry, metrics="fid").metrics["fid"].value == pytest.approx(run(registry).metrics["fid"].value, rel=1e-12)
-    assert sizes == [100, 50, 25]
+    assert sizes == [40, 40, 25, 12]  # of 100, of which there are 40, then of 50, 25 and 12
     monkeypatch.setattr(spine, "quick_latency", full)
     with pytest.raises(PrerequisiteError, match="while single images were timed; what was measured is kept"):
         run(registry, metrics="fid,latency")
@@ -159,6 +162,29 @@ def test_memory_that_runs_out_elsewhere(registry: Registry, monkeypatch: pytest.
     monkeypatch.setattr(spine, "load_sampler", full)
     with pytest.raises(PrerequisiteError, match=r"while local/student was loaded in float32"):
         run(registry, "student")
+
+
+def test_a_reference_is_shared_by_processes_and_goes_on_where_it_was_cut(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four blocks of ten: those of the second process are kept, and the first one measures its own alone."""
+    expected = block_of(run(registry, metrics="fid", use_cache=False))
+    monkeypatch.setattr(gather, "REFERENCE_BLOCK", 10)
+    planned = plan("teacher", "tiny", EvalOptions.validated(metrics="fid"), registry)
+    names, real, measured = planned.references, measuring.Measurer.of_reference, []
+
+    def noted(self: Any, names: Any, ranges: list[range], workers: int) -> Any:
+        measured.extend(rows.start for rows in ranges)
+        return real(self, names, ranges, workers)
+
+    monkeypatch.setattr(measuring.Measurer, "of_reference", noted)
+    assert sorted(Run(planned, registry, Processes(1, 2))._own_reference(names)) == [10, 30] == measured
+    measured.clear()
+    result = run(registry, metrics="fid")
+    assert measured == [0, 20] and cache_of(result)[1] == "miss"
+    found, once = (json.loads(text)["fid"]["value"] for text in (block_of(result), expected))
+    assert found == pytest.approx(once, rel=1e-9)  # other blocks, other rounding
+    assert cache_of(run(registry, metrics="fid"))[1] == "hit"
 
 
 def test_a_hit_loads_no_network(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from running import block_of, run
 from tiny_suite import BLOCK, GENERATED
 
 import sbv2bench
+from sbv2bench import paths
 from sbv2bench.errors import InputError, IntegrityError
 from sbv2bench.evaluation.evaluator import Evaluator
 from sbv2bench.evaluation.rows import Rows
@@ -89,6 +91,7 @@ class Two:
 
 def test_two_processes_give_the_same_bits(registry: Registry, sampler: Sampler, monkeypatch: pytest.MonkeyPatch) -> None:
     alone, two, found = measured(sampler, registry), Two(), None
+    shutil.rmtree(paths.features_dir())  # both measure their share of the reference
     for rank in (1, 0):
         monkeypatch.setattr("sbv2bench.evaluation.evaluator.joined_processes", lambda rank=rank: two.rank(rank))
         evaluator = Evaluator("tiny", registry=registry, device="cpu")

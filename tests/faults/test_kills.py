@@ -14,10 +14,10 @@ from readme_parts import part
 
 @pytest.mark.faults
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("name", ["eval", "train", "prompts build", "leaderboard"])
+@pytest.mark.parametrize("name", ["eval", "train", "leaderboard"])
 def test_what_is_killed_ends_as_what_is_not(name: str, tmp_path: Path) -> None:
-    tally = try_job(named(name), 3, seed=3, place=tmp_path / "kills")
-    assert tally.kills == 3 and tally.read > 0
+    tally = try_job(named(name), 2, seed=3, place=tmp_path / "kills")
+    assert tally.kills == 2 and tally.read > 0
     assert not tally.faults
 
 

@@ -139,10 +139,8 @@ def test_decimal_points_stand_in_line() -> None:
 
 
 def test_images_are_in_the_page(elements: Elements) -> None:
-    atlas, image = elements.all("img")
+    (atlas,) = elements.all("img")
     assert atlas["src"] == "data:image/png;base64," + base64.b64encode(picture(4, 4)).decode()
-    assert image["src"] == "data:image/png;base64," + base64.b64encode(picture()).decode()
-    assert image["alt"] == HOSTILE
 
 
 def test_without_the_extra_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

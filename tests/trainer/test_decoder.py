@@ -8,8 +8,12 @@ import pytest
 import torch
 from diffusers import AutoencoderKL
 
-from reference_trainer.base_models.decoder import DecoderConfig, DecoderStage, widen
+from reference_trainer.base_models.clip import load_clip
+from reference_trainer.base_models.decoder import DecoderConfig, DecoderStage, feature_error, widen
 from reference_trainer.base_models.stage import StageTrainer
+from sbv2bench import paths
+
+CLIP = paths.package_weights() / "clip-train"
 
 
 def autoencoder(channels: tuple[int, ...], groups: int, seed: int) -> AutoencoderKL:
@@ -28,7 +32,7 @@ def autoencoder(channels: tuple[int, ...], groups: int, seed: int) -> Autoencode
 
 def config(**changes: object) -> DecoderConfig:
     values = {"stage": "decoder", "seed": 3, "steps": 4, "batch_size": 4, "learning_rate": 1e-2, "latent_channels": 3}
-    values |= {"block_out_channels": (12, 24, 24), "norm_groups": 6, "chroma_weight": 2.0, "warmup_steps": 1}
+    values |= {"block_out_channels": (12, 24, 24), "norm_groups": 6, "feature_weight": 2.0, "warmup_steps": 1}
     return DecoderConfig.model_validate(values | changes)
 
 
@@ -55,12 +59,27 @@ def test_groups_that_would_mix_old_channels_with_new_are_refused(narrow: Autoenc
 
 
 def test_training_moves_the_decoder_alone_and_keeps_the_scaling(narrow: AutoencoderKL, tmp_path: Path) -> None:
-    trainer = StageTrainer(DecoderStage(config(), {"autoencoder": tmp_path / "narrow"}), 0, 1)
+    trainer = StageTrainer(DecoderStage(config(), {"autoencoder": tmp_path / "narrow", "clip-train": CLIP}), 0, 1)
     before = {name: value.clone() for name, value in trainer.network.state_dict().items()}
     figures = [trainer.take_step() for _ in range(4)]
     moved = {name for name, value in trainer.network.state_dict().items() if not torch.equal(value, before[name])}
     assert moved == {name for name in before if name.startswith(("decoder", "post_quant"))}
     assert set(trainer.trained("network")) == moved  # of several processes a weight without a gradient would decay
-    assert figures[-1]["loss"] == pytest.approx(figures[-1]["pixels"] + 2 * figures[-1]["chroma"], rel=1e-5)
+    assert figures[-1]["loss"] == pytest.approx(figures[-1]["pixels"] + 2 * figures[-1]["features"], rel=1e-5)
     trainer.stage.export(trainer.network, tmp_path / "export")
     assert AutoencoderKL.load_config(tmp_path / "export")["scaling_factor"] == 0.75
+
+
+def test_features_are_those_that_leave_each_block() -> None:
+    tower = load_clip(paths.package_weights() / "clip-train").visual.eval()
+    decoded, images = (torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(k)) * 2 - 1 for k in range(2))
+    seen: list[torch.Tensor] = []
+    for block in tower.transformer.resblocks:
+        block.register_forward_hook(lambda _module, _inputs, output: seen.append(output[:, 1:]))
+    tower(decoded)
+    tower(images)
+    blocks = len(tower.transformer.resblocks)
+    cosines = [torch.cosine_similarity(a, b, dim=-1).mean() for a, b in zip(seen[:blocks], seen[blocks:], strict=True)]
+    expected = torch.stack([2 - 2 * cosine for cosine in cosines]).mean()  # of unit vectors
+    torch.testing.assert_close(feature_error(tower, decoded, images), expected)
+    assert feature_error(tower, images, images) == 0
