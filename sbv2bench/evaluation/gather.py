@@ -115,9 +115,12 @@ class Gatherer:
 
         Every process must call it, and may again. What a run that is cut short has measured is kept, as generated images' is.
         """
-        if self.reference_is_here:
-            return
-        self.reference_is_here, names, began = True, self.plan.references, time.perf_counter()
+        if not self.reference_is_here:
+            self._share_reference()
+            self.reference_is_here = True
+
+    def _share_reference(self) -> None:
+        names, began = self.plan.references, time.perf_counter()
         if self.processes.rank == 0:
             keys = {name: self.plan.reference_key(name) for name in names}
             self.reference = {name: entry for name, key in keys.items() if (entry := self.cache.get(key)) is not None}

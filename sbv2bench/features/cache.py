@@ -12,7 +12,7 @@ import json
 import shutil
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -100,7 +100,7 @@ class FeatureCache:
         Raises IntegrityError for an entry that is not whole; what was copied before it stays.
         """
         copied = here = 0
-        for path in sorted(folder.rglob("manifest.json")):
+        for path in manifests(folder):
             key = path.parent.relative_to(folder).as_posix()
             if self.has(key) or self.has(key.partition(".blocks/")[0]):
                 here += 1
@@ -148,8 +148,12 @@ class FeatureCache:
     def drop_blocks(self, key: str) -> None:
         """Forget the blocks of a run: they are in its entry now."""
         if self.enabled:
+            going = self.folder / f".{key}.going"  # at once: file by file, a reader would meet manifests without arrays
             with self._writing(self.folder):
-                shutil.rmtree(self.folder / f"{key}.blocks", ignore_errors=True)
+                shutil.rmtree(going, ignore_errors=True)  # of a process that was killed
+                with suppress(FileNotFoundError):
+                    (self.folder / f"{key}.blocks").rename(going)
+                shutil.rmtree(going, ignore_errors=True)
 
     @contextmanager
     def _writing(self, place: Path) -> Iterator[None]:
@@ -169,6 +173,12 @@ class FeatureCache:
                 f"{place}: the cache cannot be written ({error.strerror or error})",
                 "export SBV2BENCH_HOME=FOLDER, on a disk with room",
             ) from error
+
+
+def manifests(folder: Path) -> list[Path]:
+    """The manifest of every entry and block below a cache's folder; hidden ones are going."""
+    found = folder.rglob("manifest.json")
+    return sorted(path for path in found if not path.relative_to(folder).parts[0].startswith("."))
 
 
 def read_entry(place: Path) -> tuple[dict[str, Any], bytes]:

@@ -186,10 +186,10 @@ def prune(everything: bool = False) -> int:
 
 def verify_cache() -> tuple[int, list[Path]]:
     """(entries that are whole, manifests of entries that are not): arrays and manifest of every entry against their hashes."""
-    from sbv2bench.features.cache import read_entry
+    from sbv2bench.features.cache import manifests, read_entry
 
     whole, broken = 0, []
-    for manifest in sorted(paths.features_dir().rglob("manifest.json")):
+    for manifest in manifests(paths.features_dir()):
         try:
             read_entry(manifest.parent)
             whole += 1

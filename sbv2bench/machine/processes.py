@@ -68,7 +68,8 @@ def each(work: Callable[[T], R], items: Sequence[T], workers: int) -> Iterator[t
 
     When something is raised, here or in a worker, what has begun is finished and nothing more is begun.
     """
-    with ThreadPoolExecutor(workers, initializer=_begin_thread) as pool:
+    gpu = torch.cuda.current_device() if torch.cuda.is_initialized() else None
+    with ThreadPoolExecutor(workers, initializer=_begin_thread, initargs=(gpu,)) as pool:
         futures = {pool.submit(work, item): item for item in items}
         try:
             for future in as_completed(futures):
@@ -78,10 +79,11 @@ def each(work: Callable[[T], R], items: Sequence[T], workers: int) -> Iterator[t
             raise
 
 
-def _begin_thread() -> None:
+def _begin_thread(gpu: int | None) -> None:
     torch.set_num_threads(1)
-    if torch.cuda.is_initialized():  # in one stream a thread would wait for what another asked of the device after it
-        torch.cuda.set_stream(torch.cuda.Stream())
+    if gpu is not None:  # a thread begins on the first one; in one stream it would wait for what another asked of the device
+        torch.cuda.set_device(gpu)
+        torch.cuda.set_stream(torch.cuda.Stream(gpu))
 
 
 @dataclass(frozen=True)

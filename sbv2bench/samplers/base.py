@@ -66,6 +66,14 @@ def wait_for(device: torch.device) -> None:
         torch.mps.synchronize()
 
 
+def _wait_for_own_work(device: torch.device) -> None:
+    """As `wait_for`, but of a CUDA device for this thread's stream alone: another's work goes on."""
+    if device.type == "cuda":
+        torch.cuda.current_stream(device).synchronize()
+    else:
+        wait_for(device)
+
+
 class Stopwatch:
     """Seconds spent in each stage, summed over calls; it may be shared by threads. device: torch's name of it."""
 
@@ -77,11 +85,11 @@ class Stopwatch:
 
     @contextmanager
     def stage(self, name: Stage) -> Iterator[None]:
-        """Adds the time of its block, from an idle device to an idle device."""
-        wait_for(self._device)
+        """Adds the time of its block, until the device has done what this thread asked of it."""
+        _wait_for_own_work(self._device)
         start = self._clock()
         yield
-        wait_for(self._device)
+        _wait_for_own_work(self._device)
         with self._lock:
             self.seconds[name] += self._clock() - start
 

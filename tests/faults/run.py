@@ -81,10 +81,11 @@ def table(runs: list[dict[str, Any]]) -> list[str]:
         for job in run["jobs"]:
             jobs.setdefault(job["name"], []).append(job)
     rows = []
-    for name, found in jobs.items():
+    for name in [job.name for job in JOBS if job.name in jobs]:
+        found = jobs[name]
         clock, write, resumed = (sum(job[key] for job in found) for key in ("by_clock", "before_writes", "resumed"))
         unit, longest = found[0]["unit"], max(job["longest"] for job in found)
-        twice = f"{longest:.2g} {unit}" if unit else "what was not finished"
+        twice = f"{longest:.2g} {unit}{'s' if longest > 1 else ''}" if unit else "what was not finished"
         seconds = max(job["seconds"] for job in found)
         rows.append(f"| {name} | {clock + write} | {clock} / {write} | {resumed} | {seconds:.1f} s | {twice} |")
     every = [job for found in jobs.values() for job in found]

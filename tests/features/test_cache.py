@@ -11,7 +11,7 @@ from filelock import FileLock
 
 from sbv2bench.errors import IntegrityError
 from sbv2bench.features import cache as cache_module
-from sbv2bench.features.cache import FeatureCache
+from sbv2bench.features.cache import FeatureCache, manifests
 
 ARRAYS = {
     "features": np.arange(12, dtype=np.float32).reshape(3, 4),
@@ -147,3 +147,16 @@ def test_writers_of_several_processes_leave_a_whole_entry(cache: FeatureCache) -
     assert entry is not None
     assert set(entry.arrays["a"]) == {entry.manifest["i"]}
     assert cache.notes == []
+
+
+def test_blocks_go_at_once_and_what_a_killed_process_left_is_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = FeatureCache(tmp_path)
+    cache.put_block("ab", 0, {"rows": np.zeros(2, np.float32)})
+    with monkeypatch.context() as patch:
+        patch.setattr("sbv2bench.features.cache.shutil.rmtree", lambda *_, **__: None)  # killed before it took effect
+        cache.drop_blocks("ab")
+    assert cache.block_numbers("ab") == [] and [path.name for path in tmp_path.glob(".ab*")] == [".ab.going"]
+    assert manifests(tmp_path) == [] and FeatureCache(tmp_path / "other").take_from(tmp_path) == (0, 0)
+    cache.put_block("ab", 0, {"rows": np.zeros(2, np.float32)})
+    cache.drop_blocks("ab")
+    assert not list(tmp_path.glob("*.blocks")) and not list(tmp_path.glob(".ab*"))
