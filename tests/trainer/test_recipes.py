@@ -281,8 +281,13 @@ def alike() -> list[list[str]]:
     return list(groups.values())
 
 
-@pytest.mark.ci
-@pytest.mark.parametrize("names", alike(), ids=lambda names: names[0])
+def in_the_gate() -> list[Any]:
+    """Groups of recipes whose costs are alike: one of either kind by `-m ci`, the others by `-m slow`."""
+    ci = {"paper/sbv2-a", "paper/sbv2-b", "nasa/sbv2-b"}
+    return [pytest.param(names, id=names[0], marks=pytest.mark.ci if ci & {*names} else pytest.mark.slow) for names in alike()]
+
+
+@pytest.mark.parametrize("names", in_the_gate())
 def test_costs_in_the_headers_are_what_show_prints(names: list[str]) -> None:
     first = describe(read_recipe(names[0]), processes=4)
     work, memory, storage = (first[part] for part in ("work", "memory", "storage"))

@@ -75,7 +75,7 @@ def _rehearse(*arguments: str) -> dict[str, Any]:
     return document
 
 
-@pytest.mark.ci
+@pytest.mark.slow  # the gate rehearses every recipe
 @pytest.mark.timeout(600)
 def test_a_recipe_is_killed_and_shared_by_two_processes() -> None:
     report = _rehearse("mini/sbv2-b")

@@ -104,7 +104,7 @@ def measured(run: Callable[[], None]) -> int:
     return peak
 
 
-@pytest.mark.ci
+@pytest.mark.slow
 def test_model_a_counts_exactly() -> None:
     found = described("paper/sbv2-a", "gradient_checkpointing=false")
     parameters, components = found["parameters"], found["memory"]["components"]
