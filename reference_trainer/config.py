@@ -178,6 +178,7 @@ class Recipe(Frozen):
     precision: Literal["float32", "bfloat16"] = "float32"  # of the passes; weights that are trained are float32
     teacher_dtype: Literal["float32", "bfloat16"] = "float32"  # of the frozen base
     gradient_checkpointing: bool = False
+    compile: bool = False  # torch.compile of both UNets: minutes before the first step, then faster ones on a GPU
     ema_on_cpu: bool = False
     seed: int = Field(ge=0, lt=2**63)
     log_every: int = Field(default=50, ge=1)
@@ -222,7 +223,8 @@ class Recipe(Frozen):
         """JSON-ready, all that can change the trained weights; where logs, samples and checkpoints go is not in it."""
         remarks = {"name", "description", "log_every", "sample_every", "checkpoint_every", "keep_checkpoints", "measure"}
         remarks |= {"export_every", "validation_prompts", "report_to"}
-        remarks |= set() if self.losses else {"losses"}  # without any, a recipe is what it was before they were
+        # What is not used is not named: a recipe is what it was before these were.
+        remarks |= {name for name in ("losses", "compile") if not getattr(self, name)}
         return self.model_dump(mode="json", exclude=remarks | {"ema_on_cpu", "gradient_checkpointing", "skips_in_a_row"})
 
     def fingerprint(self) -> str:

@@ -21,6 +21,7 @@ MAY_CHANGE = (
     "micro_batch_size",
     "precision",
     "teacher_dtype",
+    "compile",
 )
 
 

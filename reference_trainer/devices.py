@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -24,7 +25,7 @@ _LAUNCHED = {
     "ACCELERATE_USE_DEEPSPEED": ("--use_deepspeed", {"false"}, "optimiser.kind=adamw8bit and ema_on_cpu=true save memory"),
     "ACCELERATE_USE_MEGATRON_LM": ("--use_megatron_lm", {"false"}, "without it: processes share the batch alone"),
     "ACCELERATE_USE_PARALLELISM_CONFIG": ("--use_parallelism_config", {"false"}, "without it: processes share the batch alone"),
-    "ACCELERATE_DYNAMO_BACKEND": ("--dynamo_backend", {"no"}, "without it: networks run eagerly"),
+    "ACCELERATE_DYNAMO_BACKEND": ("--dynamo_backend", {"no"}, "compile=true"),
     "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": ("--gradient_accumulation_steps", {"1"}, "micro_batch_size=N splits a batch"),
     "ACCELERATE_GRADIENT_CLIPPING": ("--gradient_clipping", set[str](), "optimiser.gradient_clip=X"),
 }
@@ -112,6 +113,26 @@ def refuse_unhonoured(environment: Mapping[str, str], recipe: Recipe, kind: str 
     if mixed not in {"no", "", {"bfloat16": "bf16"}.get(recipe.precision, "no")}:
         fix = "precision=bfloat16" if mixed == "bf16" else "--mixed_precision no"
         raise InputError(f"accelerate launch --mixed_precision {mixed}: the recipe's precision is {recipe.precision}", fix)
+
+
+@contextmanager
+def steps_explained(recipe: Recipe, device: torch.device, *, running: bool) -> Iterator[None]:
+    """An error of memory or of torch.compile within it is a PrerequisiteError that says what to change.
+
+    running: of a run that can go on.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise out_of_memory(recipe, device, running=running) from error
+    except RuntimeError as error:
+        if not type(error).__module__.startswith("torch._dynamo"):
+            raise
+        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+        raise PrerequisiteError(
+            f"{recipe.name}: torch.compile failed on {device}: {reason[:160]}",
+            f"the same command with {'--continue-with ' if running else ''}compile=false",
+        ) from error
 
 
 def out_of_memory(recipe: Recipe, device: torch.device, *, running: bool) -> PrerequisiteError:

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from reference_trainer.config import Recipe
-from reference_trainer.devices import find_place, out_of_memory, tune
+from reference_trainer.devices import find_place, steps_explained, tune
 from reference_trainer.measure import check_measure
 from reference_trainer.needed_weights import require_weights
 from reference_trainer.networks import Networks
@@ -55,12 +55,11 @@ def try_out(recipe: Recipe, run: Path, *, device: str = "auto") -> dict[str, Any
     trainer = Trainer(few, networks, prompts, pairs, rank=place.rank, processes=place.processes)
     if place.processes > 1:
         trainer.share()
-    try:
-        warm_up = _seconds(place.device, trainer.warm_up_lora_teacher) if trainer.warm_up_steps else 0.0
-        _seconds(place.device, trainer.take_step)
-        step = _seconds(place.device, trainer.take_step)
-    except torch.OutOfMemoryError as error:
-        raise out_of_memory(recipe, place.device, running=False) from error
+    with steps_explained(recipe, place.device, running=False):
+        for _ in range(1 + recipe.compile):  # the first call compiles
+            warm_up = _seconds(place.device, trainer.warm_up_lora_teacher) if trainer.warm_up_steps else 0.0
+        for _ in range(2):
+            step = _seconds(place.device, trainer.take_step)
     peak = _peak(place.device) - before
     share = recipe.batch_size // place.processes
     micro = min(recipe.micro_batch_size or share, share)

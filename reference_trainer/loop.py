@@ -14,7 +14,7 @@ from rich.console import Console
 from reference_trainer import health, run_folder
 from reference_trainer.config import Recipe
 from reference_trainer.continuation import Continuation
-from reference_trainer.devices import Place, find_place, out_of_memory, tune
+from reference_trainer.devices import Place, find_place, steps_explained, tune
 from reference_trainer.export import export_student
 from reference_trainer.hub import check_hub, push
 from reference_trainer.identity import identity_of, is_finished, training_code
@@ -155,11 +155,11 @@ def _train_in(
         whole_export=asked.whole_export,
     )  # fmt: skip
     try:
-        if not sitting.run_to_the_end():
+        with steps_explained(recipe, place.device, running=True):
+            done = sitting.run_to_the_end()
+        if not done:
             place.accelerator.end_training()
             return False
-    except torch.OutOfMemoryError as error:
-        raise out_of_memory(recipe, place.device, running=True) from error
     finally:
         writer.close()
         if monitor is not None:

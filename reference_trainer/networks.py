@@ -75,6 +75,9 @@ class Networks:
         if recipe.gradient_checkpointing:
             self.student.enable_gradient_checkpointing()
             self.teacher.enable_gradient_checkpointing()
+        if recipe.compile:
+            for unet in (self.student, self.teacher):
+                unet.compile(dynamic=False)
         self.average = self._moving_average()
         self.tiny_decoder = self.load_tiny_decoder()
         self.scorers = {name: self.load_scorer(loss) for name, loss in (("clip", recipe.clip), ("hps", recipe.hps)) if loss}

@@ -56,7 +56,9 @@ def evaluate_models(  # noqa: PLR0917  # the command line's options
     guidance_scale: Annotated[float | None, typer.Option(help="Guidance scale; 1 means none. Default: the model's own.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto, float32, float16 or bfloat16.")] = "auto",
-    batch_size: Annotated[str, typer.Option(help="Images per compute block; auto takes the suite's.")] = "auto",
+    batch_size: Annotated[
+        str, typer.Option(help="Images per compute block; auto: the suite's, largest: what a GPU has room for.")
+    ] = "auto",
     offload: Offload = "none",
     results: Annotated[Path, typer.Option(help="Folder for result files.")] = Path("results"),
     shard: Annotated[

@@ -26,7 +26,9 @@ def sweep(  # noqa: PLR0917  # the command line's options
     repeats: Annotated[int, typer.Option(help="Number of generation seeds of each setting.")] = 1,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto, float32, float16 or bfloat16.")] = "auto",
-    batch_size: Annotated[str, typer.Option(help="Images per compute block; auto takes the suite's.")] = "auto",
+    batch_size: Annotated[
+        str, typer.Option(help="Images per compute block; auto: the suite's, largest: what a GPU has room for.")
+    ] = "auto",
     results: Annotated[Path, typer.Option(help="Folder for result files.")] = Path("results"),
     html: Annotated[Path | None, typer.Option(help="Write it as a page too, with its frontier, to this file.")] = None,
     catalog: Catalog = None,

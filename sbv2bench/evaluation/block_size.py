@@ -16,11 +16,10 @@ from sbv2bench.samplers.base import PromptBlock
 
 
 class BlockSize:
-    """The size in use, which only shrinks. used: every size that has made something, which stays when it shrinks."""
+    """The size in use, which only shrinks."""
 
     def __init__(self, size: int, device: str) -> None:
         self.size, self._device = size, device
-        self.used: set[int] = set()
         self._lock = threading.Lock()
 
     def pieces(self, block: PromptBlock) -> list[PromptBlock]:

@@ -13,6 +13,7 @@ import torch
 
 from sbv2bench.data.digests import trusting
 from sbv2bench.errors import InterruptedRun
+from sbv2bench.evaluation.batch_probe import largest_batch, remember
 from sbv2bench.evaluation.block_size import BlockSize, enough_memory, is_out_of_memory
 from sbv2bench.evaluation.gather import Draw, Gatherer
 from sbv2bench.evaluation.generate import blocks
@@ -229,6 +230,8 @@ class Run(Gatherer):
         self.tell(f"load {self.plan.model.id}", 1, 1)
         self.advance(0)
         self.measurer.check_size(*size_of(sampler))
+        if self.plan.options.batch_size == "largest":
+            self.block_size.size = min(self.block_size.size, largest_batch(self.plan, sampler, missing[0]))
 
         def work(block: PromptBlock) -> tuple[float, float]:
             generated = 0.0
@@ -260,6 +263,8 @@ class Run(Gatherer):
                     if not is_out_of_memory(error):
                         raise
                     self.block_size.halve(error, f"{self.done + self.kept} images are kept" if self.cache.enabled else "")
+                    if self.plan.options.batch_size == "largest":
+                        remember(self.plan, self.block_size.size)
         self.passes = counter.found or self.passes
         # Threads overlap: the wall time is split by the share of each kind of work.
         wall = (time.perf_counter() - began) * spent / spent.sum()

@@ -253,6 +253,7 @@ class Gatherer:
             "styles": plan.prompts.styles,
             "attributes": plan.prompts.attributes,
             "parameters": metric.parameters,
+            "device": plan.device,
         }
         if name is None:
             return Rows(latency=latency, **common)

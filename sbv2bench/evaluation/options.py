@@ -14,6 +14,7 @@ from sbv2bench.samplers.placement import OFFLOADS, Offload
 SaveImages = Literal["none", "sample", "all"]
 SAVE_IMAGES = ("none", "sample", "all")
 SIZES = range(8, 8193)  # pixels of a side
+LARGEST_BLOCK = 256  # images that "largest" tries for
 MAX_STEPS, MAX_GUIDANCE, MAX_REPEATS, MAX_SEED, MAX_IMAGES = 1000, 100.0, 1000, 2**63, 64
 
 
@@ -23,7 +24,8 @@ class EvalOptions:
 
     metrics: flags of --metrics, or "all" that can be had; None: the suite's. limit: first images only, marks the result partial.
     seed, repeats: generation seeds seed, seed + 1, ... images_per_prompt: of each caption and seed; None keeps the suite's.
-    steps, guidance_scale: None keeps the model's own. batch_size: the compute block; None keeps the suite's. results: folder of
+    steps, guidance_scale: None keeps the model's own. batch_size: the compute block; None keeps the suite's, "largest"
+    is what a GPU has room for. results: folder of
     the result files. prompts, reference: a file of captions, and a folder or an archive of photographs, in place of the suite's;
     reference may be "none". resolution: (height, width) in place of the model's own. offload: what of a model lies on the device
     at a time. shard: (I, N), the I-th of N parts of the images alone, kept in the cache and not scored.
@@ -38,7 +40,7 @@ class EvalOptions:
     guidance_scale: float | None = None
     device: str = "auto"
     dtype: str = "auto"
-    batch_size: int | None = None
+    batch_size: int | Literal["largest"] | None = None
     results: Path = Path("results")
     save_images: SaveImages = "none"
     dry_run: bool = False
@@ -52,8 +54,8 @@ class EvalOptions:
 
     @classmethod
     def validated(cls, **typed: Any) -> EvalOptions:
-        """Options as typed to options as used. typed: fields, of which metrics may be "fid,pr", batch_size "auto" or "16",
-        resolution 512 or "640x512", shard "2/8", and any path text. Raises InputError naming the option."""
+        """Options as typed to options as used. typed: fields, of which metrics may be "fid,pr", batch_size "auto", "16" or
+        "largest", resolution 512 or "640x512", shard "2/8", and any path text. Raises InputError naming the option."""
         raw = cls(**typed)
         check_whole("--limit", raw.limit, 2, None, "a whole number of at least 2 (a spread needs two images)")
         check_whole("--seed", raw.seed, 0, MAX_SEED - 1, "a whole number from 0 to 2**63 - 1")
@@ -90,6 +92,18 @@ class EvalOptions:
     def named_metrics(self) -> tuple[str, ...] | None:
         """The metrics that were asked for by name; None where none was."""
         return None if self.metrics == "all" else self.metrics
+
+    def block_size(self, suites: int, device: str) -> int:
+        """Images of a compute block. suites: of the suite's. Raises InputError where a device cannot be tried out."""
+        if self.batch_size != "largest":
+            return self.batch_size or suites
+        if not device.startswith("cuda"):
+            raise refused("--batch-size", "largest", f"a CUDA GPU to try it on, here is {device}", "auto")
+        return LARGEST_BLOCK
+
+    def decoded_together(self, suites: int) -> int:
+        """Images of a block, before it is known how many fit."""
+        return suites if self.batch_size == "largest" else self.batch_size or suites
 
     def has_own_data(self) -> bool:
         """Whether captions, photographs or a size take the place of a suite's, so that it is another suite."""
@@ -130,13 +144,15 @@ def _shard(found: str | tuple[int, int] | None) -> tuple[int, int] | None:
     return parts[0], parts[1]
 
 
-def _batch_size(found: int | str | None) -> int | None:
+def _batch_size(found: int | str | None) -> int | Literal["largest"] | None:
     if found is None or found == "auto":
         return None
+    if found == "largest":
+        return "largest"
     try:
         size = int(found)
     except ValueError:
         size = 0
     if not 1 <= size <= MAX_BATCH:
-        raise refused("--batch-size", found, f"auto or a whole number from 1 to {MAX_BATCH}", "auto")
+        raise refused("--batch-size", found, f"auto, largest or a whole number from 1 to {MAX_BATCH}", "auto")
     return size

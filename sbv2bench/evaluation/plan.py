@@ -253,7 +253,7 @@ def _plan(model_ref: str | ModelSpec, suite_ref: str | SuiteSpec | None, options
         metrics=metrics,
         prompts=prompts,
         seeds=tuple(range(options.seed, options.seed + options.repeats)),
-        block_size=options.batch_size or suite.block_size,
+        block_size=options.block_size(suite.block_size, device),
         device=device,
         dtype=dtype,
         partial=len(prompts) < declared.num_generated,
@@ -267,7 +267,7 @@ def _plan(model_ref: str | ModelSpec, suite_ref: str | SuiteSpec | None, options
         archive=archive,
         reference_sha256=reference_sha256,
         sampler_source=source,
-        placement=chosen_placement(model, registry, (device, dtype), options.offload, options.batch_size or suite.block_size),
+        placement=chosen_placement(model, registry, (device, dtype), options.offload, options.decoded_together(suite.block_size)),
     )
     if any(metric.reference == "teacher" for metric in metrics):
         planned = _with_teacher(planned, declared, registry)

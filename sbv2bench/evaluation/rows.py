@@ -29,8 +29,9 @@ class Rows:
 
     Besides: false_text [N, D], embeddings of each caption's hard negative; styles of the captions (or tasks, or categories), and
     folders of the reference images, by which some are told apart in the same words; attributes that the captions name, int64
-    [N, A]; the extractor's spec; latency, as `quick_latency` gives it. kept(name, make) is make(), an array that depends on
-    the reference alone, computed once for each reference and extractor and then read from the cache.
+    [N, A]; the extractor's spec; latency, as `quick_latency` gives it; the device that a metric may compute on.
+    kept(name, make) is make(), an array that depends on the reference alone, computed once for each reference and extractor and
+    then read from the cache.
     """
 
     generated: Array | None = None
@@ -45,6 +46,7 @@ class Rows:
     attributes: Array | None = None
     extractor: ExtractorSpec | None = None
     latency: Mapping[str, Any] | None = None
+    device: str = "cpu"
     kept: Callable[[str, Callable[[], Array]], Array] = _made
 
     def pair(self) -> tuple[Array, Array]:

@@ -94,12 +94,12 @@ def pr(rows: Rows) -> dict[str, MetricValue]:
     """Improved precision and recall, density and coverage; parameter k, 3 in Kynkäänniemi et al. 2019, section 3."""
     generated, reference = rows.pair()
     k = rows.parameters["k"]
-    reference_radii = rows.kept(f"radii-{k}", lambda: radii(reference, k))
-    found = precision_recall(generated, reference, k, reference_radii=reference_radii)
+    reference_radii = rows.kept(f"radii-{k}", lambda: radii(reference, k, device=rows.device))
+    found = precision_recall(generated, reference, k, reference_radii=reference_radii, device=rows.device)
     shares = {"precision": len(generated), "recall": len(reference), "density": None, "coverage": len(reference)}
 
     def statistic(generated: Features, reference: Features) -> tuple[float, ...]:
-        return astuple(precision_recall(generated, reference, k))
+        return astuple(precision_recall(generated, reference, k, device=rows.device))
 
     errors = _errors_by_blocks(statistic, (generated, reference), astuple(found), tuple(shares.values()))
     return {

@@ -2,7 +2,7 @@
 
 frechet          Fréchet distance (FID)
 frechet_infinity the same with its bias extrapolated away (FID-infinity)
-precision_recall precision, recall, density, coverage, exact and blockwise
+precision_recall precision, recall, density, coverage, exact and blockwise; lower_bounds: its products, on any device
 kernel           kernel distance (KID), the full U-statistic and the subset form
 cmmd             CLIP maximum mean discrepancy (CMMD), biased, Gaussian kernel
 diversity        of the images of one caption: mean pairwise distance, Vendi score

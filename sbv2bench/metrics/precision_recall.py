@@ -20,16 +20,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from sbv2bench.errors import InputError
 from sbv2bench.metrics.base import Features, Float64, as_feature_pair, as_features, check_neighbours
+from sbv2bench.metrics.lower_bounds import Blocks, Floats, Indices, full_precision, pair_bounds
 
-BLOCK = 1024
-_BLOCK_ELEMENTS = 2**22  # a block of rows holds at most this many numbers
-_EXACT_ELEMENTS = 2**17  # pairs computed again go through the cache in pieces of this many numbers
 _SPARE = 2  # neighbours kept beyond k, so that rounding seldom leaves the k-th in doubt
-_GROUPS = 64  # columns of a block are thinned to this many minima before anything is sorted
-_PROBABILITY = 8.0  # width of the rounding bound in standard deviations
-
-Floats = NDArray[np.floating]
-Indices = NDArray[np.intp]
 
 
 @dataclass(frozen=True)
@@ -40,75 +33,6 @@ class PrecisionRecall:
     recall: float
     density: float
     coverage: float
-
-
-@dataclass(frozen=True)
-class _Block:
-    """Consecutive rows of a set: where they start, the centred rows [b, D], and the shrunk half squared norms [b]."""
-
-    start: int
-    rows: Floats
-    low: Floats
-
-    @property
-    def span(self) -> slice:
-        return slice(self.start, self.start + len(self.rows))
-
-
-class Blocks:
-    """A set of features cut into centred blocks, with the bound on the rounding of products of two of them.
-
-    By Higham and Mary (2019, theorem 2.4) the product of two rows is off by at most about 8 sqrt(D) u |x| |y| (u: unit
-    roundoff) but with negligible probability, and |x| |y| <= h_x + h_y, h being half squared norms. So, with one more term
-    for underflow, (1 - slope) (h_x + h_y) - x.y - 2 least is a lower bound of the pair's half squared distance.
-    """
-
-    def __init__(self, features: Features, mean: Floats) -> None:
-        """features [N, D]; mean [D], in the dtype to compute in."""
-        self.features, self.mean, self.dtype = features, mean, mean.dtype
-        n, dimension = features.shape
-        limits = np.finfo(self.dtype)
-        self.slope = _PROBABILITY * (np.sqrt(dimension) + 4) * float(limits.eps) / 2
-        self.least = dimension * float(limits.tiny)
-        self.step = max(1, min(BLOCK, _BLOCK_ELEMENTS // dimension))
-        self.starts = range(0, n, self.step)
-        self.half = np.zeros(n, dtype=self.dtype)
-
-    def block(self, start: int) -> _Block:
-        """The block that starts at row start; notes its rows' half squared norms."""
-        span = slice(start, start + self.step)
-        rows: Floats = np.subtract(self.features[span], self.mean, dtype=self.dtype)
-        half = np.einsum("nd,nd->n", rows, rows) / 2
-        if not half.max() < np.finfo(self.dtype).max / 8:
-            raise InputError(f"features are too large: their squares overflow {self.dtype}", fix="scale them, or pass float64")
-        self.half[span] = half
-        return _Block(start, rows, half * self.dtype.type(1 - self.slope) - self.dtype.type(self.least))
-
-    def slack(self, index: Indices, other: Blocks, other_index: Indices) -> Float64:
-        """Lower bound + slack is an upper bound; float64, of the shape that the two index arrays broadcast to."""
-        norms: Float64 = self.half[index].astype(np.float64) + other.half[other_index]
-        norms *= 2 * self.slope
-        norms += 4 * self.least
-        return norms
-
-    def exact(self, index: Indices, other: Blocks, other_index: Indices) -> Float64:
-        """Half squared distances of pairs, [P] float64, from the uncentred features: zero exactly for equal rows."""
-        distances = np.empty(len(index))
-        step = max(1, _EXACT_ELEMENTS // self.features.shape[1])
-        for start in range(0, len(index), step):
-            pairs = slice(start, start + step)
-            gaps = self.features[index[pairs]].astype(np.float64)
-            gaps -= other.features[other_index[pairs]]
-            distances[pairs] = np.multiply(gaps, gaps, out=gaps).sum(axis=1) / 2
-        return distances
-
-
-def lower_bounds(block: _Block, other: _Block) -> Floats:
-    """Lower bounds [b, c] of the half squared distances between the rows of two blocks."""
-    bounds: Floats = block.rows @ other.rows.T
-    np.subtract(other.low[None, :], bounds, out=bounds)
-    bounds += block.low[:, None]
-    return bounds
 
 
 class _Nearest:
@@ -136,32 +60,6 @@ class _Nearest:
         self.columns[span] = np.take_along_axis(source, best, axis=1)
 
 
-def _ceiling(bounds: Floats, keep: int, axis: int) -> Floats:
-    """For each row (axis 1) or column (axis 0) a value that at least keep of its entries do not exceed.
-
-    The minima of disjoint groups are keep entries or more, so the keep-th smallest minimum will do, at one cheap pass.
-    """
-    length = bounds.shape[axis]
-    groups = max(_GROUPS, 4 * keep)
-    if length >= 2 * groups:
-        whole = length // groups * groups
-        if axis == 1:
-            bounds = bounds[:, :whole].reshape(len(bounds), -1, groups).min(axis=1)
-        else:
-            bounds = bounds[:whole].reshape(-1, groups, bounds.shape[1]).min(axis=0)
-    if bounds.shape[axis] < keep:
-        return np.full(bounds.shape[1 - axis], np.inf, dtype=bounds.dtype)
-    columns = bounds if axis == 1 else np.ascontiguousarray(bounds.T)
-    return np.partition(columns, keep - 1, axis=1)[:, keep - 1]
-
-
-def _entries(bounds: Floats, mask: NDArray[np.bool_]) -> tuple[Indices, Indices, Floats]:
-    """(row, column, value) of the entries of bounds [b, c] that mask chooses."""
-    flat = np.flatnonzero(mask)
-    rows, columns = np.divmod(flat, mask.shape[1])
-    return rows, columns, bounds.ravel()[flat]
-
-
 def _search(points: Blocks, nearest: _Nearest) -> None:
     """Fill nearest with the smallest lower bounds of every point to others of its set; upper-triangle blocks only."""
     keep = nearest.values.shape[1]
@@ -169,15 +67,15 @@ def _search(points: Blocks, nearest: _Nearest) -> None:
         block = points.block(start)
         for other_start in points.starts[start // points.step :]:
             other = block if other_start == start else points.block(other_start)
-            bounds = lower_bounds(block, other)
+            bounds = pair_bounds(block, other)
             if other is block:
-                np.fill_diagonal(bounds, np.inf)
-            worst = nearest.values[block.span].max(axis=1).astype(bounds.dtype)
-            i, j, values = _entries(bounds, bounds <= np.minimum(worst, _ceiling(bounds, keep, 1))[:, None])
+                bounds.leave_out_diagonal()
+            worst = nearest.values[block.span].max(axis=1).astype(points.dtype)
+            i, j, values = bounds.within(np.minimum(worst, bounds.ceiling(keep, 1))[:, None])
             nearest.take(block.span, i, j + other.start, values)
             if other is not block:  # the same product serves the points of the columns
-                worst = nearest.values[other.span].max(axis=1).astype(bounds.dtype)
-                i, j, values = _entries(bounds, bounds <= np.minimum(worst, _ceiling(bounds, keep, 0)))
+                worst = nearest.values[other.span].max(axis=1).astype(points.dtype)
+                i, j, values = bounds.within(np.minimum(worst, bounds.ceiling(keep, 0)))
                 nearest.take(other.span, j, i + block.start, values)
 
 
@@ -206,10 +104,10 @@ def _settle(points: Blocks, index: Indices, limits: Float64, k: int) -> Float64:
     exact = _Nearest(len(index), k)
     for start in range(0, len(index), points.step):
         chosen = index[start : start + points.step]
-        block = Blocks(points.features[chosen], points.mean).block(0)
+        block = Blocks(points.features[chosen], points.mean, points.device).block(0)
         for other_start in points.starts:
-            bounds = lower_bounds(block, points.block(other_start))
-            i, j, _ = _entries(bounds, bounds <= limits[start : start + points.step, None])
+            bounds = pair_bounds(block, points.block(other_start))
+            i, j, _ = bounds.within(limits[start : start + points.step, None])
             j = j + other_start
             others = chosen[i] != j
             i, j = i[others], j[others]
@@ -233,16 +131,18 @@ def _working_dtype(*sets: Features) -> np.dtype[np.floating]:
     return np.result_type(np.float32, *sets)
 
 
-def radii(features: ArrayLike, k: int = 3) -> Float64:
+def radii(features: ArrayLike, k: int = 3, *, device: str = "cpu") -> Float64:
     """Squared distance of every row of features [N, D] to its k-th nearest other row: [N] float64, worth caching for a
-    reference set. Raises InputError if N <= k, the shape is wrong, or a value is not finite."""
+    reference set. device: as for `precision_recall`. Raises InputError if N <= k, the shape is wrong, or a value is not
+    finite."""
     rows = as_features(features, "given")
     check_neighbours(rows, "given", k)
-    return 2 * _half_radii(Blocks(rows, rows.mean(axis=0, dtype=_working_dtype(rows))), k)
+    with full_precision(device) as where:
+        return 2 * _half_radii(Blocks(rows, rows.mean(axis=0, dtype=_working_dtype(rows)), where), k)
 
 
 def precision_recall(
-    generated: ArrayLike, reference: ArrayLike, k: int = 3, *, reference_radii: ArrayLike | None = None
+    generated: ArrayLike, reference: ArrayLike, k: int = 3, *, reference_radii: ArrayLike | None = None, device: str = "cpu"
 ) -> PrecisionRecall:
     """Precision, recall, density and coverage of generated [N, D] against reference [M, D].
 
@@ -250,14 +150,15 @@ def precision_recall(
     generated point's ball; density: mean over generated points of the number of reference balls that hold it, over k;
     coverage: fraction of reference balls that hold a generated point. All four move with N and M: compare equal sizes only.
     reference_radii: radii(reference, k) if at hand [M]. Float64 is computed in float64, float16 and float32 in float32 (see
-    the module for why the result is exact). Beyond the features it needs at most about 100 MB.
+    the module for why the result is exact, on any device). Beyond the features it needs at most about 100 MB.
+    device: a CUDA device holds both sets and makes the products; any other leaves them to the CPU.
     Raises InputError for wrong shapes, values that are not finite, or a set with no more than k rows.
     """
     rows = as_feature_pair(generated, reference)
     for features, name in zip(rows, ("generated", "reference"), strict=True):
         check_neighbours(features, name, k)
     if reference_radii is None:
-        reference_half = radii(rows[1], k) / 2
+        reference_half = radii(rows[1], k, device=device) / 2
     else:
         reference_half = np.asarray(reference_radii, dtype=np.float64) / 2
         if reference_half.shape != (len(rows[1]),) or not (np.isfinite(reference_half).all() and (reference_half >= 0).all()):
@@ -265,27 +166,28 @@ def precision_recall(
                 f"reference_radii must be {len(rows[1])} finite squared distances, found shape {list(reference_half.shape)}",
                 fix="pass radii(reference, k)",
             )
-    generated_half = radii(rows[0], k) / 2
+    generated_half = radii(rows[0], k, device=device) / 2
 
     mean = rows[1].mean(axis=0, dtype=_working_dtype(*rows))
-    gen, ref = (Blocks(features, mean) for features in rows)
     # rounding a radius moves it by less than the slack, so no pair inside is lost
     reach_fakes, reach_reals = generated_half.astype(mean.dtype)[:, None], reference_half.astype(mean.dtype)[None, :]
     precise, covered, recalled = np.zeros(len(rows[0]), bool), np.zeros(len(rows[1]), bool), np.zeros(len(rows[1]), bool)
     held = 0
-    for start in gen.starts:
-        block = gen.block(start)
-        for other_start in ref.starts:
-            other = ref.block(other_start)
-            bounds = lower_bounds(block, other)
-            i, j, lower = _entries(bounds, bounds <= reach_reals[:, other.span])
-            i, j = i + start, j + other_start
-            inside = _inside(gen, ref, (i, j), lower, reference_half[j])
-            precise[i[inside]] = covered[j[inside]] = True
-            held += int(np.count_nonzero(inside))
-            i, j, lower = _entries(bounds, bounds <= reach_fakes[block.span])
-            i, j = i + start, j + other_start
-            recalled[j[_inside(gen, ref, (i, j), lower, generated_half[i])]] = True
+    with full_precision(device) as where:
+        gen, ref = (Blocks(features, mean, where) for features in rows)
+        for start in gen.starts:
+            block = gen.block(start)
+            for other_start in ref.starts:
+                other = ref.block(other_start)
+                bounds = pair_bounds(block, other)
+                i, j, lower = bounds.within(reach_reals[:, other.span])
+                i, j = i + start, j + other_start
+                inside = _inside(gen, ref, (i, j), lower, reference_half[j])
+                precise[i[inside]] = covered[j[inside]] = True
+                held += int(np.count_nonzero(inside))
+                i, j, lower = bounds.within(reach_fakes[block.span])
+                i, j = i + start, j + other_start
+                recalled[j[_inside(gen, ref, (i, j), lower, generated_half[i])]] = True
     return PrecisionRecall(
         precision=float(precise.mean()),
         recall=float(recalled.mean()),

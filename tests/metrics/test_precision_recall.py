@@ -4,13 +4,27 @@ from __future__ import annotations
 
 import sys
 import tracemalloc
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
+import torch
 
 from sbv2bench.errors import InputError
 from sbv2bench.metrics import precision_recall
-from sbv2bench.metrics.precision_recall import Blocks, PrecisionRecall, lower_bounds, radii
+from sbv2bench.metrics.lower_bounds import Blocks, pair_bounds
+from sbv2bench.metrics.precision_recall import PrecisionRecall, radii
+
+
+@pytest.fixture(params=["arrays", "tensors"], autouse=True)
+def where(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> torch.device | None:
+    """Every test twice: by NumPy, and by the path of a CUDA device on torch's CPU."""
+    if request.param == "arrays":
+        return None
+    module, device = sys.modules["sbv2bench.metrics.precision_recall"], torch.device("cpu")
+    monkeypatch.setattr(module, "full_precision", lambda name: nullcontext(device))
+    return device
+
 
 HAND_REFERENCE = np.array([0.0, 1, 2, 3, 10])[:, None]
 HAND_GENERATED = np.array([1.0, 4, 6, 30])[:, None]
@@ -83,7 +97,7 @@ def test_blocked_equals_unblocked(
 ) -> None:
     generated, reference = (rows[:90] if block_size == 1 else rows for rows in golden)
     usual = radii(reference, 3)
-    monkeypatch.setattr(sys.modules["sbv2bench.metrics.precision_recall"], "BLOCK", block_size)
+    monkeypatch.setattr(sys.modules["sbv2bench.metrics.lower_bounds"], "BLOCK", block_size)
     assert precision_recall(generated, reference) == brute_force(generated, reference, 3)
     squared = ((reference[:, None] - reference) ** 2).sum(axis=2)
     np.testing.assert_allclose(radii(reference, 3), np.sort(squared, axis=1)[:, 3], rtol=1e-15)
@@ -152,7 +166,7 @@ def test_exactly_float64_arithmetic(name: str, monkeypatch: pytest.MonkeyPatch) 
         wide = reference.astype(np.float64)
         expected_radii = np.sort([((row - wide) ** 2).sum(axis=1) for row in wide], axis=1)[:, 3]
         for block_size in (50, 1024):
-            monkeypatch.setattr(sys.modules["sbv2bench.metrics.precision_recall"], "BLOCK", block_size)
+            monkeypatch.setattr(sys.modules["sbv2bench.metrics.lower_bounds"], "BLOCK", block_size)
             assert precision_recall(generated, reference) == expected, (dtype, block_size)
             np.testing.assert_array_equal(radii(reference, 3), expected_radii)
 
@@ -166,14 +180,14 @@ def test_many_neighbours() -> None:
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("dimension", [1, 16, 2048])
-def test_bounds_hold_the_distance(dimension: int, dtype: type) -> None:
+def test_bounds_hold_the_distance(dimension: int, dtype: type, where: torch.device | None) -> None:
     """Lower bound <= exact half distance <= lower bound + slack, for like and for unlike features."""
     rng = np.random.default_rng(9)
     for rows in (rng.standard_normal((200, dimension)), rng.random((200, dimension)) + 10, np.ones((200, dimension))):
         features = rows.astype(dtype)
-        points = Blocks(features, np.zeros(dimension, dtype=dtype))
+        points = Blocks(features, np.zeros(dimension, dtype=dtype), where)
         block = points.block(0)
-        lower = lower_bounds(block, block).astype(np.float64)
+        lower = np.asarray(pair_bounds(block, block).values).astype(np.float64)
         i, j = (axis.ravel() for axis in np.indices(lower.shape))
         exact = points.exact(i, points, j)
         assert (lower.ravel() <= exact).all()
@@ -188,8 +202,10 @@ def test_cached_radii(golden: tuple[np.ndarray, np.ndarray]) -> None:
     assert wider.precision > precision_recall(generated, reference, 5).precision  # they are used
 
 
-def test_memory_beyond_the_features() -> None:
+def test_memory_beyond_the_features(where: torch.device | None) -> None:
     """Blocks only: far below the three distance matrices, and no [N, D] copy."""
+    if where is not None:
+        pytest.skip("a device holds both sets")
     rng = np.random.default_rng(2)
     generated = rng.standard_normal((6000, 512), dtype=np.float32)
     reference = rng.standard_normal((7000, 512), dtype=np.float32)
