@@ -114,7 +114,8 @@ def _paired(settings: Regularisation, networks: Networks, prompts: PromptSource)
                 latents = scheduler.step(output, t, latents).prev_sample
         return latents
 
-    identity = {"kind": "paired", "teacher": networks.teacher_hashes(), "prompts": prompts.sha256, "count": count, **solver}
+    used = {name: sha256 for name, sha256 in networks.teacher_hashes().items() if not name.startswith("teacher:vae/")}
+    identity = {"kind": "paired", "teacher": used, "prompts": prompts.sha256, "count": count, **solver}
     return captions, make, identity
 
 

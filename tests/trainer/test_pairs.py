@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -52,6 +53,18 @@ def test_pairs_are_made_once_and_shared_by_seeds(family: Path, own_home: Path) -
     assert {path: path.stat().st_mtime_ns for path in folder.glob("*.safetensors")} == written
     make_trainer(family, regularisation=PAIRED | {"teacher_steps": 3})
     assert len(list((own_home / "pairs").iterdir())) == 2
+
+
+def test_pairs_are_the_same_whatever_decodes_them(family: Path, tmp_path: Path, own_home: Path) -> None:
+    shutil.copytree(family, tmp_path / "other")
+    counts = []
+    for part in ("vae", "unet"):
+        file = tmp_path / "other" / "teacher" / part / "diffusion_pytorch_model.safetensors"
+        save_file({name: 0.9 * weight for name, weight in load_file(file).items()}, file, metadata={"format": "pt"})
+        make_trainer(family, regularisation=PAIRED)
+        make_trainer(family, teacher=str(tmp_path / "other" / "teacher"), regularisation=PAIRED)
+        counts.append(len(list((own_home / "pairs").iterdir())))
+    assert counts == [1, 2]
 
 
 def test_the_paired_loss_pulls_the_student_to_the_teachers_images(family: Path) -> None:
