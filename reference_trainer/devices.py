@@ -124,7 +124,7 @@ def steps_explained(recipe: Recipe, device: torch.device, *, running: bool) -> I
     try:
         yield
     except torch.OutOfMemoryError as error:
-        raise out_of_memory(recipe, device, running=running) from error
+        raise _out_of_memory(recipe, device, running=running) from error
     except RuntimeError as error:
         if not type(error).__module__.startswith("torch._dynamo"):
             raise
@@ -135,7 +135,7 @@ def steps_explained(recipe: Recipe, device: torch.device, *, running: bool) -> I
         ) from error
 
 
-def out_of_memory(recipe: Recipe, device: torch.device, *, running: bool) -> PrerequisiteError:
+def _out_of_memory(recipe: Recipe, device: torch.device, *, running: bool) -> PrerequisiteError:
     """What to say where a step does not fit, with the next thing that makes it smaller. running: of a run that can go on."""
     size = recipe.micro_batch_size or recipe.batch_size
     if size > 1:

@@ -10,6 +10,7 @@ import torch
 
 from sbv2bench import paths, provenance
 from sbv2bench.atomic import known_json, write_whole
+from sbv2bench.evaluation.block_size import free_memory, is_out_of_memory
 from sbv2bench.evaluation.options import LARGEST_BLOCK
 from sbv2bench.evaluation.plan import EvalPlan
 from sbv2bench.samplers.base import PromptBlock, Sampler, Stopwatch
@@ -23,16 +24,22 @@ _SHARE = 0.85  # of the device: kernels of larger batches may take more than a l
 def largest_batch(plan: EvalPlan, sampler: Sampler, block: PromptBlock) -> int:
     """The largest power of two up to LARGEST_BLOCK that fits; of a known device and model without a trial.
 
-    Extractors are loaded by then, and images are small beside what makes them. Raises what sampling two images raises.
+    Extractors are loaded by then, and images are small beside what makes them. Raises what sampling raises, but for memory
+    that runs out: the last size that did fit is taken then.
     """
-    key = key_of(plan)
-    path = paths.home() / FILE
-    known = known_json(path)
-    known = known if isinstance(known, dict) else {}
-    if isinstance(known.get(key), int) and 1 <= known[key] <= LARGEST_BLOCK:
-        return int(known[key])
-    peaks = {count: peak_bytes(sampler, block, count, plan.device) for count in _TRIED}
-    size = fitting(peaks, room_bytes(plan.device))
+    known = _known().get(key_of(plan))
+    if isinstance(known, int) and 1 <= known <= LARGEST_BLOCK:
+        return known
+    peaks: dict[int, int] = {}
+    for count in _TRIED:
+        try:
+            peaks[count] = peak_bytes(sampler, block, count, plan.device)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            free_memory()
+            break
+    size = fitting(peaks, room_bytes(plan.device)) if len(peaks) == len(_TRIED) else max(peaks, default=1)
     remember(plan, size)
     return size
 
@@ -40,13 +47,16 @@ def largest_batch(plan: EvalPlan, sampler: Sampler, block: PromptBlock) -> int:
 def remember(plan: EvalPlan, size: int) -> None:
     """The next run of this model on this device begins with that size. What cannot be written is found again."""
     path = paths.home() / FILE
-    known = known_json(path)
-    kept = (known if isinstance(known, dict) else {}) | {key_of(plan): size}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, json.dumps(kept, indent=1))
+        write_whole(path, json.dumps(_known() | {key_of(plan): size}, indent=1))
     except OSError:
         pass
+
+
+def _known() -> dict[str, object]:
+    found = known_json(paths.home() / FILE)
+    return found if isinstance(found, dict) else {}
 
 
 def key_of(plan: EvalPlan) -> str:

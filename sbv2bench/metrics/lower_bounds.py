@@ -145,9 +145,11 @@ class Bounds:
     def _minima(self, groups: int, axis: int) -> Floats:
         whole = self.values.shape[axis] // groups * groups
         if axis == 1:
-            found: Floats = self.values[:, :whole].reshape(len(self.values), -1, groups).min(axis=1)
-        else:
-            found = self.values[:whole].reshape(-1, groups, self.values.shape[1]).min(axis=0)
+            return self._least(self.values[:, :whole].reshape(len(self.values), -1, groups), axis)
+        return self._least(self.values[:whole].reshape(-1, groups, self.values.shape[1]), axis)
+
+    def _least(self, parts: Any, axis: int) -> Floats:
+        found: Floats = parts.min(axis=axis)
         return found
 
     def _all(self) -> Floats:
@@ -170,12 +172,8 @@ class _DeviceBounds(Bounds):
         found: Floats = self.values[mask].cpu().numpy()
         return rows, columns, found
 
-    def _minima(self, groups: int, axis: int) -> Floats:
-        whole = self.values.shape[axis] // groups * groups
-        if axis == 1:
-            found: Floats = self.values[:, :whole].reshape(len(self.values), -1, groups).amin(1).cpu().numpy()
-        else:
-            found = self.values[:whole].reshape(-1, groups, self.values.shape[1]).amin(0).cpu().numpy()
+    def _least(self, parts: Any, axis: int) -> Floats:
+        found: Floats = parts.amin(axis).cpu().numpy()
         return found
 
     def _all(self) -> Floats:

@@ -59,6 +59,18 @@ def test_it_is_tried_once_and_remembered(registry: Registry, home: Path, card: l
     assert block_of(run(registry, batch_size=4, use_cache=False)) == block_of(found)
 
 
+@pytest.mark.usefixtures("home", "card")
+@pytest.mark.parametrize(("most", "expected"), [(1, 1), (2, 2), (7, 2)])
+def test_a_trial_that_does_not_fit(registry: Registry, monkeypatch: pytest.MonkeyPatch, most: int, expected: int) -> None:
+    def peak(sampler: Any, block: Any, count: int, device: str) -> int:
+        if count > most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return 1
+
+    monkeypatch.setattr(batch_probe, "peak_bytes", peak)
+    assert run(registry, batch_size="largest", use_cache=False, limit=4).suite.block_sizes == (expected,)
+
+
 def test_a_size_that_did_not_fit_after_all_is_halved_for_good(
     registry: Registry, home: Path, card: list[int], watch: Watch
 ) -> None:
